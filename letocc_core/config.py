@@ -1,0 +1,149 @@
+"""YAML into dataclasses. Defaults live in the dataclass; an unknown key at any depth is an error that names the nearest one.
+
+A value on the command line (`key.sub=value`) beats the YAML file, which beats the default.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+import yaml
+
+from letocc_core.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def load(cls: type[T], path: str | Path, overrides: Sequence[str] = ()) -> T:
+    """Read a YAML file into the dataclass `cls`, then apply `overrides` such as `train.steps=10`.
+
+    Raises `ConfigError` for a missing file, bad YAML, an unknown key, or a value of the wrong type.
+    """
+    path = Path(path)
+    if not path.is_file():
+        known = ", ".join(sorted(p.name for p in path.parent.glob("*.yaml"))) or "none"
+        raise ConfigError(f"{path}: no such configuration file; YAML files in that folder: {known}")
+    try:
+        data = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: expected a mapping of keys at the top, found {type(data).__name__}")
+    for item in overrides:
+        _override(data, item)
+    return from_dict(cls, data, str(path))
+
+
+def from_dict(cls: type[T], data: Mapping[str, Any], source: str, prefix: str = "") -> T:
+    """Build the dataclass `cls` from nested mappings; `source` (a file or topic) heads the messages of `ConfigError`."""
+    hints = typing.get_type_hints(cls)
+    known = {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init}
+    values = {}
+    for key, value in data.items():
+        name = f"{prefix}{key}"
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0)
+            raise ConfigError(f"{source}: unknown key '{name}'; did you mean '{prefix}{near[0]}'? Known here: {', '.join(known)}")
+        values[key] = _convert(known[key], value, source, name)
+    try:
+        return cls(**values)
+    except TypeError as error:
+        missing = [f.name for f in dataclasses.fields(cls) if f.name not in values and _required(f)]
+        raise ConfigError(f"{source}: {prefix or 'top level'} lacks {', '.join(missing) or error}") from error
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain nested dictionary of a configuration, ready for YAML or JSON."""
+    return _plain(dataclasses.asdict(config))
+
+
+def differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Fields in which two plain configurations differ, as `key: a != b` lines."""
+    out = []
+    for key in sorted({*a, *b}):
+        left, right = a.get(key, "absent"), b.get(key, "absent")
+        if isinstance(left, Mapping) and isinstance(right, Mapping):
+            out += differences(left, right, f"{prefix}{key}.")
+        elif left != right:
+            out.append(f"{prefix}{key}: {left} != {right}")
+    return out
+
+
+def _required(field: dataclasses.Field) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _override(data: dict, item: str) -> None:
+    key, separator, text = item.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"override '{item}': expected key=value, for example train.steps=100")
+    *parents, last = key.split(".")
+    for parent in parents:
+        child = data.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"override '{item}': '{parent}' holds a value, not a group of keys")
+        data = child
+    data[last] = yaml.safe_load(text)
+
+
+def _convert(kind: Any, value: Any, source: str, name: str) -> Any:
+    """Check `value` against a type hint and convert YAML's lists and mappings to tuples and dataclasses."""
+
+    def wrong(expected: str) -> ConfigError:
+        return ConfigError(f"{source}: '{name}' is {value!r} ({type(value).__name__}), expected {expected}")
+
+    origin, args = get_origin(kind), get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        options = [a for a in args if a is not type(None)]
+        for option in options[:-1]:
+            try:
+                return _convert(option, value, source, name)
+            except ConfigError:
+                continue
+        return _convert(options[-1], value, source, name)
+    if origin is Literal:
+        if value not in args:
+            raise wrong(f"one of {', '.join(map(str, args))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise wrong("a list")
+        if len(args) == 2 and args[1] is Ellipsis:
+            args = (args[0],) * len(value)
+        if len(value) != len(args):
+            raise wrong(f"a list of {len(args)}")
+        return tuple(_convert(a, v, source, f"{name}[{i}]") for i, (a, v) in enumerate(zip(args, value, strict=True)))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise wrong("a mapping")
+        return {k: _convert(args[1], v, source, f"{name}.{k}") for k, v in value.items()}
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, Mapping):
+            raise wrong("a mapping of keys")
+        return from_dict(kind, value, source, f"{name}.")
+    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if kind is float and isinstance(value, str):  # YAML 1.1 reads 1e-4 as text
+        try:
+            return float(value)
+        except ValueError:
+            raise wrong("a number") from None
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    if isinstance(kind, type) and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+        return value
+    raise wrong(getattr(kind, "__name__", str(kind)))

@@ -1,0 +1,84 @@
+"""What every part exchanges: a `Frame` is one set of camera images with its poses, a `Clip` is what training needs of it.
+
+One class serves a single frame and a batch of them: `*batch` below is nothing, or [B]. N cameras of one size H x W.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class InputConfig:
+    """How images enter the network; the same for training, replay and the live node."""
+
+    image_size: tuple[int, int] = (128, 224)  # px, height and width after resizing and cropping
+    history_interval: float = 0.2  # s between the frames that the temporal fusion sees
+    max_gap: float = 1.0  # s without images after which the past is forgotten
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Synchronised images of N cameras. Ego = base_link (x forward, y left, z up), camera = optical frame."""
+
+    stamp: Int[Tensor, "*batch"]  # ns, int64
+    images: Float[Tensor, "*batch N 3 H W"]  # RGB in [0, 1]; zeros where a camera is absent
+    camera_valid: Bool[Tensor, "*batch N"]  # False: this camera has no image in this set
+    K: Float[Tensor, "*batch N 3 3"]  # px, float32, of the images as they are here
+    T_ego_cam: Float[Tensor, "*batch N 4 4"]  # m, float32
+    T_world_ego: Float[Tensor, "*batch 4 4"]  # m, float64
+
+    # Supervision from sensors and 2D models, absent (None) when not recorded.
+    movable: Bool[Tensor, "*batch N H W"] | None = None  # pixels of objects that could move
+    semantics: Int[Tensor, "*batch N H W"] | None = None  # 2D class ids, 255 = ignore
+    lidar: Float[Tensor, "*batch P 3"] | None = None  # m, returns in ego axes at this stamp; NaN rows are padding
+    lidar_origin: Float[Tensor, "*batch 3"] | None = None  # m, sensor position in ego axes
+
+    def to(self, device: torch.device | str) -> "Frame":
+        """The same frame on another device."""
+        return Frame(**{f.name: None if (v := getattr(self, f.name)) is None else v.to(device) for f in fields(self)})
+
+    def unsqueeze(self) -> "Frame":
+        """A batch of one."""
+        return stack([self])
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A training sample: the current frame, its past for the network, its neighbours for supervision."""
+
+    current: Frame
+    history: tuple[Frame, ...]  # newest first; what the temporal fusion and the plane sweep see
+    sources: tuple[Frame, ...]  # frames into which the current rays are projected (previous and next)
+
+    def to(self, device: torch.device | str) -> "Clip":
+        return Clip(
+            self.current.to(device), tuple(f.to(device) for f in self.history), tuple(f.to(device) for f in self.sources)
+        )
+
+
+def stack(frames: Sequence[Frame]) -> Frame:
+    """A batch [B] of single frames. LiDAR sweeps are padded with NaN rows; a field is kept if all frames have it."""
+
+    def join(name: str):
+        values = [getattr(f, name) for f in frames]
+        if any(v is None for v in values):
+            return None
+        if name == "lidar":
+            size = max(len(v) for v in values)
+            values = [torch.nn.functional.pad(v, (0, 0, 0, size - len(v)), value=float("nan")) for v in values]
+        return torch.stack(values)
+
+    return Frame(**{f.name: join(f.name) for f in fields(Frame)})
+
+
+def collate(clips: Sequence[Clip]) -> Clip:
+    """Batch clips of equal structure (`DataLoader(collate_fn=collate)`)."""
+    return Clip(
+        stack([c.current for c in clips]),
+        tuple(stack(list(frames)) for frames in zip(*(c.history for c in clips), strict=True)),
+        tuple(stack(list(frames)) for frames in zip(*(c.sources for c in clips), strict=True)),
+    )

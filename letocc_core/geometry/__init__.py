@@ -1,0 +1,1 @@
+"""SE(3), pinhole cameras and voxel grids: the conventions that everything else relies on."""

@@ -1,0 +1,71 @@
+"""Pinhole cameras in the optical frame (z forward, x right, y down). Pixel (0, 0) is the centre of the first pixel."""
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+MIN_DEPTH = 0.1  # m, nearer points count as behind the camera
+
+
+def project(
+    points: Float[Tensor, "*batch n 3"], K: Float[Tensor, "*batch 3 3"]
+) -> tuple[Float[Tensor, "*batch n 2"], Float[Tensor, "*batch n"]]:
+    """Pixels (u, v) and depths z (m) of points in the camera's optical frame.
+
+    Points nearer than `MIN_DEPTH` are divided by `MIN_DEPTH`: test the depth before using the pixel.
+    """
+    depth = points[..., 2]
+    pixels = points @ K.transpose(-1, -2)
+    return pixels[..., :2] / depth.clamp(min=MIN_DEPTH)[..., None], depth
+
+
+def in_image(pixels: Float[Tensor, "*n 2"], depth: Float[Tensor, "*n"], height: int, width: int) -> Tensor:
+    """Whether a projection lies in front of the camera and on a pixel of the image (half a pixel of border counts)."""
+    u, v = pixels[..., 0], pixels[..., 1]
+    return (depth > MIN_DEPTH) & (u >= -0.5) & (u <= width - 0.5) & (v >= -0.5) & (v <= height - 0.5)
+
+
+def to_unit(pixels: Float[Tensor, "*n 2"], height: int, width: int) -> Float[Tensor, "*n 2"]:
+    """Pixels (u, v) as grid_sample coordinates in [-1, 1] (`align_corners=False`)."""
+    size = torch.as_tensor([width, height], dtype=pixels.dtype, device=pixels.device)
+    return (pixels + 0.5) / size * 2 - 1
+
+
+def ray_directions(pixels: Float[Tensor, "*batch n 2"], K: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch n 3"]:
+    """Directions in the optical frame with z = 1, so that a multiple t of one has depth t (m)."""
+    x = (pixels[..., 0] - K[..., None, 0, 2]) / K[..., None, 0, 0]
+    y = (pixels[..., 1] - K[..., None, 1, 2]) / K[..., None, 1, 1]
+    return torch.stack([x, y, torch.ones_like(x)], dim=-1)
+
+
+def scale_intrinsics(K: np.ndarray, scale_x: float, scale_y: float) -> np.ndarray:
+    """Intrinsics after resizing an image by (scale_x, scale_y), with pixel centres at whole numbers."""
+    out = np.array(K, np.float64)
+    out[0, 0] *= scale_x
+    out[0, 1] *= scale_x
+    out[1, 1] *= scale_y
+    out[0, 2] = (K[0, 2] + 0.5) * scale_x - 0.5
+    out[1, 2] = (K[1, 2] + 0.5) * scale_y - 0.5
+    return out
+
+
+def resize_and_crop(
+    image: np.ndarray, K: np.ndarray, height: int, width: int, interpolation: int = cv2.INTER_AREA
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fit an image [h, w(, c)] to height x width and its intrinsics with it: the one place where either changes.
+
+    Scales uniformly until the target is covered, then crops: centred horizontally, and from the top (sky) vertically.
+    Returns the image and its 3 x 3 float64 intrinsics. Use `cv2.INTER_NEAREST` for labels and depth.
+    """
+    h, w = image.shape[:2]
+    scale = max(height / h, width / w)
+    new_h, new_w = max(height, round(h * scale)), max(width, round(w * scale))
+    if (new_h, new_w) != (h, w):
+        image = cv2.resize(image, (new_w, new_h), interpolation=interpolation)
+    K = scale_intrinsics(K, new_w / w, new_h / h)
+    left, top = (new_w - width) // 2, new_h - height
+    K[0, 2] -= left
+    K[1, 2] -= top
+    return image[top : top + height, left : left + width], K

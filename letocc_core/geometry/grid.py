@@ -1,0 +1,73 @@
+"""The voxel grid: the only place that turns metres into indices."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from letocc_core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class GridSpec:
+    """A box in ego axes (x forward, y left, z up) cut into cubic voxels. Voxel tensors are [X, Y, Z]."""
+
+    lower: tuple[float, float, float] = (-20.0, -20.0, -1.0)  # m, corner of voxel (0, 0, 0)
+    upper: tuple[float, float, float] = (20.0, 20.0, 5.4)  # m, far corner of the last voxel
+    voxel_size: float = 0.4  # m, edge of a voxel
+
+    def __post_init__(self):
+        if not self.voxel_size > 0:
+            raise ConfigError(f"grid.voxel_size is {self.voxel_size} m, expected a positive length")
+        for axis, lo, hi in zip("xyz", self.lower, self.upper, strict=True):
+            cells = (hi - lo) / self.voxel_size
+            if cells < 1 or abs(cells - round(cells)) > 1e-4:
+                raise ConfigError(
+                    f"grid: {axis} from {lo} to {hi} m holds {cells:.3f} voxels of {self.voxel_size} m, expected a whole number >= 1"
+                )
+
+    @cached_property
+    def shape(self) -> tuple[int, int, int]:
+        """Number of voxels along x, y, z."""
+        return tuple(round((hi - lo) / self.voxel_size) for lo, hi in zip(self.lower, self.upper, strict=True))
+
+    def coarser(self, factor: int) -> "GridSpec":
+        """The same box with voxels `factor` times as long."""
+        return GridSpec(self.lower, self.upper, self.voxel_size * factor)
+
+    def centres(self, device: torch.device | str = "cpu") -> Float[Tensor, "X Y Z 3"]:
+        """Voxel centres in ego axes (m): lower + (i + 0.5) * voxel_size."""
+        axes = [
+            lo + (torch.arange(n, device=device, dtype=torch.float32) + 0.5) * self.voxel_size
+            for lo, n in zip(self.lower, self.shape, strict=True)
+        ]
+        return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+
+    def to_index(self, points: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 3"]:
+        """Continuous index: i at the centre of voxel i, i - 0.5 at its lower face."""
+        lower = torch.as_tensor(self.lower, dtype=points.dtype, device=points.device)
+        return (points - lower) / self.voxel_size - 0.5
+
+    def to_voxel(self, points: Float[Tensor, "*n 3"]) -> tuple[Int[Tensor, "*n 3"], Bool[Tensor, "*n"]]:
+        """Index of the voxel that holds each point (m), and whether it is inside the box."""
+        index = torch.floor(self.to_index(points) + 0.5).long()
+        shape = torch.as_tensor(self.shape, device=points.device)
+        return index, ((index >= 0) & (index < shape)).all(-1)
+
+    def to_unit(self, points: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 3"]:
+        """Points (m) as (x, y, z) in [-1, 1] across the box (faces, `align_corners=False`); outside is beyond that."""
+        lower = torch.as_tensor(self.lower, dtype=points.dtype, device=points.device)
+        upper = torch.as_tensor(self.upper, dtype=points.dtype, device=points.device)
+        return (points - lower) / (upper - lower) * 2 - 1
+
+
+def sample_volume(
+    volume: Float[Tensor, "B C X Y Z"], grid: GridSpec, points: Float[Tensor, "B *n 3"], padding: str = "zeros"
+) -> Float[Tensor, "B *n C"]:
+    """Trilinear interpolation of a voxel volume at points (m, ego axes). `padding`: zeros or border."""
+    B, C = volume.shape[:2]
+    unit = grid.to_unit(points).flip(-1).reshape(B, -1, 1, 1, 3)  # grid_sample wants (z, y, x) for [X, Y, Z]
+    out = torch.nn.functional.grid_sample(volume, unit, mode="bilinear", padding_mode=padding, align_corners=False)
+    return out.reshape(B, C, -1).transpose(1, 2).reshape(*points.shape[:-1], C)
