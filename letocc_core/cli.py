@@ -1,0 +1,219 @@
+"""The `letocc` command. Each subcommand imports what it needs when it runs, so that `--help` answers at once."""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from letocc_core.errors import ConfigError, LetOccError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one subcommand; returns the exit status. Errors of ours are printed without a traceback."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    options = _parser().parse_args(arguments)
+    options.command_line = shlex.join(["letocc", *arguments])
+    try:
+        return options.run(options) or 0
+    except LetOccError as error:
+        print(f"letocc: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("letocc: interrupted", file=sys.stderr)
+        return 130
+
+
+def node_main(subcommand: str) -> int:
+    """Entry of `ros2 run letocc_ros <subcommand>`: the same command, less the arguments that ROS adds."""
+    arguments = sys.argv[1:]
+    if "--ros-args" in arguments:
+        arguments = arguments[: arguments.index("--ros-args")]
+    return main([subcommand, *arguments])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="letocc", description="Camera-only 3D occupancy and motion, learned without 3D labels."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_simulate(commands)
+    _add_train(commands)
+    _add_eval(commands)
+    _add_replay(commands)
+    _add_play(commands)
+    _add_bag(commands)
+    return parser
+
+
+def _add_train(commands) -> None:
+    p = commands.add_parser("train", help="train a model from a configuration", description="Train a model.")
+    p.add_argument("config", type=Path, help="YAML file, for example config/street.yaml")
+    p.add_argument("overrides", nargs="*", metavar="key=value", help="changes to it, for example stages.0.steps=100")
+    p.add_argument("--out", type=Path, default=Path("runs"), help="folder of runs (default: runs)")
+    p.add_argument(
+        "--resume", nargs="?", type=Path, const=Path("latest"), metavar="RUN", help="go on with this run, or the newest"
+    )
+    p.add_argument("--init", type=Path, metavar="CHECKPOINT", help="start from these weights")
+    p.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
+    p.add_argument("--loader-workers", type=int, default=1, help="processes that load clips (default: 1)")
+    p.add_argument("--threads", type=int, help="CPU threads of the training process (default: as torch chooses)")
+    p.set_defaults(run=_train)
+
+
+def _train(options: argparse.Namespace) -> None:
+    import torch
+
+    from letocc_core import config as configuration
+    from letocc_core.train import TrainConfig, train
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    config = configuration.load(TrainConfig, options.config, options.overrides)
+    resume = options.resume
+    if resume == Path("latest"):
+        resume = options.out / options.config.stem / "latest"
+    folder = train(
+        config,
+        name=options.config.stem,
+        out=options.out,
+        resume=resume,
+        init=options.init,
+        device=options.device,
+        loader_workers=options.loader_workers,
+        command=options.command_line,
+    )
+    print(folder / "model.safetensors")
+
+
+def _add_simulate(commands) -> None:
+    p = commands.add_parser("simulate", help="write bags of simulated streets with their truth")
+    p.add_argument("--out", type=Path, required=True, help="folder to write to: one bag a street, truth beside it")
+    p.add_argument("--seed", type=int, default=0, help="seed of the first street (default: 0)")
+    p.add_argument("--scenes", type=int, default=1, help="streets, with consecutive seeds (default: 1)")
+    p.add_argument("--seconds", type=float, default=5.0, help="length of each (default: 5)")
+    p.add_argument("--rig", default="nuscenes", help="nuscenes, kitti, or a YAML file (default: nuscenes)")
+    p.add_argument("--rate", type=float, default=20.0, help="image sets a second (default: 20)")
+    p.set_defaults(run=_simulate)
+
+
+def _simulate(options: argparse.Namespace) -> None:
+    from letocc_core.data.simulator.recording import simulate
+
+    for path in simulate(
+        out=options.out,
+        seed=options.seed,
+        scenes=options.scenes,
+        seconds=options.seconds,
+        rig=options.rig,
+        rate_hz=options.rate,
+    ):
+        print(path)
+
+
+def _add_eval(commands) -> None:
+    p = commands.add_parser("eval", help="measure a checkpoint against truth and baselines")
+    p.add_argument("checkpoint", type=Path)
+    p.add_argument("--data", default="simulator", help="'simulator' or a bag (default: simulator)")
+    p.add_argument("--seeds", type=seed_range, default=range(9000, 9008), help="streets (default: 9000-9007)")
+    p.add_argument("--frames", type=seed_range, help="of a bag: only these sets, for example 45-59")
+    p.add_argument("--json", type=Path, help="write the result to this file")
+    p.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
+    p.set_defaults(run=_eval)
+
+
+def _eval(options: argparse.Namespace) -> None:
+    from letocc_core.evaluate import evaluate_checkpoint
+
+    evaluate_checkpoint(
+        options.checkpoint,
+        data=options.data,
+        seeds=options.seeds,
+        frames=options.frames,
+        json=options.json,
+        workers=options.workers,
+        command=options.command_line,
+    )
+
+
+def _add_replay(commands) -> None:
+    p = commands.add_parser("replay", help="run a bag through the pipeline, offline and without ROS")
+    p.add_argument("bag", type=Path)
+    p.add_argument("--checkpoint", type=Path, required=True)
+    p.add_argument("--out", type=Path, default=Path("out/replay"), help="folder to write to (default: out/replay)")
+    p.set_defaults(run=_replay)
+
+
+def _replay(options: argparse.Namespace) -> None:
+    from letocc_core.replay import replay_to_folder
+
+    replay_to_folder(options.bag, options.checkpoint, options.out)
+
+
+def _add_play(commands) -> None:
+    p = commands.add_parser("play", help="publish a bag over ROS 2 with /clock, where rosbag2 is not installed")
+    p.add_argument("bag", type=Path)
+    p.add_argument("--rate", type=float, default=1.0, help="speed relative to the recording (default: 1)")
+    p.add_argument("--as-fast", action="store_true", help="as fast as the node takes it")
+    p.add_argument("--loop", action="store_true", help="start again at the end")
+    p.set_defaults(run=_play)
+
+
+def _play(options: argparse.Namespace) -> None:
+    try:
+        from letocc_ros.player import play
+    except ImportError as error:
+        raise LetOccError(
+            f"'letocc play' needs ROS 2 ({error}); source a ROS installation or this project's scripts/env.sh"
+        ) from error
+
+    play(options.bag, rate=options.rate, as_fast=options.as_fast, loop=options.loop)
+
+
+def _add_bag(commands) -> None:
+    bag = commands.add_parser("bag", help="inspect bags; make bags from KITTI and nuScenes")
+    kinds = bag.add_subparsers(required=True, metavar="WHAT")
+    info = kinds.add_parser("info", help="what a bag holds and what it lacks")
+    info.add_argument("bag", type=Path)
+    info.set_defaults(run=_bag_info)
+    for name, what in (("kitti-tracking", "sequence"), ("kitti-odometry", "sequence"), ("nuscenes", "scene")):
+        p = kinds.add_parser(name, help=f"a {what} of {name} in its own layout into a bag")
+        p.add_argument("root", type=Path, help="folder of the data set")
+        p.add_argument(f"--{what}", required=name != "nuscenes", help=f"{what} to convert")
+        p.add_argument("--out", type=Path, required=True, help="bag folder to write")
+        p.set_defaults(run=_bag_convert, dataset=name)
+
+
+def _bag_info(options: argparse.Namespace) -> None:
+    from letocc_core.data.bag import bag_info
+
+    print(bag_info(options.bag))
+
+
+def _bag_convert(options: argparse.Namespace) -> None:
+    if options.dataset == "kitti-tracking":
+        from letocc_core.data.kitti import kitti_tracking_to_bag
+
+        path = kitti_tracking_to_bag(options.root, options.sequence, options.out)
+    elif options.dataset == "kitti-odometry":
+        from letocc_core.data.kitti import kitti_odometry_to_bag
+
+        path = kitti_odometry_to_bag(options.root, options.sequence, options.out)
+    else:
+        from letocc_core.data.nuscenes import nuscenes_to_bag
+
+        path = nuscenes_to_bag(options.root, options.scene, options.out)
+    print(path)
+
+
+def seed_range(text: str) -> range:
+    """`9000-9007` (inclusive), or one number, as a range."""
+    first, _, last = text.partition("-")
+    try:
+        return range(int(first), int(last or first) + 1)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a range such as 9000-9007") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

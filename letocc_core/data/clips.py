@@ -1,0 +1,75 @@
+"""From the `data:` section of a configuration to a data set of `Clip`s."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch.utils.data import Dataset
+
+from letocc_core.errors import ConfigError
+from letocc_core.frame import InputConfig
+
+
+@dataclass(frozen=True)
+class SimulatorData:
+    """Streets rendered on first use and cached; nothing to download."""
+
+    rig: str = "nuscenes"  # name of a rig in config/rigs, or a YAML file
+    first_seed: int = 0  # seed of the first street; evaluation uses seeds from 9000
+    scenes: int = 600  # streets
+    frames: int = 7  # frames a street, `input.history_interval` apart
+    lidar: bool = False  # also simulate LiDAR sweeps for the range loss
+
+
+@dataclass(frozen=True)
+class BagData:
+    """Recordings in ROS bags: cameras by their camera_info, poses from /tf, LiDAR from any PointCloud2."""
+
+    bags: tuple[Path, ...]  # bag folders or files
+    cameras: tuple[str, ...] = ()  # camera names; empty: all that have a camera_info
+    base_frame: str = "base_link"  # ego frame
+    fixed_frame: str = "odom"  # frame in which the world stands still
+    first_frame: int = 0  # first set of the recording that may be a current frame
+    last_frame: int | None = None  # last such set (inclusive); nothing after it is read
+    source_distance: float = 0.5  # m, mean ego distance to a source frame
+    source_sigma: float = 0.5  # m, its standard deviation
+    source_max: float = 6.0  # m, farthest source frame
+    lidar: bool = True  # use the recording's LiDAR for the range loss when it has one
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where clips come from: exactly one of the sources."""
+
+    simulator: SimulatorData | None = None
+    bag: BagData | None = None
+    cache: Path = Path("runs/cache")  # folder for rendered streets and decoded frames
+    workers: int = 2  # processes that render streets on first use
+
+    def __post_init__(self):
+        if (self.simulator is None) == (self.bag is None):
+            raise ConfigError("data: give exactly one of data.simulator and data.bag")
+
+
+def build(config: DataConfig, input_config: InputConfig, past_frames: int) -> Dataset:
+    """The data set of clips that `config` describes.
+
+    Args:
+        past_frames: frames of history that the model takes, `input_config.history_interval` apart.
+    """
+    if config.simulator is not None:
+        from letocc_core.data.simulator.dataset import SimulatorClips
+
+        streets = config.simulator
+        return SimulatorClips(
+            seeds=range(streets.first_seed, streets.first_seed + streets.scenes),
+            rig=streets.rig,
+            input=input_config,
+            past_frames=past_frames,
+            frames=streets.frames,
+            lidar=streets.lidar,
+            cache=config.cache,
+            workers=config.workers,
+        )
+    from letocc_core.data.bag import BagClips
+
+    return BagClips(config.bag, input_config, past_frames, cache=config.cache)
