@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from letocc_core.errors import ConfigError, LetOccError
+from letocc_core.errors import LetOccError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

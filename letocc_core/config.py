@@ -47,7 +47,9 @@ def from_dict(cls: type[T], data: Mapping[str, Any], source: str, prefix: str = 
         name = f"{prefix}{key}"
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1, cutoff=0)
-            raise ConfigError(f"{source}: unknown key '{name}'; did you mean '{prefix}{near[0]}'? Known here: {', '.join(known)}")
+            raise ConfigError(
+                f"{source}: unknown key '{name}'; did you mean '{prefix}{near[0]}'? Known here: {', '.join(known)}"
+            )
         values[key] = _convert(known[key], value, source, name)
     try:
         return cls(**values)
@@ -86,16 +88,23 @@ def _plain(value: Any) -> Any:
 
 
 def _override(data: dict, item: str) -> None:
+    """Set `key.sub.0.name=value` in nested mappings and lists, adding mappings that are not there."""
     key, separator, text = item.partition("=")
     if not separator or not key:
         raise ConfigError(f"override '{item}': expected key=value, for example train.steps=100")
     *parents, last = key.split(".")
+    here: dict | list = data
     for parent in parents:
-        child = data.setdefault(parent, {})
-        if not isinstance(child, dict):
+        here = here.setdefault(parent, {}) if isinstance(here, dict) else here[_position(here, parent, item)]
+        if not isinstance(here, (dict, list)):
             raise ConfigError(f"override '{item}': '{parent}' holds a value, not a group of keys")
-        data = child
-    data[last] = yaml.safe_load(text)
+    here[last if isinstance(here, dict) else _position(here, last, item)] = yaml.safe_load(text)
+
+
+def _position(values: list, text: str, item: str) -> int:
+    if not text.isdigit() or int(text) >= len(values):
+        raise ConfigError(f"override '{item}': '{text}' is no position in a list of {len(values)}")
+    return int(text)
 
 
 def _convert(kind: Any, value: Any, source: str, name: str) -> Any:

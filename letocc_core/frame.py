@@ -56,7 +56,9 @@ class Clip:
 
     def to(self, device: torch.device | str) -> "Clip":
         return Clip(
-            self.current.to(device), tuple(f.to(device) for f in self.history), tuple(f.to(device) for f in self.sources)
+            self.current.to(device),
+            tuple(f.to(device) for f in self.history),
+            tuple(f.to(device) for f in self.sources),
         )
 
 

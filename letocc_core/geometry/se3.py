@@ -28,7 +28,9 @@ def transform(T: Float[Tensor, "*batch 4 4"], points: Float[Tensor, "*batch n 3"
     return points @ T[..., :3, :3].transpose(-1, -2) + T[..., None, :3, 3]
 
 
-def relative(T_world_a: Float[Tensor, "*batch 4 4"], T_world_b: Float[Tensor, "*batch 4 4"]) -> Float[Tensor, "*batch 4 4"]:
+def relative(
+    T_world_a: Float[Tensor, "*batch 4 4"], T_world_b: Float[Tensor, "*batch 4 4"]
+) -> Float[Tensor, "*batch 4 4"]:
     """`T_a_b` in float32 from two world poses; the difference is taken in their own (float64) precision."""
     return (inverse(T_world_a) @ T_world_b).float()
 
@@ -42,7 +44,9 @@ def from_quaternion(quaternion_xyzw: np.ndarray, translation: np.ndarray) -> np.
     t = np.asarray(translation, np.float64)
     norm = np.linalg.norm(q)
     if not (np.isfinite(q).all() and np.isfinite(t).all()):
-        raise DataError(f"transform holds non-finite numbers: quaternion (x, y, z, w) {q.tolist()}, translation {t.tolist()} m")
+        raise DataError(
+            f"transform holds non-finite numbers: quaternion (x, y, z, w) {q.tolist()}, translation {t.tolist()} m"
+        )
     if abs(norm - 1) > 0.01:
         raise DataError(f"quaternion (x, y, z, w) {q.tolist()} has length {norm:.3f}, expected 1")
     T = np.eye(4)

@@ -1,0 +1,76 @@
+"""Configuration: YAML into dataclasses, and what the user reads when it does not fit."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from letocc_core import config
+from letocc_core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Inner:
+    rate: float = 0.5
+    size: tuple[int, int] = (1, 2)
+    kind: Literal["a", "b"] = "a"
+
+
+@dataclass(frozen=True)
+class Outer:
+    steps: int
+    inner: Inner = field(default_factory=Inner)
+    stages: tuple[Inner, ...] = ()
+    path: Path | None = None
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "c.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_values_defaults_and_overrides(tmp_path):
+    path = write(tmp_path, "steps: 3\ninner: {rate: 1e-4, size: [3, 4]}\nstages: [{kind: b}]\npath: x/y\n")
+    read = config.load(Outer, path, ["inner.rate=2", "stages.0.rate=7"])
+    assert read == Outer(3, Inner(2.0, (3, 4)), (Inner(7.0, kind="b"),), Path("x/y"))
+    assert config.load(Outer, path).inner.rate == 1e-4  # YAML 1.1 reads 1e-4 as text
+    assert config.from_dict(Outer, config.to_dict(read), "again") == read
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("stepz: 3", r"c\.yaml: unknown key 'stepz'; did you mean 'steps'"),
+        ("steps: 3\ninner: {rat: 1}", r"unknown key 'inner\.rat'; did you mean 'inner\.rate'"),
+        ("steps: 3\nstages: [{kynd: a}]", r"unknown key 'stages\[0\]\.kynd'; did you mean 'stages\[0\]\.kind'"),
+        ("steps: three", r"'steps' is 'three' \(str\), expected int"),
+        ("steps: true", r"'steps' is True"),
+        ("steps: 1\ninner: {kind: c}", r"'inner\.kind' is 'c' \(str\), expected one of a, b"),
+        ("steps: 1\ninner: {size: [1]}", r"expected a list of 2"),
+        ("inner: {}", r"lacks steps"),
+        ("[1, 2]", r"expected a mapping"),
+        ("steps: [", r"not valid YAML"),
+    ],
+)
+def test_wrong_files_name_the_place_and_the_remedy(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
+        config.load(Outer, write(tmp_path, text))
+
+
+def test_missing_file_lists_its_neighbours(tmp_path):
+    write(tmp_path, "steps: 1")
+    with pytest.raises(ConfigError, match=r"no such configuration file; .*c\.yaml"):
+        config.load(Outer, tmp_path / "d.yaml")
+
+
+@pytest.mark.parametrize("item", ["steps", "=3", "steps.x=1", "stages.5.rate=1", "stages.x.rate=1"])
+def test_wrong_overrides(tmp_path, item):
+    with pytest.raises(ConfigError):
+        config.load(Outer, write(tmp_path, "steps: 3\nstages: [{}]"), [item])
+
+
+def test_differences_name_every_field():
+    a, b = {"x": 1, "m": {"y": [1, 2], "z": 0}}, {"x": 1, "m": {"y": [1, 3]}}
+    assert config.differences(a, b) == ["m.y: [1, 2] != [1, 3]", "m.z: 0 != absent"]
