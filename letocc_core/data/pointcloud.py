@@ -1,0 +1,83 @@
+"""`sensor_msgs/PointCloud2` payloads <-> numpy, without ROS."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from letocc_core.errors import DataError
+
+# sensor_msgs/PointField datatypes
+DATATYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 8: "f8"}
+NUMBERS = {np.dtype(name): number for number, name in DATATYPES.items()}
+
+
+class Field(Protocol):
+    """What is read of a `sensor_msgs/PointField`."""
+
+    name: str
+    offset: int  # bytes from the start of a point
+    datatype: int  # key of `DATATYPES`
+    count: int
+
+
+class Cloud(Protocol):
+    """What is read of a `sensor_msgs/PointCloud2`."""
+
+    height: int
+    width: int
+    fields: Sequence[Field]
+    is_bigendian: bool
+    point_step: int  # bytes a point
+    row_step: int  # bytes a row of `width` points
+    data: np.ndarray
+
+
+def to_structured(cloud: Cloud, source: str) -> np.ndarray:
+    """The cloud as a structured array [height * width] with one entry a field, in the recording's own types.
+
+    Raises `DataError`, naming `source` (the topic), for unknown types, fields outside the point and too few bytes.
+    """
+    order = ">" if cloud.is_bigendian else "<"
+    names, formats, offsets = [], [], []
+    for field in cloud.fields:
+        if field.datatype not in DATATYPES:
+            raise DataError(f"{source}: field '{field.name}' has datatype {field.datatype}, expected 1 to 8")
+        kind = np.dtype(order + DATATYPES[field.datatype])
+        if field.offset + kind.itemsize * max(field.count, 1) > cloud.point_step:
+            raise DataError(
+                f"{source}: field '{field.name}' ends at byte {field.offset + kind.itemsize * max(field.count, 1)} "
+                f"of a point of {cloud.point_step} bytes"
+            )
+        names.append(field.name)
+        formats.append(kind if field.count <= 1 else (kind, field.count))
+        offsets.append(field.offset)
+    kind = np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": cloud.point_step})
+    expected = cloud.row_step * cloud.height
+    if cloud.row_step < cloud.width * cloud.point_step or len(cloud.data) < expected:
+        raise DataError(
+            f"{source}: {len(cloud.data)} bytes with rows of {cloud.row_step}, expected {cloud.height} rows of at least "
+            f"{cloud.width} points of {cloud.point_step} bytes"
+        )
+    rows = np.frombuffer(cloud.data, np.uint8)[:expected].reshape(cloud.height, cloud.row_step)
+    return np.ascontiguousarray(rows[:, : cloud.width * cloud.point_step]).reshape(-1).view(kind)
+
+
+def to_xyz(cloud: Cloud, source: str) -> np.ndarray:
+    """Returns [P, 3] float32 (m) in the sensor's frame, without the rows of NaN that stand for missing returns."""
+    points = to_structured(cloud, source)
+    missing = [axis for axis in "xyz" if axis not in (points.dtype.names or ())]
+    if missing:
+        raise DataError(f"{source}: no field {', '.join(missing)}; fields found: {', '.join(points.dtype.names or ())}")
+    xyz = np.stack([points[axis] for axis in "xyz"], axis=-1).astype(np.float32)
+    return xyz[np.isfinite(xyz).all(axis=-1)]
+
+
+def pack(columns: Mapping[str, np.ndarray]) -> tuple[list[tuple[str, int, int]], int, np.ndarray]:
+    """Columns of equal length [P] -> (fields as (name, offset, datatype), bytes a point, payload uint8)."""
+    kind = np.dtype([(name, np.asarray(column).dtype.newbyteorder("<")) for name, column in columns.items()])
+    points = np.empty(len(next(iter(columns.values()))), kind)
+    for name, column in columns.items():
+        points[name] = column
+    fields = [(name, kind.fields[name][1], NUMBERS[np.dtype(kind[name].str[1:])]) for name in kind.names]
+    return fields, kind.itemsize, np.frombuffer(points.tobytes(), np.uint8)

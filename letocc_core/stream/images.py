@@ -1,0 +1,101 @@
+"""Image payloads as ROS 2 carries them <-> RGB arrays. Pure numpy and OpenCV: the live node and the bag reader share it.
+
+Raw payloads are `sensor_msgs/Image` (encoding, height, width, step, bytes), compressed ones `sensor_msgs/CompressedImage`
+(JPEG or PNG bytes). Arrays are uint8 RGB [height, width, 3].
+"""
+
+from typing import Literal
+
+import cv2
+import numpy as np
+
+from letocc_core.errors import DataError
+
+# encoding -> (channels, bytes a channel, OpenCV conversion to RGB or None where the data are RGB already)
+ENCODINGS: dict[str, tuple[int, int, int | None]] = {
+    "rgb8": (3, 1, None),
+    "bgr8": (3, 1, cv2.COLOR_BGR2RGB),
+    "8UC3": (3, 1, cv2.COLOR_BGR2RGB),
+    "rgba8": (4, 1, cv2.COLOR_RGBA2RGB),
+    "bgra8": (4, 1, cv2.COLOR_BGRA2RGB),
+    "8UC4": (4, 1, cv2.COLOR_BGRA2RGB),
+    "mono8": (1, 1, cv2.COLOR_GRAY2RGB),
+    "8UC1": (1, 1, cv2.COLOR_GRAY2RGB),
+    "mono16": (1, 2, cv2.COLOR_GRAY2RGB),
+    "bayer_rggb8": (1, 1, cv2.COLOR_BayerRGGB2RGB),
+    "bayer_bggr8": (1, 1, cv2.COLOR_BayerBGGR2RGB),
+    "bayer_gbrg8": (1, 1, cv2.COLOR_BayerGBRG2RGB),
+    "bayer_grbg8": (1, 1, cv2.COLOR_BayerGRBG2RGB),
+    "yuv422": (2, 1, cv2.COLOR_YUV2RGB_UYVY),
+    "uyvy": (2, 1, cv2.COLOR_YUV2RGB_UYVY),
+    "yuv422_yuy2": (2, 1, cv2.COLOR_YUV2RGB_YUY2),
+    "yuyv": (2, 1, cv2.COLOR_YUV2RGB_YUY2),
+}
+
+
+def decode_raw(
+    encoding: str, height: int, width: int, step: int, data: bytes | np.ndarray, bigendian: bool, source: str
+) -> np.ndarray:
+    """RGB array, uint8 [height, width, 3], of a raw image payload.
+
+    Args:
+        step: bytes a row, padding included.
+        source: topic (and stamp) for the messages.
+
+    Raises:
+        DataError: an encoding that is no colour or grey image, a step too small for a row, or too few bytes.
+    """
+    if encoding not in ENCODINGS:
+        raise DataError(
+            f"{source}: image encoding '{encoding}' is not supported; expected one of {', '.join(ENCODINGS)}"
+        )
+    channels, size, conversion = ENCODINGS[encoding]
+    row = width * channels * size
+    data = np.frombuffer(data, np.uint8)
+    if height <= 0 or width <= 0 or step < row:
+        raise DataError(
+            f"{source}: {width} x {height} image in '{encoding}' with {step} bytes a row, expected at least {row}; "
+            "the driver fills width, height, step or encoding wrongly"
+        )
+    if len(data) < step * (height - 1) + row:
+        raise DataError(f"{source}: image payload of {len(data)} bytes, expected {step * height} ({height} x {step})")
+    rows = np.lib.stride_tricks.as_strided(data, (height, row), (step, 1), writeable=False)
+    if size == 2:
+        rows = (np.ascontiguousarray(rows).view(">u2" if bigendian else "<u2") >> 8).astype(np.uint8)
+    image = np.ascontiguousarray(rows).reshape(height, width, channels)
+    return image if conversion is None else cv2.cvtColor(image, conversion)
+
+
+def decode_compressed(data: bytes | np.ndarray, source: str) -> np.ndarray:
+    """RGB array, uint8 [h, w, 3], of the bytes of a JPEG or PNG file.
+
+    Raises `DataError` for another format and for a file that is cut off: OpenCV would fill the rest with grey.
+    """
+    data = np.frombuffer(data, np.uint8)
+    name, complete = _container(data.tobytes())
+    if not complete:
+        raise DataError(f"{source}: {name} image of {len(data)} bytes is truncated; it was cut off when it was written")
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    if image is None:
+        raise DataError(
+            f"{source}: {name} image of {len(data)} bytes cannot be decoded; the file or message is damaged"
+        )
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def encode(image: np.ndarray, kind: Literal["jpeg", "png"], quality: int = 95) -> bytes:
+    """JPEG (of `quality` 1 to 100) or PNG (lossless) bytes of an RGB uint8 [h, w, 3] image."""
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality] if kind == "jpeg" else [cv2.IMWRITE_PNG_COMPRESSION, 1]
+    done, data = cv2.imencode(".jpg" if kind == "jpeg" else ".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
+    if not done:
+        raise DataError(f"an image of shape {image.shape} and type {image.dtype} cannot be written as {kind}")
+    return data.tobytes()
+
+
+def _container(data: bytes) -> tuple[str, bool]:
+    """Name of the image format by its first bytes, and whether its end marker is there."""
+    if data.startswith(b"\xff\xd8\xff"):
+        return "JPEG", data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")  # end of image after the last start of scan
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG", b"IEND" in data[-64:]
+    return f"unknown (first bytes {data[:4].hex() or 'none'}; expected JPEG or PNG)", True
