@@ -30,7 +30,7 @@ ORIGIN_MARGIN = 1.0  # m that an origin keeps from the box's sides
 def lidar_directions() -> Float[np.ndarray, "14040 3"]:
     """The protocol's rays: 39 pitches from -45 to 12.5 degrees times 360 azimuths, float32 unit vectors.
 
-    Downwards the pitches hit a plane 1/1, 1/2, ... 1/10 sensor heights apart in slope; the last step is repeated upwards.
+    The first ten pitches have slopes -1/1, -1/2, ... -1/10; from there the last step is repeated upwards.
     """
     pitches = [-(np.pi / 2 - np.arctan(k)) for k in range(1, 11)]
     while pitches[-1] < TOP_PITCH:
