@@ -1,0 +1,31 @@
+# Makes this repository's environment ready, and enters it. For bash, to be sourced, from any folder:
+#
+#     source scripts/env.sh
+#
+# The first time it installs (scripts/install.sh, some minutes); later it only checks that nothing has changed.
+#   LETOCC_VENV    folder of the virtual environment (default: .venv in the repository)
+#   LETOCC_PYTHON  the Python to make it with, 3.10 to 3.13 (default: the first one found)
+#   ROS_DISTRO     set by a sourced ROS 2 installation, which is then used; without one, ROS comes as Python wheels
+
+if [ -z "${BASH_VERSION:-}" ]; then
+    echo "letocc: scripts/env.sh needs bash; start bash, then: source scripts/env.sh" >&2
+    return 1
+fi
+
+_letocc_env() {
+    local - # whatever the caller has set, -e or -u, holds again afterwards: the scripts sourced below bear neither
+    set +eu
+    local root venv
+    root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd) || return 1
+    venv=${LETOCC_VENV:-$root/.venv}
+    bash "$root/scripts/install.sh" "$venv" || return 1
+    unset _ROS_WHEELS_BOOTSTRAP_COMPLETE # inherited from another environment, it would hide this one's libraries
+    source "$venv/bin/activate" && source "$root/install/setup.bash"
+}
+
+if _letocc_env; then
+    unset -f _letocc_env
+else
+    unset -f _letocc_env
+    return 1 2>/dev/null || exit 1
+fi
