@@ -1,0 +1,126 @@
+"""The one format of result files: JSON, documented in docs/results-format.md. What was not computed is absent."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from letocc_core.errors import DataError
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "ray_iou": ("1m", "2m", "4m", "mean"),
+    "ray_iou_objects": ("1m", "2m", "4m", "mean"),
+    "iou": ("mean",),
+    "depth": ("abs_rel", "sq_rel", "rmse", "rmse_log"),
+    "motion": ("mave", "mave_supervised", "direction_error_deg", "false_motion"),
+    "flow2d": ("epe", "epe_fg"),
+}
+BASELINES = ("flat_road", "mean_occupancy", "zero_velocity")
+ABOUT: dict[str, type] = {
+    "scenes": int,
+    "frames": int,
+    "checkpoint": str,
+    "config": dict,
+    "versions": dict,
+    "command": str,
+}
+SHARES = {"ray_iou", "ray_iou_objects", "iou"}  # groups whose values lie in [0, 1]
+
+COLUMNS = (  # heading, group, key, decimals
+    ("RayIoU@1", "ray_iou", "1m", 3),
+    ("@2", "ray_iou", "2m", 3),
+    ("@4", "ray_iou", "4m", 3),
+    ("mean", "ray_iou", "mean", 3),
+    ("objects@1", "ray_iou_objects", "1m", 3),
+    ("@2", "ray_iou_objects", "2m", 3),
+    ("@4", "ray_iou_objects", "4m", 3),
+    ("mean", "ray_iou_objects", "mean", 3),
+    ("IoU", "iou", "mean", 3),
+    ("abs rel", "depth", "abs_rel", 3),
+    ("RMSE (m)", "depth", "rmse", 2),
+    ("mAVE (m/s)", "motion", "mave", 2),
+    ("EPE (px)", "flow2d", "epe", 2),
+)
+
+
+def validate_results(results: Mapping[str, Any], source: str = "results") -> None:
+    """Check a result file's content; `DataError` lists everything that is wrong with it."""
+    wrong = _wrong_groups(results, "", {*GROUPS, *ABOUT, "baselines"})
+    baselines = results.get("baselines", {})
+    wrong += [f"baselines.{n}: unknown; known: {', '.join(BASELINES)}" for n in baselines if n not in BASELINES]
+    for name, groups in baselines.items():
+        wrong += _wrong_groups(groups, f"baselines.{name}.", set(GROUPS))
+    for key, kind in ABOUT.items():
+        if key in results and not isinstance(results[key], kind):
+            wrong.append(f"{key} is {results[key]!r}, expected {kind.__name__}")
+    wrong += [f"{key} is missing" for key in ("scenes", "frames", "versions") if key not in results]
+    if wrong:
+        raise DataError(f"{source}: not a result file as docs/results-format.md describes: {'; '.join(wrong)}")
+
+
+def write_results(path: Path, results: Mapping[str, Any]) -> None:
+    """Validate and write as JSON; the file is replaced in one step."""
+    validate_results(results, str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(results, indent=2) + "\n")
+    temporary.replace(path)
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """Read and validate a result file."""
+    try:
+        results = json.loads(Path(path).read_text())
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}: not JSON: {error}") from error
+    if not isinstance(results, dict):
+        raise DataError(f"{path}: expected a JSON object, found {type(results).__name__}")
+    validate_results(results, str(path))
+    return results
+
+
+def rows(results: Mapping[str, Any], name: str = "letocc") -> dict[str, Mapping[str, Any]]:
+    """The result itself under `name`, then its baselines: rows of a table."""
+    return {name: results, **results.get("baselines", {})}
+
+
+def markdown_table(methods: Mapping[str, Mapping[str, Any]]) -> str:
+    """A Markdown table, one row a method; columns that no method has are left out.
+
+    Args:
+        methods: groups of the results format by the method's name, such as `rows(...)` gives, or several of them.
+    """
+    columns = [c for c in COLUMNS if any(c[2] in m.get(c[1], {}) for m in methods.values())]
+    body = [[name, *(_cell(m, *c[1:]) for c in columns)] for name, m in methods.items()]
+    table = [["", *(c[0] for c in columns)], *body]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = [
+        "| "
+        + " | ".join(t.ljust(w) if i == 0 else t.rjust(w) for i, (t, w) in enumerate(zip(row, widths, strict=True)))
+        + " |"
+        for row in table
+    ]
+    rule = "| " + " | ".join("-" * w if i == 0 else "-" * (w - 1) + ":" for i, w in enumerate(widths)) + " |"
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def _cell(method: Mapping[str, Any], group: str, key: str, decimals: int) -> str:
+    value = method.get(group, {}).get(key)
+    return "" if value is None else f"{value:.{decimals}f}"
+
+
+def _wrong_groups(values: Mapping[str, Any], prefix: str, known: set[str]) -> list[str]:
+    wrong = [f"{prefix}{key}: unknown key" for key in values if key not in known]
+    for group, keys in GROUPS.items():
+        for key, value in values.get(group, {}).items():
+            name = f"{prefix}{group}.{key}"
+            if key not in keys:
+                wrong.append(f"{name}: unknown key; known: {', '.join(keys)}")
+            elif isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                wrong.append(f"{name} is {value!r}, expected a finite number")
+            elif value < 0 or (group in SHARES and value > 1):
+                wrong.append(f"{name} is {value}, out of range")
+    return wrong
