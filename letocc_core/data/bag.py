@@ -1,0 +1,311 @@
+"""Reads any ROS 2 bag (MCAP or sqlite3) without ROS, and gives its messages in the types of `letocc_core.stream`.
+
+Cameras are found by their `camera_info` topics: `/<camera>/camera_info` with an image topic below `/<camera>/`. Stamps
+are those of the message headers (ns); messages come as they were recorded, constant transforms first.
+"""
+
+import sqlite3
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from letocc_core.data import pointcloud
+from letocc_core.errors import CalibrationError, DataError
+from letocc_core.geometry import se3
+from letocc_core.stream import images
+from letocc_core.stream.types import Calibration
+
+IMAGE = "sensor_msgs/msg/Image"
+COMPRESSED = "sensor_msgs/msg/CompressedImage"
+CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
+POINTS = "sensor_msgs/msg/PointCloud2"
+TRANSFORMS = "tf2_msgs/msg/TFMessage"
+
+MCAP_MAGIC = b"\x89MCAP0\r\n"
+PREFERRED = ("image_raw/compressed", "image_raw", "image/compressed", "image")  # below a camera's namespace
+
+
+@dataclass(frozen=True, eq=False)
+class ImageMessage:
+    """An image of one camera."""
+
+    camera: str
+    stamp_ns: int
+    frame_id: str  # TF frame of the camera's optical axes
+    image: np.ndarray  # uint8 RGB [h, w, 3]
+
+
+@dataclass(frozen=True, eq=False)
+class CalibrationMessage:
+    """Intrinsics of one camera."""
+
+    camera: str
+    stamp_ns: int
+    frame_id: str
+    calibration: Calibration
+
+
+@dataclass(frozen=True, eq=False)
+class TransformMessage:
+    """One transform of the tree."""
+
+    parent: str
+    child: str
+    stamp_ns: int
+    T: np.ndarray  # [4, 4] float64 m, child -> parent
+    static: bool
+
+
+@dataclass(frozen=True, eq=False)
+class PointsMessage:
+    """One LiDAR sweep."""
+
+    topic: str
+    stamp_ns: int
+    frame_id: str
+    points: np.ndarray  # [P, 3] float32 m, in `frame_id`
+
+
+Message = ImageMessage | CalibrationMessage | TransformMessage | PointsMessage
+
+
+@dataclass(frozen=True)
+class CameraTopics:
+    """The topics of one camera."""
+
+    name: str  # namespace without the leading slash
+    info_topic: str
+    image_topic: str
+
+    @property
+    def rectified(self) -> bool:
+        """The images are rectified already: P holds their intrinsics and there is no distortion."""
+        return "rect" in self.image_topic.removeprefix(f"/{self.name}")
+
+
+class Bag:
+    """A bag that is open for reading; a context manager (see `open_bag`)."""
+
+    def __init__(self, path: Path):
+        from rosbags.highlevel import AnyReader
+        from rosbags.typesys import Stores, get_typestore
+
+        self.path = path
+        with _named(path):
+            self._reader = AnyReader([_source(path)], default_typestore=get_typestore(Stores.ROS2_KILTED))
+            self._reader.open()
+        self.connections = list(self._reader.connections)
+        self.cameras = {c.name: c for c in _find_cameras(self.topics(CAMERA_INFO), self.topics(IMAGE, COMPRESSED))}
+        self.lidar_topics = self.topics(POINTS)
+
+    def __enter__(self) -> "Bag":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._reader.close()
+
+    def topics(self, *kinds: str) -> list[str]:
+        """Topics of these message types that hold at least one message, sorted."""
+        return sorted({c.topic for c in self.connections if c.msgtype in kinds and c.msgcount})
+
+    def choose_cameras(self, names: Sequence[str] = ()) -> tuple[CameraTopics, ...]:
+        """The cameras asked for, or all; `DataError` if one of them, or any at all, is not in the bag."""
+        if not self.cameras:
+            found = ", ".join(self.topics(IMAGE, COMPRESSED)) or "none"
+            raise DataError(
+                f"{self.path}: no camera: expected /<camera>/camera_info with an image topic below /<camera>/; "
+                f"image topics found: {found}. Record camera_info as well"
+            )
+        missing = [name for name in names if name not in self.cameras]
+        if missing:
+            raise DataError(f"{self.path}: no camera '{missing[0]}'; cameras found: {', '.join(self.cameras)}")
+        return tuple(self.cameras[name] for name in names or self.cameras)
+
+    def raw(self, topics: Sequence[str]) -> Iterator[tuple[str, int, Any]]:
+        """(topic, receive time in ns, deserialised message) of some topics, in recorded order."""
+        connections = [c for c in self.connections if c.topic in topics]
+        if not connections:
+            return
+        with _named(self.path):
+            for connection, received_ns, data in self._reader.messages(connections):
+                yield connection.topic, received_ns, self._reader.deserialize(data, connection.msgtype)
+
+    def messages(
+        self,
+        cameras: Sequence[str] = (),
+        lidar_topics: Sequence[str] = (),
+        damaged: Callable[[DataError], None] | None = None,
+    ) -> Iterator[Message]:
+        """Core messages in recorded order; all constant transforms come first, whenever they were recorded.
+
+        Args:
+            cameras: names; empty for all.
+            lidar_topics: point clouds to read as well.
+            damaged: called with the error for each message that cannot be decoded, which is then left out, as the live
+                node does; without it the error is raised.
+        """
+        chosen = self.choose_cameras(cameras)
+        transforms = {c.topic for c in self.connections if c.msgtype == TRANSFORMS}
+        static = {topic for topic in transforms if topic.endswith("tf_static")}
+        for topic, _, message in self.raw(sorted(static)):
+            yield from _transforms(message, topic, static=True)
+        by_topic = {c.image_topic: c for c in chosen} | {c.info_topic: c for c in chosen}
+        for topic, _, message in self.raw([*by_topic, *lidar_topics, *(transforms - static)]):
+            try:
+                if topic in transforms:
+                    yield from _transforms(message, topic, static=False)
+                elif topic in by_topic:
+                    yield _camera_message(by_topic[topic], topic, message)
+                else:
+                    points = pointcloud.to_xyz(message, f"{topic} at {stamp_ns(message.header)} ns")
+                    yield PointsMessage(topic, stamp_ns(message.header), message.header.frame_id, points)
+            except DataError as error:
+                if damaged is None:
+                    raise DataError(f"{self.path}: {error}") from error
+                damaged(error)
+
+
+def open_bag(path: str | Path) -> Bag:
+    """Open a bag folder, or one `.mcap` or `.db3` file of it, for reading.
+
+    Raises `DataError`: no such bag, a ROS 1 bag, one that is empty, truncated or otherwise unreadable.
+    """
+    bag = Bag(Path(path))
+    if not any(c.msgcount for c in bag.connections):
+        bag.close()
+        raise DataError(f"{path}: the bag holds no messages; check that the recorded topics were being published")
+    return bag
+
+
+def stamp_ns(header: Any) -> int:
+    """Nanoseconds of a message header."""
+    return header.stamp.sec * 10**9 + header.stamp.nanosec
+
+
+def calibration(message: Any, topic: str, rectified: bool = False) -> Calibration:
+    """`sensor_msgs/CameraInfo` -> Calibration; of the rectified image (P, no distortion) if asked for.
+
+    Raises `CalibrationError` for an uncalibrated camera (focal length 0) or an image without size.
+    """
+    K = np.array(message.p, np.float64).reshape(3, 4)[:, :3] if rectified else np.array(message.k).reshape(3, 3)
+    if not (np.isfinite(K).all() and K[0, 0] > 0 and K[1, 1] > 0 and message.width > 0 and message.height > 0):
+        raise CalibrationError(
+            f"{topic}: camera_info of {message.width} x {message.height} px, focal lengths {K[0, 0]} and {K[1, 1]} px: "
+            "the camera is not calibrated; calibrate it (camera_calibration) and let its driver publish the result"
+        )
+    if rectified:
+        return Calibration(message.width, message.height, K)
+    D = np.array(message.d, np.float64)
+    return Calibration(message.width, message.height, K, D, message.distortion_model or "plumb_bob")
+
+
+def _source(path: Path) -> Path:
+    """What rosbags should open: the folder with its metadata.yaml, or the storage file itself."""
+    if not path.exists():
+        near = ", ".join(sorted(p.name for p in path.parent.glob("*") if p.is_dir() or _is_storage(p))) or "nothing"
+        raise DataError(f"{path}: no such bag; beside it: {near}")
+    if path.suffix == ".bag":
+        raise DataError(f"{path}: a ROS 1 bag; convert it: rosbags-convert --src {path} --dst {path.with_suffix('')}")
+    storages = [path] if path.is_file() else sorted(p for p in path.iterdir() if _is_storage(p))
+    if not storages:
+        raise DataError(f"{path}: no .mcap or .db3 file in it; expected the folder that `ros2 bag record` wrote")
+    for storage in storages:
+        _check_complete(storage)
+    if path.is_file() or (path / "metadata.yaml").exists():
+        return path
+    if len(storages) > 1:
+        raise DataError(f"{path}: metadata.yaml is missing; write it anew: ros2 bag reindex {path}")
+    return storages[0]
+
+
+def _is_storage(path: Path) -> bool:
+    return path.is_file() and bool({".mcap", ".db3"} & set(path.suffixes))  # also of compressed files: .mcap.zstd
+
+
+def _check_complete(path: Path) -> None:
+    """A recorder that is killed leaves an MCAP file without its index and end marker, or an empty file."""
+    size = path.stat().st_size
+    if size == 0:
+        raise DataError(f"{path}: an empty file; the recording was not written")
+    if path.suffix != ".mcap":
+        return
+    with path.open("rb") as file:
+        start = file.read(len(MCAP_MAGIC))
+        file.seek(max(0, size - len(MCAP_MAGIC)))
+        end = file.read()
+    if start != MCAP_MAGIC:
+        raise DataError(f"{path}: not an MCAP file; it starts with {start!r}, expected {MCAP_MAGIC!r}")
+    if end != MCAP_MAGIC:
+        raise DataError(
+            f"{path}: truncated: {size} bytes without the end marker of MCAP, as a killed recorder or an interrupted "
+            f"copy leaves it; save what is readable with: mcap recover {path.name} -o recovered.mcap"
+        )
+
+
+class _named:
+    """Turns the errors of rosbags and sqlite into `DataError` that names the bag."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind, error, trace) -> None:
+        from rosbags.highlevel import AnyReaderError
+        from rosbags.rosbag2 import ReaderError
+
+        if isinstance(error, (AnyReaderError, ReaderError, OSError, sqlite3.Error, struct.error)):
+            raise DataError(
+                f"{self.path}: the bag cannot be read: {error}; it is damaged or incomplete: copy or record it again, "
+                "or try `ros2 bag reindex` (sqlite3) or `mcap recover`"
+            ) from error
+
+
+def _find_cameras(info_topics: Sequence[str], image_topics: Sequence[str]) -> Iterator[CameraTopics]:
+    for info_topic in info_topics:
+        namespace = info_topic.rpartition("/")[0]
+        below = {t.removeprefix(f"{namespace}/"): t for t in image_topics if t.startswith(f"{namespace}/")}
+        usable = {name: t for name, t in below.items() if name.startswith("image") and "depth" not in name.lower()}
+        rank = {name: i for i, name in enumerate(PREFERRED)}
+        if usable:
+            best = min(usable, key=lambda name: (rank.get(name, len(rank)), name))
+            yield CameraTopics(namespace.strip("/"), info_topic, usable[best])
+
+
+def _camera_message(camera: CameraTopics, topic: str, message: Any) -> ImageMessage | CalibrationMessage:
+    stamp, frame_id = stamp_ns(message.header), message.header.frame_id
+    if topic == camera.info_topic:
+        return CalibrationMessage(camera.name, stamp, frame_id, calibration(message, topic, camera.rectified))
+    source = f"{topic} at {stamp} ns"
+    if hasattr(message, "format"):
+        image = images.decode_compressed(message.data, source)
+    else:
+        image = images.decode_raw(
+            message.encoding,
+            message.height,
+            message.width,
+            message.step,
+            message.data,
+            bool(message.is_bigendian),
+            source,
+        )
+    return ImageMessage(camera.name, stamp, frame_id, image)
+
+
+def _transforms(message: Any, topic: str, static: bool) -> Iterator[TransformMessage]:
+    for item in message.transforms:
+        q, t = item.transform.rotation, item.transform.translation
+        parent, child = item.header.frame_id.strip("/"), item.child_frame_id.strip("/")
+        try:
+            T = se3.from_quaternion(np.array([q.x, q.y, q.z, q.w]), np.array([t.x, t.y, t.z]))
+        except DataError as error:
+            raise DataError(f"{topic}: transform {parent} -> {child}: {error}") from error
+        yield TransformMessage(parent, child, stamp_ns(item.header), T, static)
