@@ -40,6 +40,28 @@ def ray_directions(pixels: Float[Tensor, "*batch n 2"], K: Float[Tensor, "*batch
     return torch.stack([x, y, torch.ones_like(x)], dim=-1)
 
 
+def project_lidar(
+    points: Float[np.ndarray, "P 3"],
+    K: Float[np.ndarray, "3 3"],
+    T_ego_cam: Float[np.ndarray, "4 4"],
+    height: int,
+    width: int,
+) -> Float[np.ndarray, "height width"]:
+    """Sparse depth (m along z of the optical frame) of LiDAR returns (m, ego axes); NaN where a pixel has none.
+
+    Each return counts for the pixel nearest to its projection; the nearest of several returns wins.
+    """
+    T_cam_ego = np.linalg.inv(T_ego_cam)
+    in_camera = points @ T_cam_ego[:3, :3].T + T_cam_ego[:3, 3]
+    in_camera = in_camera[in_camera[:, 2] > MIN_DEPTH]  # also leaves out rows of NaN
+    depth = in_camera[:, 2]
+    u, v = np.rint((in_camera @ K.T)[:, :2] / depth[:, None]).astype(np.int64).T
+    inside = (u >= 0) & (u < width) & (v >= 0) & (v < height)
+    out = np.full((height, width), np.inf, np.float32)
+    np.minimum.at(out, (v[inside], u[inside]), depth[inside].astype(np.float32))
+    return np.where(np.isinf(out), np.float32(np.nan), out)
+
+
 def scale_intrinsics(K: np.ndarray, scale_x: float, scale_y: float) -> np.ndarray:
     """Intrinsics after resizing an image by (scale_x, scale_y), with pixel centres at whole numbers."""
     out = np.array(K, np.float64)
@@ -51,6 +73,12 @@ def scale_intrinsics(K: np.ndarray, scale_x: float, scale_y: float) -> np.ndarra
     return out
 
 
+def covering_size(h: int, w: int, height: int, width: int) -> tuple[int, int]:
+    """Height and width of an h x w image scaled uniformly until it covers height x width."""
+    scale = max(height / h, width / w)
+    return max(height, round(h * scale)), max(width, round(w * scale))
+
+
 def resize_and_crop(
     image: np.ndarray, K: np.ndarray, height: int, width: int, interpolation: int = cv2.INTER_AREA
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -60,8 +88,7 @@ def resize_and_crop(
     Returns the image and its 3 x 3 float64 intrinsics. Use `cv2.INTER_NEAREST` for labels and depth.
     """
     h, w = image.shape[:2]
-    scale = max(height / h, width / w)
-    new_h, new_w = max(height, round(h * scale)), max(width, round(w * scale))
+    new_h, new_w = covering_size(h, w, height, width)
     if (new_h, new_w) != (h, w):
         image = cv2.resize(image, (new_w, new_h), interpolation=interpolation)
     K = scale_intrinsics(K, new_w / w, new_h / h)

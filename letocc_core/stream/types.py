@@ -4,25 +4,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from letocc_core.geometry.calibration import Calibration
 from letocc_core.geometry.grid import GridSpec
-
-
-@dataclass(frozen=True, eq=False)
-class Calibration:
-    """One camera as `sensor_msgs/CameraInfo` describes it."""
-
-    width: int  # px
-    height: int  # px
-    K: np.ndarray  # [3, 3] px, of the raw image
-    D: np.ndarray = field(default_factory=lambda: np.zeros(0))  # distortion coefficients, of `distortion_model`
-    distortion_model: str = "plumb_bob"  # plumb_bob, rational_polynomial or equidistant
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Calibration) and (
-            (self.width, self.height, self.distortion_model) == (other.width, other.height, other.distortion_model)
-            and np.array_equal(self.K, other.K)
-            and np.array_equal(self.D, other.D)
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,8 +14,8 @@ class FrameSet:
 
     stamp_ns: int  # ns, of the anchor camera's image
     images: tuple[np.ndarray | None, ...]  # uint8 RGB [h, w, 3] as recorded; None = this camera is missing
-    calibrations: tuple[Calibration, ...]
-    T_ego_cam: np.ndarray  # [N, 4, 4] m, camera optical frame -> base_link
+    calibrations: tuple[Calibration | None, ...]  # None only where the image is missing too
+    T_ego_cam: np.ndarray  # [N, 4, 4] m, camera optical frame -> base_link; identity where the image is missing
     T_world_ego: np.ndarray  # [4, 4] m, base_link -> fixed frame at `stamp_ns`
 
 

@@ -1,0 +1,151 @@
+"""Checkpoints: weights in safetensors, with the configuration that made them in the file's metadata.
+
+Metadata keys: `config` (JSON: the whole training configuration; the sections `model` and `input` are what running it
+takes) and whatever `save` was given besides (versions, command, seed, step, ...), each as JSON.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from letocc_core import config as configuration
+from letocc_core.errors import CheckpointError
+from letocc_core.frame import InputConfig
+from letocc_core.model.let_occ_flow import LetOccFlow, ModelConfig
+
+PICKLE_SUFFIXES = (".pt", ".pth", ".ckpt", ".pkl", ".bin")
+
+
+def save(path: str | Path, model: torch.nn.Module, config: Mapping[str, Any], **info: Any) -> None:
+    """Write weights and metadata; an existing file is replaced at once, so that a kill leaves the old or the new one.
+
+    Args:
+        config: plain dictionary (`configuration.to_dict`) with at least the sections `model` and `input`.
+        info: more metadata, anything that JSON can hold.
+    """
+    path = Path(path)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    metadata = {name: json.dumps(value) for name, value in {"config": dict(config), **info}.items()}
+    temporary = path.with_name(f".{path.name}.tmp")
+    save_file(tensors, str(temporary), metadata)
+    temporary.replace(path)
+
+
+def load_model(
+    path: str | Path, device: torch.device | str = "cpu", expected: Mapping[str, Any] | None = None
+) -> tuple[LetOccFlow, InputConfig, dict[str, Any]]:
+    """The model of a checkpoint in evaluation mode, how its input is prepared, and all metadata.
+
+    Args:
+        expected: plain configuration; its sections `model` and `input`, where it has them, must be the checkpoint's.
+
+    Raises:
+        CheckpointError: missing, a pickle, damaged, without configuration, of another configuration than expected (says
+            which fields differ), or with other tensors than its configuration asks for.
+        ConfigError: its configuration holds a key that this version does not know.
+    """
+    path = Path(path)
+    metadata = read_metadata(path)
+    if expected is not None:
+        _compare(path, metadata["config"], expected, ("model", "input"))
+    model_config, input_config = configurations(metadata, path)
+    with torch.device(device):
+        model = LetOccFlow(model_config)
+    _load(path, model.to(device))
+    return model.eval(), input_config, metadata
+
+
+def load_weights(path: str | Path, model: torch.nn.Module, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Put a checkpoint's weights into `model`, whose configuration (plain, with the section `model`) must be the same.
+
+    Returns the metadata; raises `CheckpointError` as `load_model` does.
+    """
+    path = Path(path)
+    metadata = read_metadata(path)
+    _compare(path, metadata["config"], config, ("model",))
+    _load(path, model)
+    return metadata
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """Metadata of a checkpoint, without reading its weights. Raises `CheckpointError`."""
+    path = Path(path)
+    _check_file(path)
+    try:
+        with safe_open(str(path), "pt") as file:
+            texts = file.metadata() or {}
+        metadata = {name: json.loads(text) for name, text in texts.items()}
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path}: not a checkpoint, or damaged ({error}); copy or export it again") from error
+    config = metadata.get("config")
+    if not isinstance(config, dict) or not {"model", "input"} <= set(config):
+        raise CheckpointError(
+            f"{path}: holds weights but not the configuration that made them (metadata key 'config' with the sections "
+            f"model and input; keys found: {', '.join(metadata) or 'none'}); export it with `letocc train`"
+        )
+    return metadata
+
+
+def configurations(metadata: Mapping[str, Any], path: str | Path) -> tuple[ModelConfig, InputConfig]:
+    """What a checkpoint's metadata says about the model and its input; raises `ConfigError` for unknown keys."""
+    config = metadata["config"]
+    return (
+        configuration.from_dict(ModelConfig, config["model"], str(path), "model."),
+        configuration.from_dict(InputConfig, config["input"], str(path), "input."),
+    )
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        near = ", ".join(sorted(p.name for p in path.parent.glob("*.safetensors"))) or "none"
+        raise CheckpointError(f"{path}: no such checkpoint; checkpoints in {path.parent}: {near}")
+    with path.open("rb") as file:
+        start = file.read(4)
+    if path.suffix in PICKLE_SUFFIXES or start[:2] in (b"PK", b"\x80\x02"):
+        raise CheckpointError(
+            f"{path}: a pickled checkpoint; refused, because reading one can run any code that is hidden in it. "
+            "Expected a .safetensors file as `letocc train` writes it"
+        )
+
+
+def _compare(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any], sections: tuple[str, ...]) -> None:
+    plain = json.loads(json.dumps(expected))  # tuples as JSON reads them back
+    differing = [
+        line
+        for section in sections
+        if section in plain
+        for line in configuration.differences(found[section], plain[section], f"{section}.")
+    ]
+    if differing:
+        raise CheckpointError(
+            f"{path}: belongs to another configuration; fields that differ (checkpoint != expected): "
+            f"{'; '.join(differing)}"
+        )
+
+
+def _load(path: Path, model: torch.nn.Module) -> None:
+    """Copy the tensors, after checking that they are the model's."""
+    own = model.state_dict()
+    try:
+        with safe_open(str(path), "pt") as file:
+            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: damaged ({error}); copy or export it again") from error
+    problems = [f"lacks {name}" for name in own if name not in stored]
+    problems += [f"has {name}, which the model has not" for name in stored if name not in own]
+    problems += [
+        f"{name} is {list(stored[name].shape)}, expected {list(own[name].shape)}"
+        for name in own
+        if name in stored and stored[name].shape != own[name].shape
+    ]
+    if problems:
+        shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
+        raise CheckpointError(
+            f"{path}: its tensors are not the model's: {shown}; it was made by another version of the code"
+        )
+    model.load_state_dict(stored)

@@ -1,0 +1,173 @@
+"""What happens when a set of images arrives: the one implementation, driven by the live node and by offline replay."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.spatial.transform import Rotation
+from torch import Tensor
+
+from letocc_core import checkpoint
+from letocc_core.frame import Frame, InputConfig
+from letocc_core.geometry import camera, se3
+from letocc_core.geometry.grid import GridSpec
+from letocc_core.geometry.rectify import Rectifier
+from letocc_core.model.let_occ_flow import EncodedFrame, Fields, LetOccFlow
+from letocc_core.stream.history import History
+from letocc_core.stream.preprocess import to_frame
+from letocc_core.stream.types import FrameSet, OccFlow
+
+
+@dataclass(frozen=True)
+class MotionLimits:
+    """An ego motion beyond these is a jump of the pose, not a motion."""
+
+    max_speed: float = 60.0  # m/s
+    max_turn_rate: float = 10.0  # rad/s
+
+
+class OccFlowPipeline:
+    """Frame sets in, occupancy and velocity out. Synchronous; use it from one thread at a time.
+
+    Args:
+        model: put into evaluation mode and onto `device`.
+        input: how images enter the network, and how far apart its past frames are.
+        threshold: a voxel is occupied above this probability (default: the model's own).
+        limits: motion that counts as a jump of the pose.
+
+    Attributes:
+        fields: of the last step, on `device`.
+        steps: sets answered.
+        resets: how often the past was forgotten, by reason.
+    """
+
+    def __init__(
+        self,
+        model: LetOccFlow,
+        input: InputConfig,
+        threshold: float | None = None,
+        device: torch.device | str = "cpu",
+        limits: MotionLimits = MotionLimits(),
+    ):
+        self.model = model.to(device).eval()
+        self.input = input
+        self.threshold = model.config.occupancy_threshold if threshold is None else threshold
+        self.device = torch.device(device)
+        self.limits = limits
+        self.fields: Fields | None = None
+        self.steps = 0
+        self.resets: Counter[str] = Counter()
+        self._history: History[EncodedFrame] = History(model.config.temporal.frames, input.history_interval)
+        self._previous: FrameSet | None = None
+        self._rectifier = Rectifier(*input.image_size)
+        self._observed = ObservedVoxels(model.config.grid)
+        self._seconds: dict[str, float] = {}
+
+    @classmethod
+    def from_checkpoint(cls, path, threshold: float | None = None, device: torch.device | str = "cpu"):
+        """A pipeline with the model and the input configuration of a checkpoint; raises `CheckpointError`."""
+        model, input, _ = checkpoint.load_model(path, device)
+        return cls(model, input, threshold, device)
+
+    @torch.inference_mode()
+    def step(self, frames: FrameSet) -> OccFlow:
+        """Answer one set of images, given those before it. Sets come in the order of their stamps.
+
+        Raises `CalibrationError` or `DataError` for a set that cannot be used; the past is then as it was.
+        """
+        self._seconds = {}
+        with self._timed("preprocess"):  # undistorted, resized, cropped
+            frame = to_frame(frames, self.input, self._rectifier).unsqueeze().to(self.device)
+        reason = self._discontinuity(frames)
+        if reason is not None:
+            self.reset(reason)
+        with self._timed("encode"):  # only the new images; what is kept of the past is never encoded again
+            current = self.model.encode(frame)
+        with self._timed("decode"):  # past volumes warped by the newest poses, fused, refined, read out
+            self.fields = self.model.decode(current, self._history.select(frames.stamp_ns))
+        with self._timed("output"):
+            answer = self._answer(frame, self.fields)
+        self._history.add(frames.stamp_ns, current)
+        self._previous = frames
+        self.steps += 1
+        return OccFlow(stamp_ns=frames.stamp_ns, reset_reason=reason, seconds=dict(self._seconds), **answer)
+
+    def reset(self, reason: str) -> None:
+        """Forget the past, and count why."""
+        self._history.clear()
+        self._previous = None
+        self.resets[reason.split(":")[0]] += 1
+
+    def _discontinuity(self, frames: FrameSet) -> str | None:
+        """Why the past has nothing to do with this set, if so; a kind and, after a colon, the numbers."""
+        before = self._previous
+        if before is None:
+            return None
+        dt = (frames.stamp_ns - before.stamp_ns) * 1e-9
+        if dt <= 0:
+            return f"time went back: {dt:.3f} s from the set before"
+        if dt > self.input.max_gap:
+            return f"gap in time: {dt:.3f} s without images, limit {self.input.max_gap:g} s"
+        if len(frames.images) != len(before.images):
+            return f"cameras changed: {len(before.images)} before, {len(frames.images)} now"
+        for i, (old, new) in enumerate(zip(before.calibrations, frames.calibrations, strict=True)):
+            if None not in (old, new) and old != new:
+                return f"calibration changed: of camera {i}"
+        motion = np.linalg.inv(before.T_world_ego) @ frames.T_world_ego
+        distance = float(np.linalg.norm(motion[:3, 3]))
+        angle = float(Rotation.from_matrix(motion[:3, :3]).magnitude())
+        if distance > self.limits.max_speed * dt or angle > self.limits.max_turn_rate * dt:
+            return f"pose jumped: {distance:.2f} m and {np.degrees(angle):.0f} degrees in {dt:.3f} s"
+        return None
+
+    def _answer(self, frame: Frame, fields: Fields) -> dict:
+        """The fields of an `OccFlow` as numpy arrays."""
+        config = self.model.config
+        labels = None if fields.semantics is None else fields.semantics[0].argmax(0).byte().cpu().numpy()
+        return {
+            "grid": config.grid,
+            "probability": fields.probability(config.occupancy_scale)[0, 0].float().cpu().numpy(),
+            "velocity": fields.flow[0].permute(1, 2, 3, 0).float().contiguous().cpu().numpy(),
+            "observed": self._observed(frame),
+            "threshold": float(self.threshold),
+            "labels": labels,
+        }
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self._seconds[stage] = time.perf_counter() - start
+
+
+class ObservedVoxels:
+    """Which voxels the cameras of a set look at: those whose centre projects into a valid image. Cached per camera."""
+
+    def __init__(self, grid: GridSpec):
+        self.grid = grid
+        self._masks: dict[bytes, np.ndarray] = {}
+
+    def __call__(self, frame: Frame) -> np.ndarray:
+        """bool [X, Y, Z] for a batch of one frame."""
+        seen = np.zeros(self.grid.shape, bool)
+        keys = []
+        for i in torch.nonzero(frame.camera_valid[0])[:, 0].tolist():
+            K, T_ego_cam = frame.K[0, i].cpu(), frame.T_ego_cam[0, i].cpu()
+            key = K.numpy().tobytes() + T_ego_cam.numpy().tobytes()
+            if key not in self._masks:
+                self._masks[key] = self._mask(K, T_ego_cam, *frame.images.shape[-2:])
+            seen |= self._masks[key]
+            keys.append(key)
+        self._masks = {key: self._masks[key] for key in keys}
+        return seen
+
+    def _mask(self, K: Tensor, T_ego_cam: Tensor, height: int, width: int) -> np.ndarray:
+        centres = self.grid.centres().reshape(-1, 3)
+        pixels, depth = camera.project(se3.transform(se3.inverse(T_ego_cam), centres), K)
+        return camera.in_image(pixels, depth, height, width).reshape(self.grid.shape).numpy()
