@@ -29,13 +29,13 @@ SHARES = {"ray_iou", "ray_iou_objects", "iou"}  # groups whose values lie in [0,
 
 COLUMNS = (  # heading, group, key, decimals
     ("RayIoU@1", "ray_iou", "1m", 3),
-    ("@2", "ray_iou", "2m", 3),
-    ("@4", "ray_iou", "4m", 3),
-    ("mean", "ray_iou", "mean", 3),
+    ("RayIoU@2", "ray_iou", "2m", 3),
+    ("RayIoU@4", "ray_iou", "4m", 3),
+    ("RayIoU", "ray_iou", "mean", 3),
     ("objects@1", "ray_iou_objects", "1m", 3),
-    ("@2", "ray_iou_objects", "2m", 3),
-    ("@4", "ray_iou_objects", "4m", 3),
-    ("mean", "ray_iou_objects", "mean", 3),
+    ("objects@2", "ray_iou_objects", "2m", 3),
+    ("objects@4", "ray_iou_objects", "4m", 3),
+    ("objects", "ray_iou_objects", "mean", 3),
     ("IoU", "iou", "mean", 3),
     ("abs rel", "depth", "abs_rel", 3),
     ("RMSE (m)", "depth", "rmse", 2),
@@ -97,14 +97,15 @@ def markdown_table(methods: Mapping[str, Mapping[str, Any]]) -> str:
     body = [[name, *(_cell(m, *c[1:]) for c in columns)] for name, m in methods.items()]
     table = [["", *(c[0] for c in columns)], *body]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = [
-        "| "
-        + " | ".join(t.ljust(w) if i == 0 else t.rjust(w) for i, (t, w) in enumerate(zip(row, widths, strict=True)))
-        + " |"
-        for row in table
-    ]
-    rule = "| " + " | ".join("-" * w if i == 0 else "-" * (w - 1) + ":" for i, w in enumerate(widths)) + " |"
+    lines = [_line(row, widths) for row in table]
+    rule = _line(["-" * widths[0], *("-" * (w - 1) + ":" for w in widths[1:])], widths)
     return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def _line(cells: list[str], widths: list[int]) -> str:
+    """One row: the name to the left, numbers to the right."""
+    padded = [cells[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True))]
+    return f"| {' | '.join(padded)} |"
 
 
 def _cell(method: Mapping[str, Any], group: str, key: str, decimals: int) -> str:

@@ -1,0 +1,264 @@
+"""Measures the online path against truth: what is evaluated is what runs.
+
+    letocc eval models/street.safetensors --data simulator --seeds 9000-9007 --json out.json
+
+A sequence is a list of `Sample`s in time order. Every sample goes through `OccFlowPipeline.step`; those after the
+warm-up (until the history is full) are scored, and so are the baselines, by the same code (`metrics.frame_score`).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from letocc_core.data.truth import Truth
+from letocc_core.errors import DataError
+from letocc_core.geometry.grid import GridSpec
+from letocc_core.metrics import baselines, frame_score
+from letocc_core.metrics.depth import DepthRange
+from letocc_core.metrics.frame_score import DepthTruth, Prediction, RayTruth
+from letocc_core.metrics.ray_iou import select_origins
+from letocc_core.stream.types import FrameSet, OccFlow
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What is measured, and where."""
+
+    interval: float = 0.2  # s between the image sets of a simulated street
+    seconds: float = 4.0  # s of each simulated street
+    depth_stride: int = 4  # px between the pixels whose depth is compared
+    depth_limits: DepthRange = field(default_factory=DepthRange)
+    samples: int = 192  # points along a ray when depth is rendered
+    beta: float = 0.05  # m, sharpness of the surface when depth is rendered
+    training_streets: int = 40  # streets of which the mean_occupancy baseline is the mean
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One image set with what is known about it: a simulator's truth, or a LiDAR sweep."""
+
+    frame_set: FrameSet
+    lidar_origin: Float[np.ndarray, "3"]  # m, ego axes: where RayIoU's rays start
+    truth: Truth | None = None
+    lidar: Float[np.ndarray, "P 3"] | None = None  # m, returns in ego axes; used where there is no `truth`
+    T_world_ego_next: Float[np.ndarray, "4 4"] | None = None  # m, pose at the frame that `truth.flow_forward` leads to
+    flow_interval: float | None = None  # s until then
+
+
+class Predictor(Protocol):
+    """What `evaluate` asks of a pipeline; `OccFlowPipeline` and `Recorded` give it."""
+
+    def step(self, frame_set: FrameSet) -> OccFlow | None: ...
+    def reset(self, reason: str) -> None: ...
+
+
+class Recorded:
+    """Outputs computed before, such as those that a node published, in place of a pipeline."""
+
+    def __init__(self, outputs: Iterable[OccFlow]):
+        self._outputs = {output.stamp_ns: output for output in outputs}
+
+    def step(self, frame_set: FrameSet) -> OccFlow | None:
+        """The output for this set; None if it was dropped."""
+        return self._outputs.get(frame_set.stamp_ns)
+
+    def reset(self, reason: str) -> None:
+        """Nothing to forget."""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Scores by method over all frames so far; tallies of several processes can be added."""
+
+    scores: Mapping[str, frame_score.Score] = field(default_factory=dict)
+    scenes: int = 0
+    frames: int = 0
+
+    def __add__(self, other: "Tally") -> "Tally":
+        scores = {
+            name: frame_score.add(self.scores.get(name, {}), other.scores.get(name, {}))
+            for name in [*self.scores, *(n for n in other.scores if n not in self.scores)]
+        }
+        return Tally(scores, self.scenes + other.scenes, self.frames + other.frames)
+
+    def results(self) -> dict[str, Any]:
+        """The measured part of the results format."""
+        groups = {name: frame_score.summary(score) for name, score in self.scores.items()}
+        return {
+            **groups.pop("letocc", {}),
+            "baselines": {name: values for name, values in groups.items() if values},
+            "scenes": self.scenes,
+            "frames": self.frames,
+        }
+
+
+def evaluate(
+    pipeline: Predictor,
+    sequences: Iterable[Sequence[Sample]],
+    warmup: int = 0,
+    mean_occupancy: Float[np.ndarray, "X Y Z"] | None = None,
+    config: EvaluationConfig = EvaluationConfig(),
+) -> dict[str, Any]:
+    """Run a pipeline over sequences and score it beside the baselines.
+
+    Args:
+        warmup: first samples of each sequence that are run but not scored.
+        mean_occupancy: share of training frames in which each voxel is occupied; without it that baseline is absent.
+
+    Returns:
+        The results format, less what only the caller knows (`checkpoint`, `config`, `versions`, `command`).
+
+    Raises:
+        DataError: nothing was scored.
+    """
+    tally = Tally()
+    for sequence in sequences:
+        tally += score_sequence(pipeline, sequence, range(warmup, len(sequence)), mean_occupancy, config)
+    if not tally.frames:
+        raise DataError(f"nothing was scored: no sequence has more than {warmup} image sets with truth and an output")
+    return tally.results()
+
+
+def score_sequence(
+    pipeline: Predictor,
+    sequence: Sequence[Sample],
+    scored: Iterable[int],
+    mean_occupancy: Float[np.ndarray, "X Y Z"] | None = None,
+    config: EvaluationConfig = EvaluationConfig(),
+) -> Tally:
+    """Run all samples through the pipeline and score those whose position is in `scored`."""
+    scored = frozenset(scored)
+    pipeline.reset("a new sequence begins")
+    tally = Tally(scenes=1)
+    for position, sample in enumerate(sequence):
+        output = pipeline.step(sample.frame_set)
+        if output is None or position not in scored or (sample.truth is None and sample.lidar is None):
+            continue
+        fields = getattr(pipeline, "fields", None)
+        sdf = sdf_of(output) if fields is None else fields.sdf[0, 0].detach().cpu().numpy()
+        tally += Tally(_score_frame(sample, sequence, output, sdf, mean_occupancy, config), frames=1)
+    return tally
+
+
+def sdf_of(output: OccFlow, scale: float = 0.1) -> Float[np.ndarray, "X Y Z"]:
+    """Signed distance (m) whose zero is where the probability crosses 0.5: the inverse of `Fields.probability`."""
+    p = np.clip(output.probability.astype(np.float64), 1 / 510, 1 - 1 / 510)
+    return (-scale * np.log(p / (1 - p))).astype(np.float32)
+
+
+def _score_frame(
+    sample: Sample,
+    sequence: Sequence[Sample],
+    output: OccFlow,
+    sdf: np.ndarray,
+    mean_occupancy: np.ndarray | None,
+    config: EvaluationConfig,
+) -> dict[str, frame_score.Score]:
+    """Scores of the model and of all baselines on one frame."""
+    grid = output.grid
+    depth_truth = _depth_truth(sample, config.depth_stride)
+    rays = _ray_truth(sample, sequence, output, depth_truth)
+
+    def score(occupied: np.ndarray, sdf: np.ndarray, velocity: np.ndarray) -> dict[str, Any]:
+        depth = render_depth(sdf, grid, depth_truth, config)
+        prediction = Prediction(occupied, velocity, depth)
+        voxels = {} if sample.truth is None else frame_score.score_voxels(sample.truth, prediction)
+        return {
+            **frame_score.score_rays(rays, prediction),
+            **voxels,
+            **frame_score.score_depth(depth_truth, prediction, grid, config.depth_limits),
+        }
+
+    still = np.zeros_like(output.velocity)
+    scores: dict[str, frame_score.Score] = {"letocc": score(output.occupied, sdf, output.velocity)}
+    sceneries = {"flat_road": baselines.flat_road(grid)}
+    if mean_occupancy is not None:
+        sceneries["mean_occupancy"] = baselines.mean_occupancy(mean_occupancy, grid)
+    for name, scenery in sceneries.items():
+        scores[name] = score(scenery.occupied & output.observed, scenery.sdf, still)
+    standing = score(output.occupied, sdf, still)
+    scores["zero_velocity"] = {k: standing[k] for k in ("motion", "flow2d") if k in standing}
+    return scores
+
+
+def _ray_truth(sample: Sample, sequence: Sequence[Sample], output: OccFlow, cues: DepthTruth) -> RayTruth:
+    grid = output.grid
+    if sample.truth is None:
+        return RayTruth.from_sweep(sample.lidar, sample.lidar_origin, grid, output.observed)
+    if sample.truth.occupancy.shape != grid.shape:
+        raise DataError(
+            f"the truth's grid is {sample.truth.occupancy.shape}, the model's {grid.shape}; record it on the model's"
+        )
+    T_ego_world = np.linalg.inv(sample.frame_set.T_world_ego)
+    positions = [T_ego_world @ s.frame_set.T_world_ego @ np.append(s.lidar_origin, 1.0) for s in sequence]
+    return RayTruth.from_grid(sample.truth, select_origins(np.stack(positions)[:, :3], grid), grid, cues)
+
+
+def _depth_truth(sample: Sample, stride: int) -> DepthTruth:
+    """Every `stride`-th pixel of the true depth, or the pixels that LiDAR returns fall on."""
+    frame_set = sample.frame_set
+    present = [i for i, image in enumerate(frame_set.images) if image is not None]
+    K = np.stack([frame_set.calibrations[i].K for i in present]).astype(np.float64)
+    T_ego_cam = frame_set.T_ego_cam[present].astype(np.float64)
+    if sample.truth is None:
+        return _sweep_depth(sample.lidar, frame_set, present, K, T_ego_cam)
+    truth = sample.truth
+    lattice = (present, slice(stride // 2, None, stride), slice(stride // 2, None, stride))
+    rows, columns = (np.arange(n)[lattice[1]] for n in truth.depth.shape[1:])
+    pixels = np.stack(np.meshgrid(columns, rows), axis=-1).reshape(1, -1, 2).repeat(len(present), axis=0)
+    flow = None if truth.flow_forward is None else truth.flow_forward[lattice].reshape(*pixels.shape)
+    T_next_ego = None
+    if sample.T_world_ego_next is not None:
+        T_next_ego = np.linalg.inv(sample.T_world_ego_next) @ frame_set.T_world_ego
+    depth = truth.depth[lattice].reshape(pixels.shape[:2]).astype(np.float64)
+    return DepthTruth(
+        K,
+        T_ego_cam,
+        pixels.astype(np.float64),
+        np.where(np.isfinite(depth), depth, np.nan),
+        flow if T_next_ego is not None else None,
+        truth.movable[lattice].reshape(pixels.shape[:2]),
+        T_next_ego,
+        sample.flow_interval,
+    )
+
+
+def _sweep_depth(
+    lidar: np.ndarray, frame_set: FrameSet, present: list[int], K: np.ndarray, T_ego_cam: np.ndarray
+) -> DepthTruth:
+    """The nearest return on each pixel of each camera; cameras are padded with NaN to the largest number of pixels."""
+    from letocc_core.geometry.camera import project_lidar
+
+    maps = [
+        project_lidar(lidar, K[row], T_ego_cam[row], frame_set.calibrations[i].height, frame_set.calibrations[i].width)
+        for row, i in enumerate(present)
+    ]
+    places = [np.argwhere(m > 0) for m in maps]
+    size = max(map(len, places))
+    pixels, depth = np.zeros((len(maps), size, 2)), np.full((len(maps), size), np.nan)
+    for row, (image, place) in enumerate(zip(maps, places, strict=True)):
+        pixels[row, : len(place)] = place[:, ::-1]
+        depth[row, : len(place)] = image[tuple(place.T)]
+    return DepthTruth(K, T_ego_cam, pixels, depth)
+
+
+@torch.no_grad()
+def render_depth(
+    sdf: Float[np.ndarray, "X Y Z"], grid: GridSpec, target: DepthTruth, config: EvaluationConfig
+) -> Float[np.ndarray, "N M"]:
+    """Depth (m) of a signed distance field at the pixels of `target`, by the renderer that training uses."""
+    from letocc_core.model.let_occ_flow import Fields
+    from letocc_core.rendering.rays import rays_through
+    from letocc_core.rendering.render import render
+
+    def tensor(values: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values, np.float32))[None]
+
+    volume = tensor(sdf)[None]
+    fields = Fields(sdf=volume, flow=volume.new_zeros(1, 2, *grid.shape), semantics=None)
+    rays = rays_through(tensor(target.pixels), tensor(target.K), tensor(target.T_ego_cam), grid)
+    return render(fields, grid, rays, samples=config.samples, beta=config.beta).depth[0].numpy()
