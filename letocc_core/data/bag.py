@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from letocc_core.data import pointcloud
-from letocc_core.errors import CalibrationError, DataError
+from letocc_core.errors import DataError
 from letocc_core.geometry import se3
+from letocc_core.geometry.calibration import Calibration, validate
 from letocc_core.stream import images
-from letocc_core.stream.types import Calibration
 
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED = "sensor_msgs/msg/CompressedImage"
@@ -152,14 +152,12 @@ class Bag:
                 node does; without it the error is raised.
         """
         chosen = self.choose_cameras(cameras)
-        transforms = {c.topic for c in self.connections if c.msgtype == TRANSFORMS}
-        static = {topic for topic in transforms if topic.endswith("tf_static")}
-        for topic, _, message in self.raw(sorted(static)):
-            yield from _transforms(message, topic, static=True)
+        yield from self.transforms(static=True)
+        moving = self._transform_topics(static=False)
         by_topic = {c.image_topic: c for c in chosen} | {c.info_topic: c for c in chosen}
-        for topic, _, message in self.raw([*by_topic, *lidar_topics, *(transforms - static)]):
+        for topic, _, message in self.raw([*by_topic, *lidar_topics, *moving]):
             try:
-                if topic in transforms:
+                if topic in moving:
                     yield from _transforms(message, topic, static=False)
                 elif topic in by_topic:
                     yield _camera_message(by_topic[topic], topic, message)
@@ -170,6 +168,15 @@ class Bag:
                 if damaged is None:
                     raise DataError(f"{self.path}: {error}") from error
                 damaged(error)
+
+    def transforms(self, static: bool | None = None) -> Iterator[TransformMessage]:
+        """Constant transforms (static), moving ones, or both (None), in recorded order."""
+        for kind in (True, False) if static is None else (static,):
+            for topic, _, message in self.raw(self._transform_topics(kind)):
+                yield from _transforms(message, topic, kind)
+
+    def _transform_topics(self, static: bool) -> list[str]:
+        return [topic for topic in self.topics(TRANSFORMS) if topic.endswith("tf_static") == static]
 
 
 def open_bag(path: str | Path) -> Bag:
@@ -192,18 +199,15 @@ def stamp_ns(header: Any) -> int:
 def calibration(message: Any, topic: str, rectified: bool = False) -> Calibration:
     """`sensor_msgs/CameraInfo` -> Calibration; of the rectified image (P, no distortion) if asked for.
 
-    Raises `CalibrationError` for an uncalibrated camera (focal length 0) or an image without size.
+    Raises `CalibrationError` for what no camera can have, such as the zeros of an uncalibrated one.
     """
-    K = np.array(message.p, np.float64).reshape(3, 4)[:, :3] if rectified else np.array(message.k).reshape(3, 3)
-    if not (np.isfinite(K).all() and K[0, 0] > 0 and K[1, 1] > 0 and message.width > 0 and message.height > 0):
-        raise CalibrationError(
-            f"{topic}: camera_info of {message.width} x {message.height} px, focal lengths {K[0, 0]} and {K[1, 1]} px: "
-            "the camera is not calibrated; calibrate it (camera_calibration) and let its driver publish the result"
-        )
     if rectified:
-        return Calibration(message.width, message.height, K)
-    D = np.array(message.d, np.float64)
-    return Calibration(message.width, message.height, K, D, message.distortion_model or "plumb_bob")
+        found = Calibration(message.width, message.height, np.array(message.p, np.float64).reshape(3, 4)[:, :3])
+    else:
+        K, D = np.array(message.k, np.float64).reshape(3, 3), np.array(message.d, np.float64)
+        found = Calibration(message.width, message.height, K, D, message.distortion_model or "plumb_bob")
+    validate(found, topic)
+    return found
 
 
 def _source(path: Path) -> Path:

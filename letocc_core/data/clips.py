@@ -33,7 +33,10 @@ class BagData:
     source_distance: float = 0.5  # m, mean ego distance to a source frame
     source_sigma: float = 0.5  # m, its standard deviation
     source_max: float = 6.0  # m, farthest source frame
+    source_seconds: float = 1.0  # s, farthest source frame in time, for a vehicle that stands still
+    slop: float = 0.02  # s, largest distance of an image's stamp from that of the first camera's
     lidar: bool = True  # use the recording's LiDAR for the range loss when it has one
+    lidar_topic: str = ""  # which PointCloud2 topic; empty: /points, or else the first
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,6 @@ def build(config: DataConfig, input_config: InputConfig, past_frames: int) -> Da
             cache=config.cache,
             workers=config.workers,
         )
-    from letocc_core.data.bag import BagClips
+    from letocc_core.data.bag_clips import BagClips
 
     return BagClips(config.bag, input_config, past_frames, cache=config.cache)
