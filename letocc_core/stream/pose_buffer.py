@@ -144,9 +144,9 @@ class PoseBuffer:
         limit = self._max_extrapolation if extrapolate and len(edge.stamps_ns) > 1 else 0
         if beyond > limit:
             raise PoseError(
-                f"transform from '{frames[1]}' to '{frames[0]}' at {stamp_ns} ns: '{child}' in '{edge.parent}' is "
-                f"known from {first} to {last} ns, {beyond * 1e-9:.3f} s away (limit {limit * 1e-9:g} s); does its publisher "
-                "run, and by the same clock?",
+                f"transform from '{frames[1]}' to '{frames[0]}' at {stamp_ns} ns: '{child}' in '{edge.parent}' "
+                f"is known from {first} to {last} ns, {beyond * 1e-9:.3f} s away (limit {limit * 1e-9:g} s); does its "
+                "publisher run, and by the same clock?",
                 frames,
             )
 
