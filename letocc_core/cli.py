@@ -185,7 +185,7 @@ def _add_bag(commands) -> None:
 
 
 def _bag_info(options: argparse.Namespace) -> None:
-    from letocc_core.data.bag import bag_info
+    from letocc_core.data.bag_info import bag_info
 
     print(bag_info(options.bag))
 
