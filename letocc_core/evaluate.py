@@ -6,18 +6,25 @@ A sequence is a list of `Sample`s in time order. Every sample goes through `OccF
 warm-up (until the history is full) are scored, and so are the baselines, by the same code (`metrics.frame_score`).
 """
 
+import hashlib
+import multiprocessing
+import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
-from letocc_core.data.truth import Truth
+from letocc_core.data import sequences
+from letocc_core.data.sequences import Sample
 from letocc_core.errors import DataError
 from letocc_core.geometry.grid import GridSpec
-from letocc_core.metrics import baselines, frame_score
+from letocc_core.metrics import baselines, frame_score, results
 from letocc_core.metrics.depth import DepthRange
 from letocc_core.metrics.frame_score import DepthTruth, Prediction, RayTruth
 from letocc_core.metrics.ray_iou import select_origins
@@ -35,18 +42,6 @@ class EvaluationConfig:
     samples: int = 192  # points along a ray when depth is rendered
     beta: float = 0.05  # m, sharpness of the surface when depth is rendered
     training_streets: int = 40  # streets of which the mean_occupancy baseline is the mean
-
-
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """One image set with what is known about it: a simulator's truth, or a LiDAR sweep."""
-
-    frame_set: FrameSet
-    lidar_origin: Float[np.ndarray, "3"]  # m, ego axes: where RayIoU's rays start
-    truth: Truth | None = None
-    lidar: Float[np.ndarray, "P 3"] | None = None  # m, returns in ego axes; used where there is no `truth`
-    T_world_ego_next: Float[np.ndarray, "4 4"] | None = None  # m, pose at the frame that `truth.flow_forward` leads to
-    flow_interval: float | None = None  # s until then
 
 
 class Predictor(Protocol):
@@ -98,7 +93,7 @@ class Tally:
 
 def evaluate(
     pipeline: Predictor,
-    sequences: Iterable[Sequence[Sample]],
+    drives: Iterable[Sequence[Sample]],
     warmup: int = 0,
     mean_occupancy: Float[np.ndarray, "X Y Z"] | None = None,
     config: EvaluationConfig = EvaluationConfig(),
@@ -116,8 +111,8 @@ def evaluate(
         DataError: nothing was scored.
     """
     tally = Tally()
-    for sequence in sequences:
-        tally += score_sequence(pipeline, sequence, range(warmup, len(sequence)), mean_occupancy, config)
+    for drive in drives:
+        tally += score_sequence(pipeline, drive, range(warmup, len(drive)), mean_occupancy, config)
     if not tally.frames:
         raise DataError(f"nothing was scored: no sequence has more than {warmup} image sets with truth and an output")
     return tally.results()
@@ -262,3 +257,128 @@ def render_depth(
     fields = Fields(sdf=volume, flow=volume.new_zeros(1, 2, *grid.shape), semantics=None)
     rays = rays_through(tensor(target.pixels), tensor(target.K), tensor(target.T_ego_cam), grid)
     return render(fields, grid, rays, samples=config.samples, beta=config.beta).depth[0].numpy()
+
+
+def evaluate_checkpoint(
+    checkpoint: Path,
+    data: str = "simulator",
+    seeds: range = range(9000, 9008),
+    frames: range | None = None,
+    json: Path | None = None,
+    workers: int = 2,
+    command: str = "",
+    cache: Path = Path("runs/cache"),
+    config: EvaluationConfig = EvaluationConfig(),
+) -> dict[str, Any]:
+    """Measure a checkpoint, print the table, write the result file (docs/results-format.md).
+
+    Args:
+        data: `simulator`, or a bag with LiDAR.
+        seeds: of the simulated streets.
+        frames: of a bag: positions of the image sets to score; all after the warm-up if None. Earlier sets are run too.
+        json: file to write.
+        workers: processes, one thread each (simulator only).
+        cache: folder for the mean of the training streets.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be used.
+        DataError: the bag cannot be used, or nothing could be scored.
+    """
+    from letocc_core.checkpoint import load_model
+    from letocc_core.stream.pipeline import OccFlowPipeline
+    from letocc_core.train import versions
+
+    model, input_config, metadata = load_model(checkpoint)
+    warmup = model.config.temporal.frames
+    if data == "simulator":
+        tally = _score_streets(checkpoint, metadata["config"], model.config.grid, seeds, warmup, workers, cache, config)
+    else:
+        pipeline = OccFlowPipeline(model, input_config)
+        drive = sequences.recorded_drive(Path(data), **_bag_frames(metadata["config"]))
+        chosen = range(warmup, len(drive)) if frames is None else frames
+        tally = score_sequence(pipeline, drive, chosen, config=config)
+    if not tally.frames:
+        raise DataError(
+            f"{data}: nothing was scored; expected image sets with truth or a LiDAR sweep after the warm-up"
+        )
+    found = {
+        **tally.results(),
+        "checkpoint": str(checkpoint),
+        "config": metadata["config"],
+        "versions": versions(),
+        "command": command,
+    }
+    print(results.markdown_table(results.rows(found)))
+    if json is not None:
+        results.write_results(json, found)
+    return found
+
+
+def _bag_frames(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Cameras and TF frames of the recordings that a checkpoint was trained on; the defaults for any other."""
+    trained = config.get("data", {}).get("bag") or {}
+    known = {k: trained[k] for k in ("base_frame", "fixed_frame") if k in trained}
+    return {"cameras": tuple(trained.get("cameras", ())), **known}
+
+
+def _score_streets(
+    checkpoint: Path,
+    trained: Mapping[str, Any],
+    grid: GridSpec,
+    seeds: range,
+    warmup: int,
+    workers: int,
+    cache: Path,
+    config: EvaluationConfig,
+) -> Tally:
+    """Score simulated streets, spread over processes of one thread each."""
+    from tqdm import tqdm
+
+    streets = (trained.get("data") or {}).get("simulator") or {}
+    rig = streets.get("rig", "nuscenes")
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        first, count = streets.get("first_seed", 0), streets.get("scenes", config.training_streets)
+        chosen = range(first, first + count, max(1, count // config.training_streets))[: config.training_streets]
+        mean = _training_mean(pool, chosen, rig, grid, cache, config)
+        jobs = [pool.submit(_score_street, checkpoint, seed, rig, warmup, mean, config) for seed in seeds]
+        bar = tqdm(jobs, unit="street", desc="evaluating", file=sys.stderr)
+        return sum((job.result() for job in bar), start=Tally())
+
+
+def _score_street(
+    checkpoint: Path, seed: int, rig: str, warmup: int, mean: np.ndarray, config: EvaluationConfig
+) -> Tally:
+    """One simulated street, in a process of its own."""
+    from letocc_core.stream.pipeline import OccFlowPipeline
+
+    pipeline = OccFlowPipeline.from_checkpoint(checkpoint)
+    count = round(config.seconds / config.interval) + 1
+    street = sequences.simulated_street(
+        seed, rig, pipeline.model.config.grid, pipeline.input.image_size, np.arange(count) * config.interval
+    )
+    return score_sequence(pipeline, street, range(warmup, count), mean, config)
+
+
+def _training_mean(
+    pool: ProcessPoolExecutor, seeds: range, rig: str, grid: GridSpec, cache: Path, config: EvaluationConfig
+) -> Float[np.ndarray, "X Y Z"]:
+    """Share of the training streets' frames in which each voxel is occupied; kept in `cache`."""
+    key = hashlib.sha256(repr((seeds, rig, grid, config.seconds)).encode()).hexdigest()[:12]
+    path = cache / f"mean_occupancy_{key}.npz"
+    if path.exists():
+        with np.load(path) as file:
+            return file["share"]
+    jobs = [pool.submit(_street_occupancy, seed, rig, grid, config.seconds) for seed in seeds]
+    share = np.mean([job.result() for job in jobs], axis=0, dtype=np.float64).astype(np.float32)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}_{os.getpid()}.npz")
+    np.savez_compressed(temporary, share=share)
+    temporary.replace(path)
+    return share
+
+
+def _street_occupancy(seed: int, rig: str, grid: GridSpec, seconds: float) -> Float[np.ndarray, "X Y Z"]:
+    """Mean occupancy of three moments of one street."""
+    moments = sequences.simulated_street(seed, rig, grid, (32, 56), (0.0, seconds / 2, seconds))
+    return baselines.mean_of(sample.truth.occupancy for sample in moments)
