@@ -110,7 +110,7 @@ class RayTruth:
         inside[inside] = observed[tuple(voxel[inside].T)]
         points, voxel = points[inside], voxel[inside]
         rays = Rays.between(np.broadcast_to(origin, points.shape), points, grid)
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):
             exits = np.where(
                 rays.directions == 0, np.inf, (voxel + (rays.directions > 0) - rays.origins) / rays.directions
             )

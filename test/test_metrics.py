@@ -1,0 +1,313 @@
+"""Metrics by hand-worked values, and the ray traversal against a plain one."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from letocc_core.data.truth import CLASS_NAMES, FREE, Truth
+from letocc_core.errors import DataError
+from letocc_core.geometry.grid import GridSpec
+from letocc_core.metrics import frame_score, results
+from letocc_core.metrics.baselines import flat_road, mean_occupancy, mean_of, signed_distance
+from letocc_core.metrics.depth import DepthRange, DepthScore, depth_errors
+from letocc_core.metrics.flow2d import FlowScore
+from letocc_core.metrics.frame_score import DepthTruth, Prediction, RayTruth
+from letocc_core.metrics.motion import MotionScore, direction_error_deg
+from letocc_core.metrics.occupancy import VoxelCounts
+from letocc_core.metrics.ray_casting import cast
+from letocc_core.metrics.ray_iou import RayCounts, lidar_directions, select_origins
+
+ROAD, CAR, PEDESTRIAN = (CLASS_NAMES.index(name) for name in ("road", "car", "pedestrian"))
+GRID = GridSpec((-4.0, -4.0, -1.0), (4.0, 4.0, 3.0), 0.5)
+
+
+def plain_cast(occupied, origin, direction):
+    """The kernel's traversal for one ray, written the plain way: (distance, voxel, hit)."""
+    voxel = [int(c) for c in origin]
+    step = [1 if d >= 0 else -1 for d in direction]
+    crossing = [
+        (v + (s > 0) - o) / d if d else math.inf for v, s, o, d in zip(voxel, step, origin, direction, strict=True)
+    ]
+    delta = [s / d if d else math.inf for s, d in zip(step, direction, strict=True)]
+    last, distance = None, -1.0
+    for _ in range(1001):
+        inside = all(0 <= v < n for v, n in zip(voxel, occupied.shape, strict=True))
+        if not inside and last is not None:
+            break
+        x, y, z = crossing
+        axis = (0 if x < z else 2) if x < y else (1 if y < z else 2)
+        if inside:
+            last, distance = tuple(voxel), crossing[axis]
+            if occupied[last]:
+                return distance, last, True
+        voxel[axis] += step[axis]
+        crossing[axis] += delta[axis]
+    return distance, last or (0, 0, 0), False
+
+
+def test_traversal_equals_the_plain_one():
+    rng = np.random.default_rng(0)
+    occupied = rng.random((9, 7, 5)) < 0.15
+    origins = rng.uniform(-2, [11, 9, 7], (400, 3))
+    directions = rng.normal(size=(400, 3))
+    directions[:60, 0] = 0  # along the planes too
+    directions[:20, 1] = 0
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    hits = cast(occupied, origins, directions)
+    for i, (o, d) in enumerate(zip(origins, directions, strict=True)):
+        distance, voxel, hit = plain_cast(occupied, o, d)
+        assert (hits.distance[i], tuple(hits.voxel[i]), hits.hit[i]) == (np.float32(distance), voxel, hit)
+    assert 50 < hits.hit.sum() < 350
+
+
+def test_distance_is_to_the_exit_of_the_first_occupied_voxel():
+    occupied = np.zeros((10, 3, 3), bool)
+    occupied[[4, 7], 1, 1] = True
+    along_x = np.array([[1.0, 0, 0]])
+    hits = cast(occupied, np.array([[0.25, 1.5, 1.5]]), along_x)
+    assert (hits.distance[0], hits.hit[0], tuple(hits.voxel[0])) == (4.75, True, (4, 1, 1))
+    inside = cast(occupied, np.array([[4.5, 1.5, 1.5]]), along_x)  # the origin's own voxel counts
+    assert (inside.distance[0], inside.hit[0]) == (0.5, True)
+    missing = cast(occupied, np.array([[8.5, 1.5, 1.5]]), along_x)  # leaves the grid through voxel 9
+    assert (missing.distance[0], missing.hit[0], tuple(missing.voxel[0])) == (1.5, False, (9, 1, 1))
+    outside = cast(occupied, np.array([[20.0, 1.5, 1.5]]), along_x)
+    assert (outside.distance[0], outside.hit[0], tuple(outside.voxel[0])) == (-1.0, False, (0, 0, 0))
+
+
+def test_ray_set_of_the_protocol():
+    rays = lidar_directions()
+    assert rays.shape == (14040, 3) and rays.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(rays, axis=1), 1, atol=1e-6)
+    pitch = np.degrees(np.arcsin(rays[::360, 2]))
+    assert pitch[0] == pytest.approx(-45) and pitch[9] == pytest.approx(-math.degrees(math.atan(0.1)))
+    assert pitch[-1] == pytest.approx(12.548, abs=1e-3)
+
+
+def test_origins_keep_a_metre_from_the_sides_and_are_at_most_eight():
+    positions = np.stack([np.linspace(-30, 30, 61), np.zeros(61), np.full(61, 50.0)], axis=1)  # z is not asked
+    chosen = select_origins(positions, GridSpec((-20.0, -20.0, -1.0), (20.0, 20.0, 5.4), 0.4))
+    np.testing.assert_array_equal(chosen[:, 0], [-18, -13, -8, -3, 3, 8, 13, 18])
+    assert len(select_origins(positions[30:33], GRID)) == 3
+
+
+def test_geometric_counts_by_hand():
+    true_hit = np.array([True, True, True, True, False])
+    hit = np.array([True, True, True, False, True])
+    error = np.array([0.0, 1.0, 3.0, 0.5, 0.0])  # exactly 1 m is not below 1 m; a miss never matches
+    counts = RayCounts.geometric(true_hit, hit, error)
+    assert (counts.true[0], counts.predicted[0], counts.matched[:, 0].tolist()) == (4, 3, [1, 2, 3])
+    assert counts.summary() == pytest.approx(
+        {"1m": 1 / 6, "2m": 2 / 5, "4m": 3 / 4, "mean": (1 / 6 + 2 / 5 + 3 / 4) / 3}
+    )
+
+
+def test_semantic_and_class_given_counts_by_hand():
+    true, predicted = np.array([0, 0, 1, 5]), np.array([0, 1, 5, 0])  # 5 is free
+    error = np.array([0.5, 0.5, 3.0, 0.0])
+    counts = RayCounts.semantic(true, predicted, error, classes=2)
+    np.testing.assert_array_equal(counts.true, [2, 1])
+    np.testing.assert_array_equal(counts.predicted, [1, 1])
+    np.testing.assert_array_equal(counts.matched, [[1, 0], [1, 0], [1, 0]])
+    given = RayCounts.class_given(true, error, classes=2)  # IoU_c = TP / (2 N - TP)
+    np.testing.assert_allclose(given.iou(), [[1, 0], [1, 0], [1, 1]])
+
+
+def test_no_ray_gives_no_number():
+    nothing = RayCounts.geometric(np.zeros(3, bool), np.ones(3, bool), np.zeros(3))
+    assert nothing.summary() == {}
+
+
+def test_voxel_iou_counts_only_what_is_visible():
+    true, predicted, visible = (np.zeros((1, 1, 4), bool) for _ in range(3))
+    true[..., :2] = predicted[..., 1:3] = visible[..., :3] = True
+    predicted[..., 3] = True
+    assert VoxelCounts.of(true, predicted, visible).summary() == {"mean": 1 / 3}
+    assert VoxelCounts().summary() == {}
+
+
+def test_depth_errors_by_hand():
+    true = np.array([1.0, 2.0, 0.0, np.inf, np.nan, 100.0])
+    predicted = np.array([2.0, 1.0, 5.0, 5.0, 5.0, 5.0])
+    errors = depth_errors(true, predicted)
+    expected = [0.75, 0.75, 1.0, math.log(2), 0, 0, 0]
+    np.testing.assert_allclose(errors, expected)
+    assert depth_errors(true, predicted, valid=np.zeros(6, bool)) is None
+    np.testing.assert_allclose(depth_errors(true[:2], 7 * true[:2], median_scaling=True)[:4], 0, atol=1e-12)
+    clipped = depth_errors(np.array([40.0]), np.array([1e9]), limits=DepthRange(0.1, 80.0))
+    assert clipped[0] == 1.0
+
+
+def test_depth_score_is_the_mean_over_images_and_refuses_nan():
+    true = np.array([[1.0, 1.0], [1.0, np.nan], [np.nan, np.nan]])
+    score = DepthScore.of_images(true, np.array([[1.0, 2.0], [3.0, 1.0], [1.0, 1.0]]), np.ones((3, 2), bool))
+    assert (score.images, score.summary()["abs_rel"]) == (2, pytest.approx((0.5 + 2.0) / 2))
+    assert set(score.summary()) == set(results.GROUPS["depth"])
+    with pytest.raises(DataError, match="not finite at 1 of 1"):
+        depth_errors(np.array([1.0]), np.array([np.nan]))
+
+
+def test_motion_by_hand():
+    true = np.array([[2.0, 0], [0, 4.0], [0, 0], [0, 0], [0.1, 0]])
+    predicted = np.array([[2.0, 1.0], [0, 0], [0, 1.0], [0, 0], [0.2, 0]])
+    score = MotionScore.of(np.array([0, 1, 1, 1, 0]), true, predicted, np.array([1, 0, 1, 1, 1], bool), 3).summary()
+    assert score["mave"] == pytest.approx((1.0 + 4.0) / 2)  # classes 0 and 1, moving rays only
+    assert score["mave_supervised"] == pytest.approx(1.0)
+    assert score["direction_error_deg"] == pytest.approx((math.degrees(math.atan(0.5)) + 90) / 2)
+    assert score["false_motion"] == pytest.approx(1 / 3)
+    np.testing.assert_allclose(direction_error_deg(np.array([[1.0, 0]]), np.array([[-1.0, 0]])), 180)
+
+
+def test_flow_error_by_hand():
+    true = np.array([[1.0, 0], [0, 0], [np.nan, 0]])
+    score = FlowScore.of(true, np.array([[4.0, 4], [0, 1], [0, 0]]), np.ones(3, bool), np.array([True, False, True]))
+    assert score.summary() == {"epe": 3.0, "epe_fg": 5.0}
+
+
+def scene():
+    """A road and a car that drives at 5 m/s, seen by one camera at the origin that looks along x."""
+    labels = np.full(GRID.shape, FREE, np.uint8)
+    labels[:, :, 1:2] = ROAD
+    labels[13:15, 6:10, 2:5] = CAR
+    velocity = np.zeros((*GRID.shape, 2), np.float32)
+    velocity[labels == CAR] = (5.0, 0.0)
+    K = np.array([[[20.0, 0, 20], [0, 20, 10], [0, 0, 1]]])
+    T = np.eye(4)
+    T[:3, :3], T[:3, 3] = [[0, 0, 1], [-1, 0, 0], [0, -1, 0]], [0.0, 0.0, 1.0]
+    depth = np.full((1, 21, 41), 2.5, np.float32)
+    flow = np.zeros((1, 21, 41, 2), np.float32)
+    truth = Truth(
+        depth, flow, flow, depth > 0, np.full(depth.shape, CAR, np.uint8), labels, velocity, np.ones(GRID.shape, bool)
+    )
+    pixels = np.array([[[20.0, 10.0], [0.0, 10.0]]])
+    return truth, DepthTruth(K, T[None], pixels, np.array([[2.5, 2.5]]))
+
+
+def test_a_perfect_prediction_scores_one():
+    truth, cues = scene()
+    rays = RayTruth.from_grid(truth, np.array([[0.0, 0.0, 1.6]]), GRID, cues)
+    perfect = Prediction(truth.occupancy != FREE, truth.velocity, np.array([[2.5, 2.5]]))
+    score = frame_score.add(frame_score.score_rays(rays, perfect), frame_score.score_voxels(truth, perfect))
+    score = frame_score.summary(frame_score.add(score, frame_score.score_depth(cues, perfect, GRID, DepthRange())))
+    assert score["ray_iou"] == score["ray_iou_objects"] == {"1m": 1, "2m": 1, "4m": 1, "mean": 1}
+    assert score["iou"] == {"mean": 1}
+    assert score["depth"] == {"abs_rel": 0, "sq_rel": 0, "rmse": 0, "rmse_log": 0}
+    assert score["motion"]["mave"] == score["motion"]["direction_error_deg"] == 0
+
+
+def test_an_occupied_origin_hides_everything():
+    truth, cues = scene()
+    rays = RayTruth.from_grid(truth, np.array([[0.0, 0.0, 1.6]]), GRID, cues)
+    everything = Prediction(np.ones(GRID.shape, bool), truth.velocity)
+    iou = frame_score.summary(frame_score.score_rays(rays, everything))["ray_iou"]
+    assert iou["1m"] < 0.2 and iou["4m"] > iou["1m"]
+
+
+def test_objects_are_the_rays_that_do_not_end_on_the_ground():
+    truth, cues = scene()
+    rays = RayTruth.from_grid(truth, np.array([[0.0, 0.0, 1.6]]), GRID, cues)
+    np.testing.assert_array_equal(rays.is_object, truth.occupancy[tuple(rays.hits.voxel.T)] == CAR)
+    assert rays.hits.hit.all() and 0 < rays.is_object.mean() < 0.5
+    road = flat_road(GRID)
+    road_only = frame_score.summary(frame_score.score_rays(rays, Prediction(road.occupied, truth.velocity * 0)))
+    assert road_only["ray_iou"]["1m"] < 1 and road_only["ray_iou_objects"]["1m"] < road_only["ray_iou"]["1m"]
+
+
+def test_a_sweep_scores_like_a_grid_whose_voxels_are_its_returns():
+    origin = np.array([0.0, 0.0, 1.0])
+    points = np.array([[2.75, 0.2, 1.0], [0.2, 2.75, 0.05], [np.nan, 0, 0], [90.0, 0, 1]])
+    truth = RayTruth.from_sweep(points, origin, GRID, np.ones(GRID.shape, bool))
+    occupied = np.zeros(GRID.shape, bool)
+    occupied[tuple(truth.hits.voxel.T)] = True
+    score = frame_score.score_rays(truth, Prediction(occupied, np.zeros((*GRID.shape, 2))))
+    assert score["ray_iou"].true[0] == 2 and score["ray_iou"].summary()["1m"] == 1
+    assert truth.is_object.tolist() == [True, False]
+    assert "motion" not in score
+    unseen = RayTruth.from_sweep(points, origin, GRID, np.zeros(GRID.shape, bool))
+    assert frame_score.summary(frame_score.score_rays(unseen, Prediction(occupied, np.zeros((*GRID.shape, 2))))) == {}
+
+
+def test_cues_see_what_is_far_enough_slow_enough_and_not_hidden():
+    truth, cues = scene()
+    truth.depth[:] = 5.0
+    points = np.array([[5.0, 0, 1.0], [2.0, 0, 1.0], [8.0, 0, 1.0], [-5.0, 0, 1.0], [5.0, 9.0, 1.0]])
+    assert frame_score.cue_sees(points, truth, cues.K, cues.T_ego_cam).tolist() == [True, False, False, False, False]
+    truth.flow_forward[..., 0] = 21.0
+    assert not frame_score.cue_sees(points, truth, cues.K, cues.T_ego_cam).any()
+
+
+def test_implied_flow_of_a_moving_point_seen_from_a_moving_ego():
+    _, cues = scene()
+    T_next_ego = np.eye(4)
+    T_next_ego[0, 3] = -0.5  # ego drove 0.5 m forward
+    cues = DepthTruth(
+        cues.K, cues.T_ego_cam, np.array([[[24.0, 10.0], [24.0, 10.0]]]), np.array([[2.5, 2.5]]),
+        np.zeros((1, 2, 2)), np.ones((1, 2), bool), T_next_ego, 0.1,
+    )  # fmt: skip
+    velocity = np.zeros((*GRID.shape, 2))
+    velocity[..., 0], velocity[..., 1] = 10.0, -2.0  # 1 m away and 0.2 m to the right
+    flow = frame_score.implied_flow(cues, Prediction(None, velocity, np.array([[2.5, 5.0]])), GRID)
+    np.testing.assert_allclose(flow[0, 0], [20 * 0.7 / 3.0 - 4, 0], atol=1e-9)
+    np.testing.assert_allclose(flow[0, 1], [20 * 1.2 / 5.5 - 4, 0], atol=1e-9)  # outside the box: the nearest voxel's
+
+
+def test_baseline_sceneries():
+    road = flat_road(GRID)
+    assert road.occupied.sum() == 16 * 16 and road.occupied[:, :, 2].all()  # z = 0 is the lower face of voxel 2
+    np.testing.assert_allclose(road.sdf[3, 3], np.arange(8) * 0.5 - 0.75)
+    empty, full = np.full(GRID.shape, FREE, np.uint8), np.full(GRID.shape, ROAD, np.uint8)
+    np.testing.assert_allclose(mean_of([empty, full, full]), 2 / 3)
+    assert mean_occupancy(np.full(GRID.shape, 0.5), GRID).occupied.sum() == 0
+    line = np.zeros((7, 1, 1), bool)
+    line[3:5] = True
+    np.testing.assert_allclose(signed_distance(line, 0.4)[:, 0, 0], [1.0, 0.6, 0.2, -0.2, -0.2, 0.2, 0.6], atol=1e-6)
+
+
+RESULTS = {
+    "ray_iou": {"1m": 0.5, "2m": 0.6, "4m": 0.7, "mean": 0.6},
+    "depth": {"abs_rel": 0.2},
+    "baselines": {"flat_road": {"ray_iou": {"mean": 0.3}}, "zero_velocity": {"motion": {"mave": 4.0}}},
+    "scenes": 1,
+    "frames": 2,
+    "versions": {"letocc": "0.1.0"},
+}
+
+
+def test_result_files_keep_their_content(tmp_path):
+    results.write_results(tmp_path / "out" / "result.json", RESULTS)
+    assert results.read_results(tmp_path / "out" / "result.json") == RESULTS
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rayiou": {}}, "rayiou: unknown key"),
+        ({"ray_iou": {"3m": 0.1}}, "ray_iou.3m: unknown key; known: 1m, 2m, 4m, mean"),
+        ({"ray_iou": {"1m": 1.5}}, "ray_iou.1m is 1.5, out of range"),
+        ({"depth": {"abs_rel": float("nan")}}, "depth.abs_rel is nan, expected a finite number"),
+        ({"baselines": {"oracle": {}}}, "baselines.oracle: unknown; known: flat_road"),
+        ({"baselines": {"flat_road": {"scenes": 3}}}, "baselines.flat_road.scenes: unknown key"),
+        ({"frames": "2"}, "frames is '2', expected int"),
+    ],
+)
+def test_result_files_that_are_wrong_are_refused(change, message):
+    with pytest.raises(DataError, match="results-format") as error:
+        results.validate_results({**RESULTS, **change})
+    assert message in str(error.value)
+
+
+def test_unreadable_result_files(tmp_path):
+    path = tmp_path / "result.json"
+    for content, message in ((None, "cannot be read"), ("{", "not JSON"), (json.dumps([1]), "found list")):
+        if content is not None:
+            path.write_text(content)
+        with pytest.raises(DataError, match=message):
+            results.read_results(path)
+
+
+def test_table_has_a_row_a_method_and_only_columns_with_numbers():
+    table = results.markdown_table(results.rows(RESULTS, "ours")).splitlines()
+    assert len(table) == 5 and len({len(line) for line in table}) == 1
+    assert "RMSE" not in table[0] and "mAVE" in table[0]
+    assert table[2].split("|")[1].strip() == "ours" and "0.600" in table[2]
