@@ -1,0 +1,87 @@
+"""Undistortion against OpenCV's own point functions, and what a calibration may not be."""
+
+import cv2
+import numpy as np
+import pytest
+
+from letocc_core.errors import CalibrationError
+from letocc_core.geometry.calibration import Calibration, validate
+from letocc_core.geometry.camera import resize_and_crop
+from letocc_core.geometry.rectify import Rectifier
+
+K = np.array([[300.0, 0, 199.5], [0, 300, 149.5], [0, 0, 1]])
+DISTORTIONS = {
+    "plumb_bob": np.array([-0.25, 0.06, 0.001, -0.002, 0.01]),
+    "rational_polynomial": np.array([0.1, -0.2, 0.001, 0.0005, 0.02, 0.4, -0.1, 0.03]),
+    "equidistant": np.array([0.05, -0.01, 0.004, -0.001]),
+}
+
+
+def blobs(points: np.ndarray, height: int, width: int, sigma: float) -> np.ndarray:
+    """An image with a soft white spot at each of some pixels."""
+    v, u = np.mgrid[:height, :width]
+    image = sum(np.exp(-((u - x) ** 2 + (v - y) ** 2) / (2 * sigma**2)) for x, y in points)
+    return np.repeat((255 * np.clip(image, 0, 1)).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def centroid(image: np.ndarray, near: np.ndarray, radius: int) -> np.ndarray:
+    x, y = np.round(near).astype(int)
+    patch = image[y - radius : y + radius + 1, x - radius : x + radius + 1, 0].astype(float)
+    v, u = np.mgrid[-radius : radius + 1, -radius : radius + 1]
+    return np.array([x + (patch * u).sum() / patch.sum(), y + (patch * v).sum() / patch.sum()])
+
+
+@pytest.mark.parametrize("size", [(300, 400), (150, 200), (120, 200)], ids=["same size", "half", "half, cropped"])
+@pytest.mark.parametrize("model", DISTORTIONS)
+def test_points_land_where_a_pinhole_camera_sees_them(model, size):
+    D = DISTORTIONS[model]
+    rays = np.array([[[x, y, 1.0]] for x in (-0.4, -0.1, 0.3) for y in (-0.1, 0.2)])
+    if model == "equidistant":
+        raw, _ = cv2.fisheye.distortPoints(rays[:, :, :2].copy(), K, D), None
+    else:
+        raw, _ = cv2.projectPoints(rays, np.zeros(3), np.zeros(3), K, D)
+    image = blobs(raw[:, 0], 300, 400, sigma=3)
+    rectified, K_out = Rectifier(*size)(image, Calibration(400, 300, K, D, model), "test")
+    assert rectified.shape == (*size, 3)
+    np.testing.assert_allclose(K_out, resize_and_crop(image, K, *size)[1])
+    expected = (rays[:, 0] @ K_out.T)[:, :2]
+    for pixel in expected:
+        np.testing.assert_allclose(centroid(rectified, pixel, round(9 * size[1] / 400)), pixel, atol=0.25)
+
+
+def test_without_distortion_an_image_of_the_right_size_is_unchanged():
+    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    out, K_out = Rectifier(48, 64)(image, Calibration(64, 48, K, np.zeros(5), "plumb_bob"), "test")
+    np.testing.assert_array_equal(out, image)
+    np.testing.assert_array_equal(K_out, K)
+
+
+def test_tables_are_made_once_a_camera():
+    rectify = Rectifier(48, 64)
+    image = np.zeros((60, 80, 3), np.uint8)
+    for _ in range(3):
+        for model, D in DISTORTIONS.items():
+            rectify(image, Calibration(80, 60, K, D, model), "test")
+    assert len(rectify._tables) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"K": np.zeros((3, 3))}, "focal lengths are 0 and 0 px, expected positive"),
+        ({"K": np.full((3, 3), np.nan)}, "expected 3 x 3 finite"),
+        ({"width": 0}, "size is 0 x 48 px"),
+        ({"D": np.array([0.1, 0.2])}, "2 distortion coefficients for 'plumb_bob', expected 4 or 5"),
+        ({"D": np.full(5, np.inf)}, "expected finite numbers"),
+        ({"D": np.ones(4), "distortion_model": "omni"}, "'omni', expected one of plumb_bob, rational_polynomial"),
+    ],
+)
+def test_impossible_calibrations_are_refused(change, message):
+    values = {"width": 64, "height": 48, "K": K} | change
+    with pytest.raises(CalibrationError, match=f"^/front/camera_info: .*{message}"):
+        validate(Calibration(**values), "/front/camera_info")
+
+
+def test_an_image_of_another_size_is_refused():
+    with pytest.raises(CalibrationError, match="image of 10 x 20 px, but its calibration is of 64 x 48 px"):
+        Rectifier(48, 64)(np.zeros((20, 10, 3), np.uint8), Calibration(64, 48, K), "front")
