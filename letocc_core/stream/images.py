@@ -72,7 +72,7 @@ def decode_compressed(data: bytes | np.ndarray, source: str) -> np.ndarray:
     Raises `DataError` for another format and for a file that is cut off: OpenCV would fill the rest with grey.
     """
     data = np.frombuffer(data, np.uint8)
-    name, complete = _container(data.tobytes())
+    name, complete = _container(data.tobytes(), source)
     if not complete:
         raise DataError(f"{source}: {name} image of {len(data)} bytes is truncated; it was cut off when it was written")
     image = cv2.imdecode(data, cv2.IMREAD_COLOR)
@@ -92,10 +92,13 @@ def encode(image: np.ndarray, kind: Literal["jpeg", "png"], quality: int = 95) -
     return data.tobytes()
 
 
-def _container(data: bytes) -> tuple[str, bool]:
+def _container(data: bytes, source: str) -> tuple[str, bool]:
     """Name of the image format by its first bytes, and whether its end marker is there."""
     if data.startswith(b"\xff\xd8\xff"):
         return "JPEG", data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")  # end of image after the last start of scan
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return "PNG", b"IEND" in data[-64:]
-    return f"unknown (first bytes {data[:4].hex() or 'none'}; expected JPEG or PNG)", True
+    raise DataError(
+        f"{source}: compressed image of {len(data)} bytes starts with '{data[:4].hex()}', expected JPEG (ffd8ff) or PNG "
+        "(89504e47)"
+    )
