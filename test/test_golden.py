@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from letocc_core.geometry.grid import GridSpec
+from letocc_core.geometry.ray_casting import cast
 from letocc_core.geometry.se3 import from_quaternion
 from letocc_core.metrics.depth import METRICS, DepthRange, depth_errors
 from letocc_core.metrics.motion import VelocityErrors
-from letocc_core.metrics.ray_casting import cast
 from letocc_core.metrics.ray_iou import RayCounts, Rays, distance_error, lidar_directions, select_origins, total
 
 NUSCENES = GridSpec((-40.0, -40.0, -1.0), (40.0, 40.0, 5.4), 0.4)

@@ -9,6 +9,7 @@ import pytest
 from letocc_core.data.truth import CLASS_NAMES, FREE, Truth
 from letocc_core.errors import DataError
 from letocc_core.geometry.grid import GridSpec
+from letocc_core.geometry.ray_casting import cast
 from letocc_core.metrics import frame_score, results
 from letocc_core.metrics.baselines import flat_road, mean_occupancy, mean_of, signed_distance
 from letocc_core.metrics.depth import DepthRange, DepthScore, depth_errors
@@ -16,7 +17,6 @@ from letocc_core.metrics.flow2d import FlowScore
 from letocc_core.metrics.frame_score import DepthTruth, Prediction, RayTruth
 from letocc_core.metrics.motion import MotionScore, direction_error_deg
 from letocc_core.metrics.occupancy import VoxelCounts
-from letocc_core.metrics.ray_casting import cast
 from letocc_core.metrics.ray_iou import RayCounts, lidar_directions, select_origins
 
 ROAD, CAR, PEDESTRIAN = (CLASS_NAMES.index(name) for name in ("road", "car", "pedestrian"))

@@ -12,11 +12,11 @@ from jaxtyping import Bool, Float, Int
 
 from letocc_core.data.truth import CLASS_NAMES, FREE, GROUND_CLASSES, MOVABLE_CLASSES, Truth
 from letocc_core.geometry.grid import GridSpec
+from letocc_core.geometry.ray_casting import RayHits
 from letocc_core.metrics.depth import DepthRange, DepthScore
 from letocc_core.metrics.flow2d import FlowScore
 from letocc_core.metrics.motion import MATCH_DISTANCE, MotionScore
 from letocc_core.metrics.occupancy import VoxelCounts
-from letocc_core.metrics.ray_casting import RayHits
 from letocc_core.metrics.ray_iou import RayCounts, Rays, distance_error
 
 Score = Mapping[str, Any]

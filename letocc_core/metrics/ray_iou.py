@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from letocc_core.geometry.grid import GridSpec
-from letocc_core.metrics.ray_casting import RayHits, cast
+from letocc_core.geometry.ray_casting import RayHits, cast
 
 THRESHOLDS = (1.0, 2.0, 4.0)  # m, strict
 TOP_PITCH = 0.21  # rad, the upper end of nuScenes' LiDAR
