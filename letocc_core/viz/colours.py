@@ -1,0 +1,41 @@
+"""The colours of every picture; they stay apart for colour-blind readers (Okabe-Ito, viridis, inferno)."""
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt8
+
+INK = (34, 40, 49)  # text
+FAINT = (120, 128, 138)  # secondary text
+PAPER = (255, 255, 255)  # background of a page
+SKY = (236, 241, 246)  # background of a 3D view
+UNSEEN = (214, 218, 224)  # what no camera sees
+EMPTY = (247, 248, 250)  # seen and empty
+GROUND = (186, 178, 165)  # road, kerbs, ground
+EGO = (213, 94, 0)  # the ego vehicle
+ARROW = (204, 40, 110)  # velocity
+
+LOWEST, HIGHEST = 0.3, 4.0  # m above the road: ends of the height scale; lower is ground
+NEAREST, FARTHEST = 2.0, 40.0  # m: ends of the depth scale, which is logarithmic
+
+
+def height_colours(height: Float[np.ndarray, "*n"]) -> UInt8[np.ndarray, "*n 3"]:
+    """RGB of heights above the road (m): `GROUND` below `LOWEST`, then viridis."""
+    share = (np.asarray(height, np.float64) - LOWEST) / (HIGHEST - LOWEST)
+    colours = _lookup(cv2.COLORMAP_VIRIDIS, share * 0.92 + 0.08)
+    colours[share < 0] = GROUND
+    return colours
+
+
+def depth_colours(depth: Float[np.ndarray, "*n"]) -> UInt8[np.ndarray, "*n 3"]:
+    """RGB of depths (m) on a logarithmic scale, near = bright; `UNSEEN` where not finite or not positive."""
+    known = np.isfinite(depth) & (depth > 0)
+    share = np.log(np.where(known, depth, NEAREST) / NEAREST) / np.log(FARTHEST / NEAREST)
+    colours = _lookup(cv2.COLORMAP_INFERNO, 0.95 - 0.87 * np.clip(share, 0, 1))
+    colours[~known] = UNSEEN
+    return colours
+
+
+def _lookup(colormap: int, share: np.ndarray) -> np.ndarray:
+    index = np.clip(share * 255, 0, 255).astype(np.uint8)
+    table = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], colormap)[:, 0, ::-1]
+    return table[index]
