@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ class OccFlowPipeline:
         limits: motion that counts as a jump of the pose.
 
     Attributes:
-        fields: of the last step, on `device`.
+        fields: of the last step, on `device`; inference tensors, so no gradient can be taken through them.
         steps: sets answered.
         resets: how often the past was forgotten, by reason.
     """
@@ -68,7 +69,9 @@ class OccFlowPipeline:
         self._seconds: dict[str, float] = {}
 
     @classmethod
-    def from_checkpoint(cls, path, threshold: float | None = None, device: torch.device | str = "cpu"):
+    def from_checkpoint(
+        cls, path: str | Path, threshold: float | None = None, device: torch.device | str = "cpu"
+    ) -> "OccFlowPipeline":
         """A pipeline with the model and the input configuration of a checkpoint; raises `CheckpointError`."""
         model, input, _ = checkpoint.load_model(path, device)
         return cls(model, input, threshold, device)
