@@ -87,7 +87,7 @@ def test_out_of_order_and_repeated_transforms():
 
 
 def test_memory_is_bounded_by_the_duration():
-    buffer = PoseBuffer(duration=1)
+    buffer = PoseBuffer(duration=1.0)
     for i in range(1000):
         buffer.set_transform("odom", "base_link", i * S // 100, shift(i))
     assert buffer.lookup("odom", "base_link", 9 * S)[0, 3] == 900
@@ -96,7 +96,7 @@ def test_memory_is_bounded_by_the_duration():
 
 
 def test_time_that_begins_anew_forgets_the_old_run():
-    buffer = PoseBuffer(duration=1)
+    buffer = PoseBuffer(duration=1.0)
     buffer.set_transform("odom", "base_link", 50 * S, shift(7))
     buffer.set_transform("odom", "base_link", 0, shift(1))
     assert buffer.lookup("odom", "base_link", 0)[0, 3] == 1

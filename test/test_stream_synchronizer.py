@@ -52,7 +52,7 @@ def test_the_nearest_image_is_taken_when_several_are_there():
 
 
 def test_an_image_between_two_anchors_joins_the_nearer():
-    s = Synchronizer("abc", slop=0.06, max_wait=1)
+    s = Synchronizer("abc", slop=0.06, max_wait=1.0)
     decided = drive(s, [("a", 0), ("a", 100), ("b", 55), ("c", 0)], flush=True)
     assert sets(decided) == [(0, None, 0), (100, 55, None)]
 
@@ -73,7 +73,7 @@ def test_all_cameras_may_be_required():
 
 
 def test_a_newer_complete_set_closes_the_older_ones():
-    s = Synchronizer("ab", max_wait=10)
+    s = Synchronizer("ab", max_wait=10.0)
     assert sets(drive(s, [("a", 0), ("a", 100), ("b", 100)])) == [(0, None), (100, 100)]
 
 
@@ -98,14 +98,14 @@ def test_memory_is_bounded_when_the_anchor_is_silent():
     decided = drive(s, [("b", t) for t in range(0, 10_000, 10)])
     assert s.pending <= 13  # 0.12 s at 100 Hz
     assert len(decided) + s.pending == 1000
-    crowded = Synchronizer("ab", max_wait=100, capacity=5)
+    crowded = Synchronizer("ab", max_wait=100.0, capacity=5)
     decided = drive(crowded, [("b", t) for t in range(20)])
     assert crowded.pending == 5
     assert reasons(decided)[0] == ("overflow", "b", 0)
 
 
 def test_a_recording_that_loops_starts_anew():
-    s = Synchronizer("ab", restart_after=1)
+    s = Synchronizer("ab", restart_after=1.0)
     first = drive(s, [("a", 5000), ("b", 5000), ("a", 5100)])
     again = drive(s, [("a", 0), ("b", 0)])
     assert sets(first) == [(5000, 5000)]
@@ -118,8 +118,8 @@ def test_wrong_use_is_refused():
         Synchronizer(["a", "a"])
     with pytest.raises(ConfigError, match="at least one"):
         Synchronizer([])
-    with pytest.raises(ConfigError, match="slop is -1"):
-        Synchronizer("a", slop=-1)
+    with pytest.raises(ConfigError, match="slop is -1.0 s"):
+        Synchronizer("a", slop=-1.0)
     with pytest.raises(DataError, match="camera 'z', expected one of a, b"):
         Synchronizer("ab").add("z", 0, None)
 
