@@ -2,6 +2,7 @@
 # Installs what this repository needs into the virtual environment given as the only argument, and builds its ROS
 # package into install/. Does only what has changed since the last time. scripts/env.sh calls it.
 set -euo pipefail
+shopt -s inherit_errexit
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=$1

@@ -1,0 +1,182 @@
+"""The package as a whole: who may import whom, what the files that describe it say, and the set-up scripts."""
+
+import ast
+import os
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+import letocc_core
+
+ROOT = Path(__file__).resolve().parents[1]
+ROS = {"rclpy", "rosidl_runtime_py", "launch", "launch_ros", "cv_bridge", "tf2_ros", "tf_transformations", "letocc_ros"}
+TRAINING_ONLY = ("rendering", "losses", "cues", "data", "metrics", "train", "evaluate")
+LAYERS = {  # part of letocc_core: the parts that its modules may import, besides errors, config and frame
+    "geometry": {"geometry"},
+    "model": {"model", "geometry"},
+    "stream": {"stream", "model", "geometry", "checkpoint"},
+}
+COMMON = {"errors", "config", "frame"}
+
+
+def imports(file: Path) -> Iterator[str]:
+    """Absolute names of all modules that a file imports, at any depth of its code."""
+    for node in ast.walk(ast.parse(file.read_text(), str(file))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}:{node.lineno}: imports are absolute in this project"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def core_parts(file: Path) -> set[str]:
+    """First-level parts of letocc_core that a file imports."""
+    parts = (name.split(".") for name in imports(file))
+    return {p[1] for p in parts if p[0] == "letocc_core" and len(p) > 1 and not p[1].startswith("__")}
+
+
+def modules(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+def test_the_core_imports_no_ros():
+    """Only `letocc play` may reach for the ROS side, in the function that runs it."""
+    found = {
+        f"{file.relative_to(ROOT)}: {name}"
+        for file in modules("letocc_core")
+        for name in imports(file)
+        if (name.split(".")[0] in ROS or name.split(".")[0].endswith("_msgs")) and file.name != "cli.py"
+    }
+    assert not found
+
+
+@pytest.mark.parametrize("part", LAYERS)
+def test_dependencies_point_one_way(part: str):
+    for file in modules(f"letocc_core/{part}"):
+        forbidden = core_parts(file) - LAYERS[part] - COMMON
+        assert not forbidden, f"{file.relative_to(ROOT)} imports {sorted(forbidden)}"
+
+
+def test_the_node_imports_nothing_of_training():
+    """The bag player and recorder read and write recordings; the node itself, and what it converts, must not."""
+    for file in (ROOT / "letocc_ros").glob("node.py"):
+        assert not core_parts(file) & set(TRAINING_ONLY)
+
+
+def test_help_is_quick_and_light():
+    probe = "import sys; from letocc_core.cli import main\ntry: main(['--help'])\nfinally: print(sorted(sys.modules))"
+    begin = time.monotonic()
+    run = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert run.returncode == 0 and "usage: letocc" in run.stdout, run.stderr
+    assert not [
+        heavy for heavy in ("torch", "open3d", "transformers", "matplotlib", "cv2") if f"'{heavy}'" in run.stdout
+    ]
+    assert time.monotonic() - begin < 10  # 0.2 s on an idle machine
+
+
+@pytest.fixture(scope="module")
+def manifest() -> ElementTree.Element:
+    return ElementTree.parse(ROOT / "package.xml").getroot()
+
+
+def test_one_version_everywhere(manifest: ElementTree.Element):
+    assert manifest.findtext("version") == letocc_core.__version__
+    assert letocc_core.__version__ in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_manifest_names_every_ros_package_that_is_imported(manifest: ElementTree.Element):
+    declared = {e.text for tag in ("depend", "exec_depend", "buildtool_depend") for e in manifest.iter(tag)}
+    ours = {"letocc_ros"}
+    used = {
+        name.split(".")[0]
+        for file in modules("letocc_ros") + modules("launch")
+        for name in imports(file)
+        if name.split(".")[0] in ROS or name.split(".")[0].endswith("_msgs")
+    }
+    assert used - ours <= declared
+    assert manifest.find("export/build_type").text == "ament_cmake"
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "config").glob("*.yaml")), ids=lambda file: file.name)
+def test_the_loader_reads_every_configuration(file: Path):
+    """Strictly, as training does; the node's own parameters are compared with its declarations in its test."""
+    if "ros__parameters" in file.read_text():
+        assert isinstance(yaml.safe_load(file.read_text()), dict)
+        return
+    from letocc_core import config as configuration
+    from letocc_core.train import TrainConfig
+
+    configuration.load(TrainConfig, file)
+
+
+def test_every_direct_dependency_is_pinned():
+    pins = {line.split("==")[0] for line in (ROOT / "scripts/constraints.txt").read_text().splitlines() if "==" in line}
+    lines = (ROOT / "scripts/requirements-ros.txt").read_text().splitlines()
+    direct = {line.split("[")[0] for line in lines if line and not line.startswith("#")}
+    project = (ROOT / "pyproject.toml").read_text().split("[project.scripts]")[0]
+    direct |= {word.split(">=")[0] for word in project.split('"') if ">=" in word and word[0].isalpha()} - {
+        "setuptools"
+    }
+    assert {"torch", "open3d", "rosbags", "pytest"} <= direct
+    assert direct <= pins
+
+
+def test_the_repository_names_no_place_of_its_makers():
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if tracked.returncode:
+        pytest.skip("not a git checkout")
+    texts = [p for p in map(Path, tracked.stdout.splitlines()) if p.suffix not in {".png", ".gif", ".safetensors"}]
+    home = "/" + "work/"
+    assert not [str(p) for p in texts if (ROOT / p).is_file() and home in (ROOT / p).read_text(errors="ignore")]
+
+
+def run_install(folder: Path, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        ["bash", str(ROOT / "scripts/install.sh"), str(folder)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_setup_refuses_a_python_out_of_range(tmp_path: Path):
+    old = tmp_path / "python3.9"
+    old.write_text("#!/bin/sh\nexit 1\n")
+    old.chmod(0o755)
+    run = run_install(tmp_path / "venv", LETOCC_PYTHON=str(old))
+    assert run.returncode == 1
+    assert "no Python from 3.10 to 3.13" in run.stderr and str(old) in run.stderr
+
+
+def test_setup_leaves_a_foreign_folder_alone(tmp_path: Path):
+    (tmp_path / "precious").write_text("mine")
+    run = run_install(tmp_path)
+    assert run.returncode == 1 and "was not made by this script" in run.stderr, run.stderr
+    assert (tmp_path / "precious").read_text() == "mine"
+
+
+def test_a_ros_installation_keeps_its_own_numpy():
+    sys.path.insert(0, str(ROOT / "scripts"))
+    try:
+        from ros_constraints import constraints
+    finally:
+        sys.path.pop(0)
+    lines = [
+        "# a comment",
+        "",
+        "numpy==2.4.6; python_version >= '3.11'",
+        "scipy==1.17.1",
+        "PyYAML==6.0.3",
+        "tqdm==4.70.1",
+    ]
+    lines += ["setuptools==79.0.1"]
+    system = {"numpy": "1.26.4", "setuptools": "68.1.2", "lark": "1.1.9"}
+    assert constraints(lines, system) == ["PyYAML==6.0.3", "tqdm==4.70.1", "setuptools==79.0.1", "numpy==1.26.4"]
+    assert constraints(["scipy==1.17.1"], {}) == ["scipy==1.17.1"]
