@@ -118,7 +118,7 @@ def test_wrong_use_is_refused():
         Synchronizer(["a", "a"])
     with pytest.raises(ConfigError, match="at least one"):
         Synchronizer([])
-    with pytest.raises(ConfigError, match="slop is -1.0 s"):
+    with pytest.raises(ConfigError, match=r"slop is -1\.0 s"):
         Synchronizer("a", slop=-1.0)
     with pytest.raises(DataError, match="camera 'z', expected one of a, b"):
         Synchronizer("ab").add("z", 0, None)
