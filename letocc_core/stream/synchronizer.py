@@ -143,9 +143,10 @@ class Synchronizer(Generic[T]):
 
     def _close_ripe(self) -> None:
         """Close the sets up to the newest complete one, and those that have waited long enough."""
-        complete = [i for i in range(len(self._anchors)) if None not in self._match(i)]
-        for _ in range(complete[-1] + 1 if complete else 0):
-            self._close_oldest()
+        if all(self._waiting.values()):  # else none is complete
+            complete = [i for i in range(len(self._anchors)) if None not in self._match(i)]
+            for _ in range(complete[-1] + 1 if complete else 0):
+                self._close_oldest()
         while self._anchors and self._expired(self._anchors[0][0]):
             self._close_oldest()
 
