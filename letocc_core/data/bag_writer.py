@@ -1,7 +1,7 @@
 """Writes ROS 2 bags (MCAP or sqlite3) without ROS: camera images, camera_info, transforms, point clouds.
 
-Topics follow image_transport: `/<camera>/image_raw/compressed` (or `/image_raw`) and `/<camera>/camera_info`; the camera's
-frame is `<camera>_optical`. The receive time of every message is its stamp, so that a replay has the recording's timing.
+Topics follow image_transport: `/<camera>/image_raw/compressed` (or `/image_raw`) and `/<camera>/camera_info`; the
+camera's frame is `<camera>_optical`. Every message is received at its stamp, so that a replay keeps the timing.
 """
 
 import shutil

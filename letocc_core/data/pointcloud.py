@@ -56,8 +56,8 @@ def to_structured(cloud: Cloud, source: str) -> np.ndarray:
     expected = cloud.row_step * cloud.height
     if cloud.row_step < cloud.width * cloud.point_step or len(cloud.data) < expected:
         raise DataError(
-            f"{source}: {len(cloud.data)} bytes with rows of {cloud.row_step}, expected {cloud.height} rows of at least "
-            f"{cloud.width} points of {cloud.point_step} bytes"
+            f"{source}: {len(cloud.data)} bytes with rows of {cloud.row_step}, expected {cloud.height} rows of at "
+            f"least {cloud.width} points of {cloud.point_step} bytes"
         )
     rows = np.frombuffer(cloud.data, np.uint8)[:expected].reshape(cloud.height, cloud.row_step)
     return np.ascontiguousarray(rows[:, : cloud.width * cloud.point_step]).reshape(-1).view(kind)

@@ -1,7 +1,7 @@
-"""Image payloads as ROS 2 carries them <-> RGB arrays. Pure numpy and OpenCV: the live node and the bag reader share it.
+"""Image payloads as ROS 2 carries them <-> RGB arrays. Pure numpy and OpenCV, shared by the live node and bag reader.
 
-Raw payloads are `sensor_msgs/Image` (encoding, height, width, step, bytes), compressed ones `sensor_msgs/CompressedImage`
-(JPEG or PNG bytes). Arrays are uint8 RGB [height, width, 3].
+Raw payloads are `sensor_msgs/Image` (encoding, height, width, step, bytes), compressed ones
+`sensor_msgs/CompressedImage` (JPEG or PNG bytes). Arrays are uint8 RGB [height, width, 3].
 """
 
 from typing import Literal
@@ -99,6 +99,6 @@ def _container(data: bytes, source: str) -> tuple[str, bool]:
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return "PNG", b"IEND" in data[-64:]
     raise DataError(
-        f"{source}: compressed image of {len(data)} bytes starts with '{data[:4].hex()}', expected JPEG (ffd8ff) or PNG "
-        "(89504e47)"
+        f"{source}: compressed image of {len(data)} bytes starts with '{data[:4].hex()}', expected JPEG (ffd8ff) or "
+        "PNG (89504e47)"
     )
