@@ -241,22 +241,48 @@ def _sweep_depth(
     return DepthTruth(K, T_ego_cam, pixels, depth)
 
 
+@dataclass(frozen=True, eq=False)
+class _Surface:
+    """A signed distance field alone, for the renderer."""
+
+    sdf: Float[torch.Tensor, "1 1 X Y Z"]  # m
+    flow: None = None
+    semantics: None = None
+
+
 @torch.no_grad()
 def render_depth(
-    sdf: Float[np.ndarray, "X Y Z"], grid: GridSpec, target: DepthTruth, config: EvaluationConfig
+    sdf: Float[np.ndarray, "X Y Z"], grid: GridSpec, target: DepthTruth, config: EvaluationConfig = EvaluationConfig()
 ) -> Float[np.ndarray, "N M"]:
     """Depth (m) of a signed distance field at the pixels of `target`, by the renderer that training uses."""
-    from letocc_core.model.let_occ_flow import Fields
     from letocc_core.rendering.rays import rays_through
     from letocc_core.rendering.render import render
 
     def tensor(values: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(values, np.float32))[None]
 
-    volume = tensor(sdf)[None]
-    fields = Fields(sdf=volume, flow=volume.new_zeros(1, 2, *grid.shape), semantics=None)
     rays = rays_through(tensor(target.pixels), tensor(target.K), tensor(target.T_ego_cam), grid)
-    return render(fields, grid, rays, samples=config.samples, beta=config.beta).depth[0].numpy()
+    surface = _Surface(tensor(sdf)[None])
+    return render(surface, grid, rays, samples=config.samples, beta=config.beta).depth[0].numpy()
+
+
+def depth_images(
+    sdf: Float[np.ndarray, "X Y Z"], grid: GridSpec, frame_set: FrameSet, stride: int = 2
+) -> list[Float[np.ndarray, "h w"] | None]:
+    """Rendered depth (m) of every `stride`-th pixel of each camera, for pictures; NaN where the ray leaves the box."""
+    out: list[np.ndarray | None] = []
+    for image, calibration, T in zip(frame_set.images, frame_set.calibrations, frame_set.T_ego_cam, strict=True):
+        if image is None:
+            out.append(None)
+            continue
+        v, u = np.mgrid[stride // 2 : calibration.height : stride, stride // 2 : calibration.width : stride]
+        pixels = np.stack([u, v], axis=-1).reshape(1, -1, 2).astype(np.float64)
+        target = DepthTruth(calibration.K[None], T[None], pixels, np.zeros(pixels.shape[:2]))
+        depth = render_depth(sdf, grid, target)
+        points = target.points(depth * 1.001)
+        inside = ((points >= grid.lower) & (points < grid.upper)).all(-1)
+        out.append(np.where(inside, depth, np.nan).reshape(u.shape))
+    return out
 
 
 def evaluate_checkpoint(

@@ -107,9 +107,7 @@ def _slab(
     return near.max(1), np.nan_to_num(np.maximum(a, b), nan=np.inf).min(1), near.argmax(1)
 
 
-def _paint_floor(
-    image: np.ndarray, distance: np.ndarray, directions: np.ndarray, grid: GridSpec, view: View
-) -> None:
+def _paint_floor(image: np.ndarray, distance: np.ndarray, directions: np.ndarray, grid: GridSpec, view: View) -> None:
     """The box's footprint as a pale plate below everything."""
     lower, upper = np.array(grid.lower), np.array(grid.upper)
     with np.errstate(divide="ignore"):
