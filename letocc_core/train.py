@@ -208,7 +208,7 @@ class _Run:
         """AdamW over two groups: the backbone at its own rate, the rest."""
         groups: dict[float, list[nn.Parameter]] = {}
         for name, parameter in self.model.named_parameters():
-            factor = config.backbone_factor if name.startswith("backbone.") else 1.0
+            factor = config.backbone_factor if name.startswith("pyramid.backbone.") else 1.0
             groups.setdefault(factor, []).append(parameter)
         optimizer = torch.optim.AdamW(
             [{"params": p, "base_rate": config.learning_rate * f} for f, p in groups.items()],

@@ -1,0 +1,90 @@
+"""Multi-scale deformable attention (Zhu et al., Deformable DETR, ICLR 2021, eq. 2), in plain PyTorch."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+def ms_deform_attn(
+    value: Float[Tensor, "B S heads dim"],
+    spatial_shapes: Sequence[tuple[int, int]],
+    sampling_locations: Float[Tensor, "B Q heads levels points 2"],
+    attention_weights: Float[Tensor, "B Q heads levels points"],
+) -> Float[Tensor, "B Q heads*dim"]:
+    """Weighted sum of bilinear samples of every level's feature map.
+
+    Args:
+        value: the levels' maps, flattened row by row and concatenated: S = sum of H * W.
+        spatial_shapes: (H, W) of each level.
+        sampling_locations: (x, y) in [0, 1] across a map, faces included (pixel = loc * size - 0.5); zero outside.
+        attention_weights: summing to 1 over levels and points.
+    """
+    B, _, heads, dim = value.shape
+    queries, points = sampling_locations.shape[1], sampling_locations.shape[4]
+    locations = (2 * sampling_locations - 1).permute(3, 0, 2, 1, 4, 5).flatten(1, 2)  # [levels, B*heads, Q, points, 2]
+    weights = attention_weights.permute(3, 0, 2, 1, 4).reshape(len(spatial_shapes), B * heads, 1, queries, points)
+    out = value.new_zeros(B * heads, dim, queries)
+    maps = value.split([h * w for h, w in spatial_shapes], dim=1)
+    for level, (h, w) in enumerate(spatial_shapes):
+        image = maps[level].permute(0, 2, 3, 1).reshape(B * heads, dim, h, w)
+        sampled = F.grid_sample(image, locations[level], mode="bilinear", padding_mode="zeros", align_corners=False)
+        out = out + (sampled * weights[level]).sum(-1)
+    return out.view(B, heads * dim, queries).transpose(1, 2)
+
+
+class DeformableAttention(nn.Module):
+    """Predicts offsets and weights from a query and attends to feature maps around its reference points."""
+
+    def __init__(self, dim: int, heads: int, levels: int, points: int, query_dim: int | None = None):
+        """
+        Args:
+            dim: channels of values and output.
+            points: samples per head and level.
+            query_dim: channels of the query, `dim` if not given (BFAM predicts from two features at once).
+        """
+        super().__init__()
+        self.heads, self.levels, self.points = heads, levels, points
+        self.offsets = nn.Linear(query_dim or dim, heads * levels * points * 2)
+        self.weights = nn.Linear(query_dim or dim, heads * levels * points)
+        self.value = nn.Linear(dim, dim)
+        self.output = nn.Linear(dim, dim)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Deformable DETR's start: head h looks in direction 2 pi h / heads, its k-th point k + 1 pixels away."""
+        nn.init.zeros_(self.offsets.weight)
+        nn.init.zeros_(self.weights.weight)
+        nn.init.zeros_(self.weights.bias)
+        angle = torch.arange(self.heads) * (2 * math.pi / self.heads)
+        direction = torch.stack([angle.cos(), angle.sin()], -1)
+        direction = direction / direction.abs().amax(-1, keepdim=True)
+        reach = torch.arange(1, self.points + 1).view(1, 1, -1, 1)
+        bias = direction[:, None, None] * reach * torch.ones(1, self.levels, 1, 1)
+        self.offsets.bias.data = bias.flatten()
+        nn.init.xavier_uniform_(self.value.weight)
+        nn.init.xavier_uniform_(self.output.weight)
+
+    def forward(
+        self,
+        query: Float[Tensor, "B Q C"],
+        reference: Float[Tensor, "B Q levels anchors 2"],
+        value: Float[Tensor, "B S dim"],
+        spatial_shapes: Sequence[tuple[int, int]],
+    ) -> Float[Tensor, "B Q dim"]:
+        """Attend around `reference`, (x, y) in [0, 1] for each level or for all of them (levels = 1).
+
+        A query's points are shared out among its anchors.
+        """
+        B, Q, _, anchors = reference.shape[:4]
+        size = value.new_tensor([[w, h] for h, w in spatial_shapes])
+        offsets = self.offsets(query).view(B, Q, self.heads, self.levels, self.points // anchors, anchors, 2)
+        offsets = offsets / size[:, None, None]
+        locations = (reference[:, :, None, :, None] + offsets).flatten(4, 5)
+        weights = self.weights(query).view(B, Q, self.heads, -1).softmax(-1)
+        weights = weights.view(B, Q, self.heads, self.levels, self.points)
+        value = self.value(value).view(B, value.shape[1], self.heads, -1)
+        return self.output(ms_deform_attn(value, spatial_shapes, locations, weights))

@@ -1,0 +1,53 @@
+"""SDF, flow and semantic fields on the output grid (Let Occ Flow 3.3, eq. 7)."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class FieldsConfig:
+    """Two-layer MLPs evaluated at every voxel."""
+
+    hidden: int = 64  # width of the hidden layer
+    classes: int = 0  # semantic classes; 0: no semantic field
+    sdf_scale: float = 1.0  # m, SDF of a unit of the last layer's output
+    sdf_start: float = 0.5  # m, SDF everywhere before training: free
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Dense fields on the output grid, in ego axes."""
+
+    sdf: Float[Tensor, "B 1 X Y Z"]  # m, positive = free
+    flow: Float[Tensor, "B 2 X Y Z"]  # m/s, (vx, vy) of the matter relative to the world
+    semantics: Float[Tensor, "B K X Y Z"] | None = None  # logits
+
+    def probability(self, scale: float) -> Float[Tensor, "B X Y Z"]:
+        """Occupancy probability sigmoid(-sdf / scale); `scale` in metres."""
+        return torch.sigmoid(-self.sdf[:, 0] / scale)
+
+
+class FieldHeads(nn.Module):
+    """One MLP a field; their last layers start at zero, so that the world starts free and still."""
+
+    def __init__(self, config: FieldsConfig, dim: int):
+        super().__init__()
+        self.config = config
+        self.sdf = self._mlp(dim, 1)
+        self.flow = self._mlp(dim, 2)
+        self.semantics = self._mlp(dim, config.classes) if config.classes else None
+
+    def _mlp(self, inputs: int, outputs: int) -> nn.Sequential:
+        last = nn.Linear(self.config.hidden, outputs)
+        nn.init.normal_(last.weight, std=1e-3)
+        nn.init.zeros_(last.bias)
+        return nn.Sequential(nn.Linear(inputs, self.config.hidden), nn.ReLU(), last)
+
+    def forward(self, volume: Float[Tensor, "B C X Y Z"]) -> Fields:
+        features = volume.movedim(1, -1)
+        sdf = self.sdf(features).movedim(-1, 1) * self.config.sdf_scale + self.config.sdf_start
+        semantics = None if self.semantics is None else self.semantics(features).movedim(-1, 1)
+        return Fields(sdf, self.flow(features).movedim(-1, 1), semantics)

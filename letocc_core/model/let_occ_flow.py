@@ -1,0 +1,114 @@
+"""The network: camera images and poses in, SDF and velocity of every voxel out (Let Occ Flow, CoRL 2024, section 3)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from letocc_core.errors import ConfigError
+from letocc_core.frame import Frame
+from letocc_core.geometry import se3
+from letocc_core.geometry.grid import GridSpec
+from letocc_core.model import plane_sweep
+from letocc_core.model.backbone import BackboneConfig, FeaturePyramid
+from letocc_core.model.fields import FieldHeads, Fields, FieldsConfig
+from letocc_core.model.plane_sweep import PlaneSweepConfig
+from letocc_core.model.refinement import Refinement, RefinementConfig
+from letocc_core.model.temporal import TemporalConfig, TemporalFusion
+from letocc_core.model.tpv import EncoderConfig, TPVEncoder
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The whole network; the defaults are the paper's sizes for nuScenes, on a smaller box."""
+
+    grid: GridSpec = field(default_factory=GridSpec)  # output voxels; the TPV has half their resolution
+    dim: int = 192  # channels of the pyramid, the planes and the volume
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    temporal: TemporalConfig = field(default_factory=TemporalConfig)
+    refinement: RefinementConfig = field(default_factory=RefinementConfig)
+    fields: FieldsConfig = field(default_factory=FieldsConfig)
+    sweep: PlaneSweepConfig | None = None  # plane-sweep evidence from past frames as a further input
+    occupancy_scale: float = 0.1  # m, probability = sigmoid(-sdf / occupancy_scale)
+    occupancy_threshold: float = 0.5  # a voxel is occupied above this probability
+    checkpoint_activations: bool = False  # recompute encoder layers in the backward pass: less memory, more time
+
+    def __post_init__(self):
+        if any(n % 2 for n in self.grid.shape):
+            raise ConfigError(
+                f"model.grid has {self.grid.shape} voxels, expected even numbers: the TPV has half of them"
+            )
+        for name, heads in (("encoder", self.encoder.heads), ("temporal", self.temporal.heads)):
+            if self.dim % heads:
+                raise ConfigError(f"model.dim {self.dim} is not a multiple of model.{name}.heads {heads}")
+
+
+@dataclass(frozen=True)
+class EncodedFrame:
+    """What is kept of a frame: enough to be fused into later ones without seeing its images again."""
+
+    stamp: Int[Tensor, "B"]  # ns
+    volume: Float[Tensor, "B D x y z"]  # at the TPV's resolution, in the frame's own ego axes
+    T_world_ego: Float[Tensor, "B 4 4"]  # m, float64
+    T_ego_cam: Float[Tensor, "B N 4 4"]  # m
+    camera_valid: Bool[Tensor, "B N"]
+    K: Float[Tensor, "B N 3 3"]  # px, of the full images
+    grey: Float[Tensor, "B N h w"] | None  # brightness at half resolution, kept for the plane sweep
+
+
+class LetOccFlow(nn.Module):
+    """Images -> TPV volume (encode); volumes of now and the past -> fields (decode)."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        coarse, levels = config.grid.coarser(2), len(config.backbone.widths)
+        extra = plane_sweep.CHANNELS if config.sweep else 0
+        self.pyramid = FeaturePyramid(config.backbone, config.dim)
+        self.encoder = TPVEncoder(config.encoder, coarse, config.dim, levels, config.checkpoint_activations)
+        self.temporal = TemporalFusion(config.temporal, coarse, config.dim)
+        self.refinement = Refinement(config.refinement, config.dim, extra_coarse=extra, extra_fine=extra)
+        self.fields = FieldHeads(config.fields, config.dim // 2)
+
+    def forward(self, current: Frame, history: Sequence[Frame] = ()) -> Fields:
+        """Fields of the current frame (batched frames; `history` newest first)."""
+        return self.decode(self.encode(current), [self.encode(frame) for frame in history])
+
+    def encode(self, frame: Frame) -> EncodedFrame:
+        """2D-to-3D encoder: backbone, pyramid, TPV (eqs. 2, 3). Frames are batched: images [B, N, 3, H, W]."""
+        B, N, _, H, W = frame.images.shape
+        maps = [m.view(B, N, *m.shape[1:]) for m in self.pyramid(frame.images.flatten(0, 1))]
+        volume = self.encoder(maps, frame.K, frame.T_ego_cam, frame.camera_valid, (H, W))
+        grey = plane_sweep.grey_half(frame.images) if self.config.sweep else None
+        return EncodedFrame(frame.stamp, volume, frame.T_world_ego, frame.T_ego_cam, frame.camera_valid, frame.K, grey)
+
+    def decode(self, current: EncodedFrame, history: Sequence[EncodedFrame] = ()) -> Fields:
+        """Fields from what was encoded before. A past frame that is missing is replaced by the nearest one there is."""
+        past = [*history, *([history[-1] if history else current] * self.config.temporal.frames)]
+        past = past[: self.config.temporal.frames]
+        # Ego-motion alignment, backward-forward attention, BEV-volume fusion (eqs. 4 to 6)
+        T_past_now = [se3.relative(p.T_world_ego, current.T_world_ego) for p in past]
+        volume = self.temporal(current.volume, [p.volume for p in past], T_past_now)
+        # Plane-sweep evidence, at both resolutions
+        fine = self._sweep(current, past, T_past_now)
+        if fine is not None:
+            volume = torch.cat([volume, F.avg_pool3d(fine, 2)], dim=1)
+        # 3D refinement and upsampling, then the fields (eq. 7)
+        return self.fields(self.refinement(volume, fine))
+
+    def _sweep(
+        self, current: EncodedFrame, past: Sequence[EncodedFrame], T_past_now: Sequence[Tensor]
+    ) -> Float[Tensor, "B C X Y Z"] | None:
+        """Evidence at every output voxel, or None without a sweep in the configuration."""
+        config = self.config.sweep
+        if config is None:
+            return None
+        K = plane_sweep.half_intrinsics(current.K)
+        T = [se3.inverse(p.T_ego_cam) @ t[:, None] @ current.T_ego_cam for p, t in zip(past, T_past_now, strict=True)]
+        valid = [p.camera_valid & current.camera_valid for p in past]
+        swept = plane_sweep.sweep_depth(current.grey, [p.grey for p in past], K, T, valid, config)
+        return plane_sweep.lift(swept, self.config.grid, K, current.T_ego_cam, config.truncation)
