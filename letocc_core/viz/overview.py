@@ -44,7 +44,7 @@ def overview(moment: Moment, title: str, caption: str = "") -> UInt8[np.ndarray,
     map_height = round(square * grid.shape[0] / max(grid.shape[:2]))
     volumes = _volumes(moment)
     top = 96
-    panels_top = top + len(rows) * (tile[1] + 6) + 84
+    panels_top = top + len(rows) * (tile[1] + 6) + 112
     height = panels_top + len(volumes) * (map_height + 58) + 50
     page = Canvas(WIDTH, height)
     page.text(title, MARGIN, MARGIN, 30)
@@ -137,6 +137,7 @@ def _legend(page: Canvas, y: int) -> None:
     marks = {(h - low) / (high - low): f"{h:g} m" for h in (1, 2, 3, high)}
     page.scale(colours.height_colours(np.linspace(low, high, 256)), 200, y, 260, marks)
     x = page.swatch(colours.GROUND, "ground", 520, y)
+    x = page.swatch(colours.EMPTY, "empty", x, y)
     x = page.swatch(colours.UNSEEN, "not seen by any camera", x, y)
     x = page.swatch(colours.EGO, "ego vehicle", x, y)
     page.swatch(colours.ARROW, "velocity: the way of the next 0.8 s", x, y)

@@ -34,7 +34,8 @@ class View:
         middle = (lower[1] + upper[1]) / 2
         eye = (lower[0] - 0.46 * span[0], middle + 0.16 * span[1], 0.66 * max(span[0], span[1]))
         target = (lower[0] + 0.41 * span[0], middle, 0.0)
-        return cls(eye, target, 41.0, height, width)
+        fov = np.degrees(2 * np.arctan(0.374 * max(1.0, 1.7 * height / width)))  # narrow pictures need a wider lens
+        return cls(eye, target, float(fov), height, width)
 
     def axes(self) -> Float[np.ndarray, "3 3"]:
         """Rows: right, down, forward of the picture in ego axes."""
