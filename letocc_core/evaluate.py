@@ -30,6 +30,8 @@ from letocc_core.metrics.frame_score import DepthTruth, Prediction, RayTruth
 from letocc_core.metrics.ray_iou import select_origins
 from letocc_core.stream.types import FrameSet, OccFlow
 
+MAX_SWEEP_PIXELS = 4096  # pixels a camera at which depth is compared with a LiDAR sweep
+
 
 @dataclass(frozen=True)
 class EvaluationConfig:
@@ -232,7 +234,7 @@ def _sweep_depth(
         project_lidar(lidar, K[row], T_ego_cam[row], frame_set.calibrations[i].height, frame_set.calibrations[i].width)
         for row, i in enumerate(present)
     ]
-    places = [np.argwhere(m > 0) for m in maps]
+    places = [p[:: len(p) // MAX_SWEEP_PIXELS + 1] for p in (np.argwhere(m > 0) for m in maps)]
     size = max(map(len, places))
     pixels, depth = np.zeros((len(maps), size, 2)), np.full((len(maps), size), np.nan)
     for row, (image, place) in enumerate(zip(maps, places, strict=True)):

@@ -81,7 +81,7 @@ class Oracle:
 def test_an_oracle_scores_one_and_beats_every_baseline(drive):
     oracle = Oracle()
     share = np.zeros(GRID.shape, np.float32)
-    share[:, :, 2] = 0.9
+    share[:, :, 1] = 0.9
     found = evaluate.evaluate(oracle, [drive, drive[:3]], warmup=2, mean_occupancy=share, config=CONFIG)
     assert (oracle.steps, oracle.resets, found["scenes"], found["frames"]) == (7, 2, 2, 3)
     assert found["ray_iou"] == found["ray_iou_objects"] == {"1m": 1, "2m": 1, "4m": 1, "mean": 1}

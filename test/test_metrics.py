@@ -254,7 +254,7 @@ def test_implied_flow_of_a_moving_point_seen_from_a_moving_ego():
 
 def test_baseline_sceneries():
     road = flat_road(GRID)
-    assert road.occupied.sum() == 16 * 16 and road.occupied[:, :, 2].all()  # z = 0 is the lower face of voxel 2
+    assert road.occupied.sum() == 16 * 16 and road.occupied[:, :, 1].all()  # z = 0 is the upper face of voxel 1
     np.testing.assert_allclose(road.sdf[3, 3], np.arange(8) * 0.5 - 0.75)
     empty, full = np.full(GRID.shape, FREE, np.uint8), np.full(GRID.shape, ROAD, np.uint8)
     np.testing.assert_allclose(mean_of([empty, full, full]), 2 / 3)

@@ -23,9 +23,9 @@ class Scenery:
 
 
 def flat_road(grid: GridSpec) -> Scenery:
-    """Nothing but the ground under base_link: the voxel layer that holds z = 0, and SDF = z."""
+    """Nothing but the ground under base_link: the voxel layer that z = 0 lies in, or is the top of, and SDF = z."""
     z = grid.lower[2] + (np.arange(grid.shape[2]) + 0.5) * grid.voxel_size
-    layer = np.arange(grid.shape[2]) == np.floor(-grid.lower[2] / grid.voxel_size)
+    layer = np.arange(grid.shape[2]) == np.ceil(-grid.lower[2] / grid.voxel_size - 1e-6) - 1
     return Scenery(np.broadcast_to(layer, grid.shape).copy(), np.broadcast_to(z.astype(np.float32), grid.shape).copy())
 
 

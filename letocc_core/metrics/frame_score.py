@@ -99,23 +99,22 @@ class RayTruth:
         grid: GridSpec,
         observed: Bool[np.ndarray, "X Y Z"],
     ) -> "RayTruth":
-        """A LiDAR sweep (m, ego axes): each return is a ray whose true hit is the voxel that holds it.
+        """A LiDAR sweep (m, ego axes) as a grid of the voxels that hold a return, and its returns as the rays.
 
-        Returns outside the box and in voxels that no camera sees are left out. The distance is that of the exit from
-        the return's voxel, as for every other hit.
+        Returns outside the box and in voxels that no camera sees are left out. An object is a voxel with a return above
+        `OBJECT_HEIGHT`.
         """
         points = points[np.isfinite(points).all(1)].astype(np.float64)
         voxel = np.floor((points - grid.lower) / grid.voxel_size).astype(np.int64)
         inside = ((voxel >= 0) & (voxel < grid.shape)).all(1)
         inside[inside] = observed[tuple(voxel[inside].T)]
         points, voxel = points[inside], voxel[inside]
+        occupied, objects = np.zeros(grid.shape, bool), np.zeros(grid.shape, bool)
+        occupied[tuple(voxel.T)] = True
+        objects[tuple(voxel[points[:, 2] > OBJECT_HEIGHT].T)] = True
         rays = Rays.between(np.broadcast_to(origin, points.shape), points, grid)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            exits = np.where(
-                rays.directions == 0, np.inf, (voxel + (rays.directions > 0) - rays.origins) / rays.directions
-            )
-        hits = RayHits(exits.min(1, initial=np.inf).astype(np.float32), voxel, np.ones(len(voxel), bool))
-        return cls(rays, hits, points[:, 2] > OBJECT_HEIGHT)
+        hits = rays.cast(occupied)
+        return cls(rays, hits, objects[tuple(hits.voxel.T)])
 
 
 def score_rays(truth: RayTruth, prediction: Prediction) -> dict[str, Any]:
