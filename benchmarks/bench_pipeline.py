@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from letocc_core import checkpoint
 from letocc_core import config as configuration
 from letocc_core.frame import InputConfig
+from letocc_core.model import plane_sweep
 from letocc_core.model.let_occ_flow import LetOccFlow, ModelConfig
 from letocc_core.stream.pipeline import OccFlowPipeline
 from letocc_core.stream.types import Calibration, FrameSet
@@ -80,7 +81,7 @@ def measure(pipeline: OccFlowPipeline, cameras: int, steps: int) -> dict[str, li
 
 
 class ModuleClock:
-    """Seconds spent in the forward calls of the model's direct parts since the last `clear`, by part and stage."""
+    """Seconds spent in the model's direct parts and in the plane sweep since the last `clear`, by part and stage."""
 
     def __init__(self, pipeline: OccFlowPipeline):
         self.seconds: dict[tuple[str, str], float] = defaultdict(float)
@@ -91,6 +92,8 @@ class ModuleClock:
         for name, module in model.named_children():
             module.register_forward_pre_hook(lambda module, inputs, name=name: self._start(name))
             module.register_forward_hook(lambda module, inputs, output, name=name: self._stop(name))
+        for name in ("sweep_depth", "lift"):
+            setattr(plane_sweep, name, self._around(f"plane_sweep.{name}", getattr(plane_sweep, name)))
         for stage in ("encode", "decode"):
             setattr(model, stage, self._within(stage, getattr(model, stage)))
 
@@ -98,6 +101,15 @@ class ModuleClock:
         def call(*arguments):
             self._stage = stage
             return function(*arguments)
+
+        return call
+
+    def _around(self, name: str, function):
+        def call(*arguments):
+            self._start(name)
+            result = function(*arguments)
+            self._stop(name)
+            return result
 
         return call
 
