@@ -54,10 +54,9 @@ def load_model(
     if expected is not None:
         _compare(path, metadata["config"], expected, ("model", "input"))
     model_config, input_config = configurations(metadata, path)
-    with torch.device(device):
-        model = LetOccFlow(model_config)
-    _load(path, model.to(device))
-    return model.eval(), input_config, metadata
+    model = LetOccFlow(model_config)
+    _load(path, model)
+    return model.to(device).eval(), input_config, metadata
 
 
 def load_weights(path: str | Path, model: torch.nn.Module, config: Mapping[str, Any]) -> dict[str, Any]:
