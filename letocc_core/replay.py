@@ -1,6 +1,6 @@
 """A bag through the online path, offline and without ROS: what it gives is what the live node would publish.
 
-    letocc replay BAG --checkpoint models/street.safetensors --out out/replay
+letocc replay BAG --checkpoint models/street.safetensors --out out/replay
 """
 
 import json
