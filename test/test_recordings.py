@@ -7,18 +7,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
+from letocc_core import config as configuration
 from letocc_core.data import kitti
 from letocc_core.data.bag_clips import BagClips, choose_clips
 from letocc_core.data.bag_writer import BagWriter, optical_frame
-from letocc_core.data.clips import BagData
+from letocc_core.data.clips import BagData, DataConfig, build
 from letocc_core.data.nuscenes import nuscenes_to_bag
 from letocc_core.data.recording import Recording
 from letocc_core.errors import CalibrationError, DataError
 from letocc_core.frame import InputConfig, collate
 from letocc_core.geometry.camera import project_lidar
+from letocc_core.model.let_occ_flow import LetOccFlow, ModelConfig
 from letocc_core.stream import images
 from letocc_core.stream.types import Calibration
 
@@ -380,3 +383,24 @@ def test_nothing_half_decoded_stays_in_the_cache(tmp_path):
     with pytest.raises(DataError, match="no image set"):
         BagClips(settings(tmp_path / "bag"), INPUT, 2, tmp_path / "cache")
     assert list((tmp_path / "cache/bags").iterdir()) == []
+
+
+def test_kitti_configuration_takes_the_real_drive(kitti_bag, tmp_path):
+    """config/kitti_small.yaml: its clips fit its model, and the LiDAR fills its box."""
+    path = Path(__file__).resolve().parents[1] / "config" / "kitti_small.yaml"
+    sections = yaml.safe_load(path.read_text())
+    data = configuration.from_dict(DataConfig, {**sections["data"], "cache": str(tmp_path)}, str(path))
+    data = dataclasses.replace(data, bag=dataclasses.replace(data.bag, bags=(kitti_bag,)))
+    model = LetOccFlow(configuration.from_dict(ModelConfig, sections["model"], str(path)))
+    input_config = configuration.from_dict(InputConfig, sections["input"], str(path))
+    clips = build(data, input_config, model.config.temporal.frames)
+    assert max(c.sources[1] for _, c in clips.clips) == 44 and len(clips) > 100
+    clip = collate([clips[0], clips[len(clips) - 1]])
+    grid = model.config.grid
+    inside = ((clip.current.lidar >= torch.tensor(grid.lower)) & (clip.current.lidar < torch.tensor(grid.upper))).all(
+        -1
+    )
+    assert inside.float().mean() > 0.5
+    with torch.no_grad():
+        fields = model(clip.current, clip.history)
+    assert fields.sdf.shape == (2, 1, 64, 64, 16) and torch.isfinite(fields.sdf).all()
