@@ -1,0 +1,336 @@
+"""ROS messages <-> the arrays of `letocc_core`. The only module that knows how either is laid out.
+
+Images are decoded by `letocc_core.stream.images`, which the bag reader uses too, so that the live node and the offline
+replay see the same pixels; `cv_bridge`, where installed, adds the encodings which that does not know.
+"""
+
+import array
+import sys
+
+import numpy as np
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import Point, TransformStamped, Vector3
+from nav_msgs.msg import OccupancyGrid
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
+from std_msgs.msg import ColorRGBA, Header
+from visualization_msgs.msg import Marker, MarkerArray
+
+from letocc_core.errors import DataError
+from letocc_core.geometry import se3
+from letocc_core.geometry.grid import GridSpec
+from letocc_core.stream import images
+from letocc_core.stream.types import Calibration, OccFlow
+from letocc_ros.msg import OccFlowGrid
+
+PROBABILITY_STEPS = 254  # a byte of `OccFlowGrid.probability` is round(probability * 254)
+UNKNOWN, OCCUPIED = -1, 100  # of `nav_msgs/OccupancyGrid`
+POINT_FIELDS = ("x", "y", "z", "probability", "vx", "vy")
+ARROW_COLOUR = ColorRGBA(r=1.0, g=0.2, b=0.1, a=1.0)
+# Colour by height, from the ground up: blue, cyan, green, yellow, red (RGB in [0, 1]).
+HEIGHT_COLOURS = np.array([[0.1, 0.2, 0.7], [0.1, 0.7, 0.8], [0.3, 0.8, 0.3], [0.95, 0.85, 0.2], [0.9, 0.2, 0.15]])
+
+
+def to_ns(stamp: Time) -> int:
+    """`builtin_interfaces/Time` -> ns."""
+    return stamp.sec * 10**9 + stamp.nanosec
+
+
+def from_ns(stamp_ns: int) -> Time:
+    """ns -> `builtin_interfaces/Time`."""
+    seconds, nanoseconds = divmod(int(stamp_ns), 10**9)
+    return Time(sec=seconds, nanosec=nanoseconds)
+
+
+def image_to_rgb(message: Image | CompressedImage, topic: str) -> np.ndarray:
+    """uint8 RGB [h, w, 3] of a raw or compressed image; raises `DataError` that names the topic and the stamp."""
+    source = f"{topic} at {to_ns(message.header.stamp)} ns"
+    if isinstance(message, CompressedImage):
+        return images.decode_compressed(message.data, source)
+    if message.encoding not in images.ENCODINGS and (bridged := _bridge_to_rgb(message, source)) is not None:
+        return bridged
+    return images.decode_raw(
+        message.encoding,
+        message.height,
+        message.width,
+        message.step,
+        message.data,
+        bool(message.is_bigendian),
+        source,
+    )
+
+
+def rgb_to_image(image: np.ndarray, stamp_ns: int, frame_id: str) -> Image:
+    """A raw `rgb8` message of a uint8 RGB [h, w, 3] image."""
+    height, width = image.shape[:2]
+    return Image(
+        header=_header(stamp_ns, frame_id),
+        height=height,
+        width=width,
+        encoding="rgb8",
+        step=3 * width,
+        data=_bytes(image),
+    )
+
+
+def rgb_to_compressed(image: np.ndarray, stamp_ns: int, frame_id: str, kind: str = "jpeg") -> CompressedImage:
+    """A compressed message (`kind` jpeg or png) of a uint8 RGB [h, w, 3] image."""
+    return CompressedImage(
+        header=_header(stamp_ns, frame_id), format=kind, data=array.array("B", images.encode(image, kind))
+    )
+
+
+def camera_info_to_calibration(message: CameraInfo) -> Calibration:
+    """Intrinsics of the raw image, as they are: `FrameAssembler.add_calibration` checks them."""
+    return Calibration(
+        width=message.width,
+        height=message.height,
+        K=np.array(message.k, np.float64).reshape(3, 3),
+        D=np.array(message.d, np.float64),
+        distortion_model=message.distortion_model or "plumb_bob",
+    )
+
+
+def calibration_to_camera_info(calibration: Calibration, stamp_ns: int, frame_id: str) -> CameraInfo:
+    """Intrinsics without rectification (R = identity, P = [K | 0])."""
+    K = np.asarray(calibration.K, np.float64)
+    return CameraInfo(
+        header=_header(stamp_ns, frame_id),
+        width=calibration.width,
+        height=calibration.height,
+        distortion_model=calibration.distortion_model,
+        d=np.asarray(calibration.D, np.float64).tolist(),
+        k=K.reshape(-1).tolist(),
+        r=np.eye(3).reshape(-1).tolist(),
+        p=np.hstack([K, np.zeros((3, 1))]).reshape(-1).tolist(),
+    )
+
+
+def transform_to_matrix(message: TransformStamped) -> np.ndarray:
+    """[4, 4] float64 (m), child -> parent; raises `DataError` for numbers that are no transform."""
+    q, t = message.transform.rotation, message.transform.translation
+    return se3.from_quaternion(np.array([q.x, q.y, q.z, q.w]), np.array([t.x, t.y, t.z]))
+
+
+def matrix_to_transform(T: np.ndarray, stamp_ns: int, parent: str, child: str) -> TransformStamped:
+    """`TransformStamped` of a [4, 4] matrix (m) that maps child -> parent."""
+    quaternion, translation = se3.to_quaternion(T)
+    message = TransformStamped(header=_header(stamp_ns, parent), child_frame_id=child)
+    message.transform.translation = Vector3(**dict(zip("xyz", translation.tolist(), strict=True)))
+    for axis, value in zip("xyzw", quaternion.tolist(), strict=True):
+        setattr(message.transform.rotation, axis, value)
+    return message
+
+
+def to_grid_message(answer: OccFlow, frame_id: str) -> OccFlowGrid:
+    """`OccFlowGrid`: every probability, and the occupied voxels' velocities."""
+    grid, occupied = answer.grid, np.flatnonzero(answer.occupied)
+    probability = np.rint(answer.probability * PROBABILITY_STEPS).astype(np.uint8)
+    probability[~answer.observed] = OccFlowGrid.NOT_SEEN
+    velocity = answer.velocity.reshape(-1, 2)[occupied]
+    labels = np.zeros(0, np.uint8) if answer.labels is None else answer.labels.reshape(-1)[occupied]
+    return OccFlowGrid(
+        header=_header(answer.stamp_ns, frame_id),
+        voxel_size=grid.voxel_size,
+        origin=Point(**dict(zip("xyz", map(float, grid.lower), strict=True))),
+        size_x=grid.shape[0],
+        size_y=grid.shape[1],
+        size_z=grid.shape[2],
+        probability=_bytes(probability),
+        threshold=float(answer.threshold),
+        occupied=_array("I", occupied.astype(np.uint32)),
+        vx=_array("f", velocity[:, 0]),
+        vy=_array("f", velocity[:, 1]),
+        class_names=list(answer.class_names),
+        labels=_bytes(labels),
+    )
+
+
+def from_grid_message(message: OccFlowGrid) -> OccFlow:
+    """What a subscriber knows of an answer: probabilities in steps of 1 / 254, velocities of occupied voxels only.
+
+    Raises `DataError` for arrays whose sizes contradict the grid.
+    """
+    shape = (message.size_x, message.size_y, message.size_z)
+    source = f"OccFlowGrid at {to_ns(message.header.stamp)} ns"
+    stored = np.frombuffer(message.probability, np.uint8)
+    occupied = np.frombuffer(message.occupied, np.uint32)
+    if len(stored) != np.prod(shape):
+        raise DataError(f"{source}: {len(stored)} probabilities, expected {' x '.join(map(str, shape))}")
+    if not len(occupied) == len(message.vx) == len(message.vy) or (occupied >= len(stored)).any():
+        raise DataError(
+            f"{source}: {len(occupied)} occupied voxels, {len(message.vx)} vx, {len(message.vy)} vy; "
+            f"expected as many of each, and indices below {len(stored)}"
+        )
+    stored = stored.reshape(shape)
+    velocity = np.zeros((stored.size, 2), np.float32)
+    velocity[occupied] = np.stack([np.frombuffer(message.vx, np.float32), np.frombuffer(message.vy, np.float32)], -1)
+    return OccFlow(
+        stamp_ns=to_ns(message.header.stamp),
+        grid=_grid_of(message),
+        probability=np.where(stored == OccFlowGrid.NOT_SEEN, 0, stored).astype(np.float32) / PROBABILITY_STEPS,
+        velocity=velocity.reshape(*shape, 2),
+        observed=stored != OccFlowGrid.NOT_SEEN,
+        threshold=message.threshold,
+        labels=_labels_of(message, occupied, shape),
+        class_names=tuple(message.class_names),
+    )
+
+
+def to_point_cloud(answer: OccFlow, frame_id: str) -> PointCloud2:
+    """Centres (m) of the occupied voxels with probability and velocity (m/s): float32 x, y, z, probability, vx, vy."""
+    index = np.argwhere(answer.occupied)
+    rows = np.column_stack(
+        [_centres(answer.grid, index), answer.probability[tuple(index.T)], answer.velocity[tuple(index.T)]]
+    ).astype(np.float32)
+    width = rows.itemsize * len(POINT_FIELDS)
+    return PointCloud2(
+        header=_header(answer.stamp_ns, frame_id),
+        height=1,
+        width=len(rows),
+        fields=[
+            PointField(name=name, offset=4 * i, datatype=PointField.FLOAT32, count=1)
+            for i, name in enumerate(POINT_FIELDS)
+        ],
+        is_bigendian=sys.byteorder == "big",
+        point_step=width,
+        row_step=width * len(rows),
+        data=_bytes(rows),
+        is_dense=True,
+    )
+
+
+def to_costmap(answer: OccFlow, frame_id: str, lowest: float, highest: float) -> OccupancyGrid:
+    """Bird's-eye view of what stands between two heights (m, in the ego frame), as Nav2's static layer reads it.
+
+    100 where a voxel is occupied, below that 99 times the largest probability, -1 where no camera sees any voxel of the
+    column between these heights.
+    """
+    grid = answer.grid
+    heights = grid.lower[2] + (np.arange(grid.shape[2]) + 0.5) * grid.voxel_size
+    band = (heights >= lowest) & (heights <= highest)
+    observed = answer.observed[:, :, band]
+    likely = np.where(observed, answer.probability[:, :, band], 0).max(-1, initial=0)
+    cost = np.rint(99 * likely).astype(np.int8)
+    cost[answer.occupied[:, :, band].any(-1)] = OCCUPIED
+    cost[~observed.any(-1)] = UNKNOWN
+    message = OccupancyGrid(header=_header(answer.stamp_ns, frame_id), data=_array("b", cost.T))  # rows along x
+    message.info.map_load_time = message.header.stamp
+    message.info.resolution = grid.voxel_size
+    message.info.width, message.info.height = grid.shape[:2]
+    message.info.origin.position.x, message.info.origin.position.y = map(float, grid.lower[:2])
+    return message
+
+
+class MarkerMaker:
+    """Markers for RViz. Python message objects are slow to make, so a voxel's point is made once and then kept.
+
+    Args:
+        grid: of the answers.
+        min_speed: m/s, motion below it is not drawn.
+        seconds: length of a motion line, as the way that the matter goes in this time.
+    """
+
+    def __init__(self, grid: GridSpec, min_speed: float, seconds: float = 1.0):
+        self.grid, self.min_speed, self.seconds = grid, min_speed, seconds
+        self._points: dict[int, Point] = {}
+        self._colours = _height_colours(grid.shape[2])
+
+    def __call__(self, answer: OccFlow, frame_id: str) -> MarkerArray:
+        """Two markers: namespace `voxels` (CUBE_LIST, colour by height) and `motion` (LINE_LIST)."""
+        header = _header(answer.stamp_ns, frame_id)
+        return MarkerArray(markers=[self._voxels(answer, header), self._motion(answer, header)])
+
+    def _voxels(self, answer: OccFlow, header: Header) -> Marker:
+        occupied = np.flatnonzero(answer.occupied)
+        self._keep(occupied)
+        layers = (occupied % self.grid.shape[2]).tolist()
+        size = float(self.grid.voxel_size)
+        return _marker(
+            header,
+            "voxels",
+            Marker.CUBE_LIST,
+            Vector3(x=size, y=size, z=size),
+            [self._points[i] for i in occupied.tolist()],
+            [self._colours[layer] for layer in layers],
+        )
+
+    def _motion(self, answer: OccFlow, header: Header) -> Marker:
+        moving = answer.occupied & (np.linalg.norm(answer.velocity, axis=-1) > self.min_speed)
+        index = np.argwhere(moving)
+        starts = _centres(self.grid, index)
+        ends = starts.copy()
+        ends[:, :2] += self.seconds * answer.velocity[moving]
+        lines = np.stack([starts, ends], 1).reshape(-1, 3).tolist()
+        points = [Point(x=x, y=y, z=z) for x, y, z in lines]
+        return _marker(header, "motion", Marker.LINE_LIST, Vector3(x=0.08), points, [ARROW_COLOUR] * len(points))
+
+    def _keep(self, occupied: np.ndarray) -> None:
+        """Make the points of voxels that were never occupied before."""
+        new = [i for i in occupied.tolist() if i not in self._points]
+        centres = _centres(self.grid, np.stack(np.unravel_index(new, self.grid.shape), -1)) if new else []
+        for i, (x, y, z) in zip(new, np.asarray(centres).tolist(), strict=True):
+            self._points[i] = Point(x=x, y=y, z=z)
+
+
+def _bridge_to_rgb(message: Image, source: str) -> np.ndarray | None:
+    """The image through cv_bridge, or None where that is not installed."""
+    try:
+        from cv_bridge import CvBridge, CvBridgeError
+    except ImportError:
+        return None
+    try:
+        return CvBridge().imgmsg_to_cv2(message, desired_encoding="rgb8")
+    except CvBridgeError as error:
+        raise DataError(f"{source}: cv_bridge cannot turn encoding '{message.encoding}' into rgb8: {error}") from error
+
+
+def _marker(
+    header: Header, namespace: str, kind: int, scale: Vector3, points: list[Point], colours: list[ColorRGBA]
+) -> Marker:
+    """A list of shapes; without any it takes the last one away, because RViz complains about empty lists."""
+    marker = Marker(header=header, ns=namespace, type=kind, scale=scale, points=points, colors=colours)
+    marker.action = Marker.ADD if points else Marker.DELETE
+    marker.pose.orientation.w = 1.0
+    marker.color.a = 1.0
+    return marker
+
+
+def _height_colours(layers: int) -> list[ColorRGBA]:
+    at = np.linspace(0, len(HEIGHT_COLOURS) - 1, layers)
+    channels = [np.interp(at, range(len(HEIGHT_COLOURS)), HEIGHT_COLOURS[:, c]) for c in range(3)]
+    return [ColorRGBA(r=float(r), g=float(g), b=float(b), a=1.0) for r, g, b in zip(*channels, strict=True)]
+
+
+def _centres(grid: GridSpec, index: np.ndarray) -> np.ndarray:
+    """Centres [n, 3] (m) of voxels [n, 3]."""
+    return np.asarray(grid.lower) + (index + 0.5) * grid.voxel_size
+
+
+def _grid_of(message: OccFlowGrid) -> GridSpec:
+    size = float(f"{message.voxel_size:.6g}")  # it travels as float32
+    lower = (message.origin.x, message.origin.y, message.origin.z)
+    counts = (message.size_x, message.size_y, message.size_z)
+    return GridSpec(lower, tuple(lo + n * size for lo, n in zip(lower, counts, strict=True)), size)
+
+
+def _labels_of(message: OccFlowGrid, occupied: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray | None:
+    if not message.class_names:
+        return None
+    labels = np.zeros(int(np.prod(shape)), np.uint8)
+    labels[occupied] = np.frombuffer(message.labels, np.uint8)
+    return labels.reshape(shape)
+
+
+def _header(stamp_ns: int, frame_id: str) -> Header:
+    return Header(stamp=from_ns(stamp_ns), frame_id=frame_id)
+
+
+def _array(code: str, values: np.ndarray) -> array.array:
+    """What message fields take without looking at every number."""
+    out = array.array(code)
+    out.frombytes(np.ascontiguousarray(values).tobytes())
+    return out
+
+
+def _bytes(values: np.ndarray) -> array.array:
+    return _array("B", values)

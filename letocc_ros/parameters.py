@@ -1,0 +1,176 @@
+"""The node's parameters: one dataclass from which the ROS declarations, the YAML and the documentation are made."""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from letocc_core.errors import ConfigError
+from letocc_core.stream.assembler import AssemblerConfig
+
+STREET_CAMERAS = (
+    "camera_front",
+    "camera_front_left",
+    "camera_front_right",
+    "camera_back",
+    "camera_back_left",
+    "camera_back_right",
+)
+TRANSPORTS = ("compressed", "raw")
+RELIABILITIES = ("best_effort", "reliable")
+
+
+def _parameter(
+    default: Any,
+    description: str,
+    unit: str = "",
+    range: tuple[float, float] | None = None,
+    choices: tuple[str, ...] = (),
+    live: bool = False,
+) -> Any:
+    """A dataclass field; `live` parameters may change while the node is active, the others when it is unconfigured."""
+    metadata = {"description": description, "unit": unit, "range": range, "choices": choices, "live": live}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class NodeParameters:
+    """Parameters of `occ_flow_node`. Raises `ConfigError` for a value outside its range or choices."""
+
+    checkpoint: str = _parameter("", "Checkpoint to run (.safetensors); empty: the shipped street model.")
+    config: str = _parameter("", "Training YAML that the checkpoint must have been made with; empty: any.")
+    device: str = _parameter("cpu", "Where the network runs: cpu, cuda, cuda:1, ...")
+    threads: int = _parameter(0, "CPU threads of the network; 0: as PyTorch chooses.", range=(0, 256))
+    cameras: tuple[str, ...] = _parameter(
+        STREET_CAMERAS,
+        "Camera namespaces: images on <camera>/image_raw[/compressed], intrinsics on <camera>/camera_info. "
+        "A set of images is anchored on the first one.",
+    )
+    transport: str = _parameter("compressed", "How images come: compressed (JPEG, PNG) or raw.", choices=TRANSPORTS)
+    image_reliability: str = _parameter(
+        "best_effort",
+        "QoS of the image subscriptions. best_effort suits every driver; reliable loses none, from reliable drivers.",
+        choices=RELIABILITIES,
+    )
+    base_frame: str = _parameter("base_link", "Ego frame: x forward, y left, z up, on the road.")
+    fixed_frame: str = _parameter("odom", "Frame in which the world stands still.")
+    slop: float = _parameter(AssemblerConfig.slop, "Largest distance of an image's stamp from the set's.", "s", (0, 1))
+    max_wait: float = _parameter(
+        AssemblerConfig.max_wait, "How long, in stamps, a set waits for missing cameras.", "s", (0, 10)
+    )
+    max_pose_wait: float = _parameter(
+        AssemblerConfig.max_pose_wait, "How long, in stamps, a set waits for transforms and intrinsics.", "s", (0, 10)
+    )
+    max_extrapolation: float = _parameter(
+        AssemblerConfig.max_extrapolation, "How far a transform may be extrapolated after that wait.", "s", (0, 1)
+    )
+    tf_duration: float = _parameter(AssemblerConfig.tf_duration, "How long transforms are kept.", "s", (0.1, 600))
+    require_all: bool = _parameter(
+        AssemblerConfig.require_all, "Drop sets in which a camera is missing instead of going on without it."
+    )
+    threshold: float = _parameter(
+        0.0, "A voxel is occupied above this probability; 0: as the checkpoint says.", range=(0, 1), live=True
+    )
+    costmap_min_height: float = _parameter(
+        0.3, "Lower end of the heights above base_frame that the costmap shows.", "m", (-100, 100), live=True
+    )
+    costmap_max_height: float = _parameter(
+        2.0, "Upper end of the heights above base_frame that the costmap shows.", "m", (-100, 100), live=True
+    )
+    min_marker_speed: float = _parameter(
+        0.5, "Voxels slower than this get no motion line in the markers.", "m/s", (0, 100), live=True
+    )
+    autostart: bool = _parameter(True, "Configure and activate without being asked to by a lifecycle manager.")
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            _check(field.name, getattr(self, field.name), field.metadata)
+        if not self.cameras or not all(self.cameras) or len(set(self.cameras)) != len(self.cameras):
+            raise ConfigError(f"parameter 'cameras' is {list(self.cameras)}, expected one name or more, none twice")
+        if not self.costmap_min_height < self.costmap_max_height:
+            raise ConfigError(
+                f"parameter 'costmap_min_height' is {self.costmap_min_height} m, expected less than "
+                f"'costmap_max_height' ({self.costmap_max_height} m)"
+            )
+
+    @property
+    def assembler(self) -> AssemblerConfig:
+        """How messages become sets."""
+        return AssemblerConfig(**{f.name: getattr(self, f.name) for f in dataclasses.fields(AssemblerConfig)})
+
+
+def declare(node: Node) -> NodeParameters:
+    """Declare every parameter with type, range and description, and read them.
+
+    Raises `ConfigError` for a value outside its range or choices, rclpy's exceptions for one of another type.
+    """
+    for field in dataclasses.fields(NodeParameters):
+        node.declare_parameter(field.name, _plain(field.default), descriptor(field))
+    return read(node)
+
+
+def read(node: Node, changes: list[Parameter] = ()) -> NodeParameters:
+    """The parameters as they are, or as they would be after `changes`. Raises `ConfigError`."""
+    values = {f.name: node.get_parameter(f.name).value for f in dataclasses.fields(NodeParameters)}
+    values |= {p.name: p.value for p in changes if p.name in values}
+    return NodeParameters(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+
+
+def fixed_while_configured(changes: list[Parameter]) -> list[str]:
+    """Those of the changed parameters that a configured node cannot take."""
+    live = {f.name for f in dataclasses.fields(NodeParameters) if f.metadata["live"]}
+    known = {f.name for f in dataclasses.fields(NodeParameters)}
+    return [p.name for p in changes if p.name in known - live]
+
+
+def descriptor(field: dataclasses.Field) -> ParameterDescriptor:
+    """What `ros2 param describe` shows."""
+    meta = field.metadata
+    out = ParameterDescriptor(
+        description=meta["description"] + (f" Unit: {meta['unit']}." if meta["unit"] else ""),
+        additional_constraints=f"one of {', '.join(meta['choices'])}" if meta["choices"] else "",
+    )
+    if meta["range"] and isinstance(field.default, float):
+        low, high = map(float, meta["range"])
+        out.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]
+    elif meta["range"]:
+        low, high = meta["range"]
+        out.integer_range = [IntegerRange(from_value=low, to_value=high, step=1)]
+    return out
+
+
+def defaults() -> dict[str, Any]:
+    """Default of every parameter, as YAML has it."""
+    return {f.name: _plain(f.default) for f in dataclasses.fields(NodeParameters)}
+
+
+def markdown_table() -> str:
+    """The table of docs/node.md."""
+    return "\n".join(["| parameter | type | default | unit | meaning |", "| --- | --- | --- | --- | --- |", *_rows()])
+
+
+def _rows() -> Iterator[str]:
+    for field in dataclasses.fields(NodeParameters):
+        meta, default = field.metadata, _plain(field.default)
+        kind = {str: "string", list: "string list"}.get(type(default), type(default).__name__)
+        shown = (", ".join(default) if isinstance(default, list) else str(default)) or "(empty)"
+        limits = f" From {meta['range'][0]} to {meta['range'][1]}." if meta["range"] else ""
+        live = " Can change while active." if meta["live"] else ""
+        meaning = f"{meta['description']}{limits}{live}"
+        yield f"| `{field.name}` | {kind} | {shown} | {meta['unit']} | {meaning} |"
+
+
+def _check(name: str, value: Any, meta: Any) -> None:
+    if meta["range"] and not meta["range"][0] <= value <= meta["range"][1]:
+        low, high = meta["range"]
+        raise ConfigError(f"parameter '{name}' is {value}, expected {low} to {high} {meta['unit']}".rstrip())
+    if meta["choices"] and value not in meta["choices"]:
+        raise ConfigError(f"parameter '{name}' is '{value}', expected one of {', '.join(meta['choices'])}")
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,264 @@
+"""Publishes a bag over ROS 2 with /clock, where rosbag2 is not installed: as recorded, or as fast as the node can.
+
+Messages go out as the bytes that they were recorded as, with the QoS of the recording.
+"""
+
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rclpy.executors import Executor
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rosgraph_msgs.msg import Clock
+
+from letocc_core.data.bag import COMPRESSED, IMAGE, Bag, open_bag
+from letocc_core.errors import DataError, LetOccError
+from letocc_ros.conversions import from_ns
+from letocc_ros.msg import OccFlowGrid
+from letocc_ros.session import header_stamp_ns, message_class, session
+
+CLOCK_PERIOD = 0.01  # s between two messages on /clock
+SETTLE = 0.5  # s without a new subscriber after which all are taken to be there
+POLL = 0.02  # s between two looks at the graph
+MAX_LEAD = 10  # sets that may be out without an answer
+
+
+@dataclass(frozen=True)
+class Played:
+    """What was published."""
+
+    messages: int
+    sets: int  # images of the anchor camera
+    unanswered: int  # of these, how many no answer was seen for; 0 unless played as fast as possible
+    skipped_topics: tuple[str, ...]  # of types that this ROS does not know
+
+
+def play(
+    path: str | Path,
+    rate: float = 1.0,
+    as_fast: bool = False,
+    loop: bool = False,
+    anchor: str = "",
+    wait: float = 10.0,
+    patience: float = 2.0,
+) -> Played:
+    """Publish a bag.
+
+    Args:
+        path: bag folder or file.
+        rate: speed relative to the recording.
+        as_fast: instead, publish each image set when the one before has been answered by an `OccFlowGrid`.
+        loop: start again at the end, until interrupted.
+        anchor: camera that the node anchors its sets on, for `as_fast`; empty: `camera_front`, or else the first.
+        wait: s to wait for subscribers, then it plays to nobody; for a node that answers, 10 times as long.
+        patience: s to wait for one answer; then the next set goes out, because the node may need it.
+
+    Raises:
+        DataError: a bag that cannot be read, or without the anchor camera.
+        LetOccError: a rate that is not positive; `as_fast` without a node that answers.
+    """
+    if not rate > 0:
+        raise LetOccError(f"rate is {rate}, expected a positive number")
+    with open_bag(path) as bag, session("letocc_player") as (node, executor):
+        player = _Player(node, executor, bag, wait)
+        pace = _AsAnswered(player, anchor, wait, patience) if as_fast else _Recorded(player, rate)
+        player.wait_for_subscribers(wait)
+        player.once(pace)
+        while loop:
+            player.once(pace)
+        pace.finish()
+        return Played(player.messages, pace.sets, pace.unanswered, tuple(player.skipped))
+
+
+class _Player:
+    """A publisher for every topic of a bag whose type this ROS knows."""
+
+    def __init__(self, node: Node, executor: Executor, bag: Bag, wait: float):
+        self.node, self.executor, self.bag = node, executor, bag
+        self.messages = 0
+        self.skipped: list[str] = []
+        self.publishers: dict[str, Publisher] = {}
+        self._clock = node.create_publisher(Clock, "/clock", QoSProfile(depth=1))
+        for connection in bag.connections:
+            if connection.msgcount and connection.topic not in self.publishers and connection.topic != "/clock":
+                self._announce(connection)
+
+    def _announce(self, connection: Any) -> None:
+        try:
+            kind = message_class(connection.msgtype)
+        except (ImportError, AttributeError):
+            self.skipped.append(connection.topic)
+            print(f"not played: {connection.topic}: this ROS has no {connection.msgtype}", file=sys.stderr)
+            return
+        count = sum(c.msgcount for c in self.bag.connections if c.topic == connection.topic)
+        self.publishers[connection.topic] = self.node.create_publisher(kind, connection.topic, _qos(connection, count))
+
+    def wait_for_subscribers(self, seconds: float) -> None:
+        """Until something listens to the bag's cameras, or to anything else but transforms, and no more join in."""
+        deadline, since, before = time.monotonic() + seconds, time.monotonic(), -1
+        while time.monotonic() < deadline:
+            counts = {t: p.get_subscription_count() for t, p in self.publishers.items() if not t.startswith("/tf")}
+            if sum(counts.values()) != before:
+                before, since = sum(counts.values()), time.monotonic()
+            if before and time.monotonic() - since >= SETTLE:
+                return
+            time.sleep(POLL)
+        print(f"nobody listens to {', '.join(self.publishers) or 'this bag'}; playing all the same", file=sys.stderr)
+
+    def once(self, pace: "_Recorded | _AsAnswered") -> None:
+        """The bag from its beginning to its end."""
+        pace.begin()
+        for connection, received_ns, data in self.bag.serialized(tuple(self.publishers)):
+            pace.before(connection, received_ns, data)
+            self.publishers[connection.topic].publish(bytes(data))
+            self.messages += 1
+
+    def publish_clock(self, now_ns: int) -> None:
+        self._clock.publish(Clock(clock=from_ns(now_ns)))
+
+
+class _Recorded:
+    """The recording's own timing, times a rate."""
+
+    sets = 0
+    unanswered = 0
+
+    def __init__(self, player: _Player, rate: float):
+        self.player, self.rate = player, rate
+        self.images = set(player.bag.topics(IMAGE, COMPRESSED)[:1])
+
+    def begin(self) -> None:
+        self.start, self.first_ns = time.monotonic(), None
+
+    def before(self, connection: Any, received_ns: int, data: bytes) -> None:
+        """Sleep until it is time for this message; the clock goes on meanwhile."""
+        if self.first_ns is None:
+            self.first_ns = received_ns
+            self.player.publish_clock(received_ns)
+        self.sets += connection.topic in self.images
+        due = self.start + (received_ns - self.first_ns) * 1e-9 / self.rate
+        while (left := due - time.monotonic()) > 0:
+            time.sleep(min(left, CLOCK_PERIOD))
+            elapsed = min(time.monotonic(), due) - self.start
+            self.player.publish_clock(self.first_ns + round(elapsed * self.rate * 1e9))
+
+    def finish(self) -> None:
+        """Nothing to wait for."""
+
+
+class _AsAnswered:
+    """A set at a time: the next goes out when the node has answered.
+
+    A node that needs later messages to decide about a set (a camera is late, transforms come afterwards) gets them:
+    when no answer comes for `patience`, one more set is let out, until the answers have caught up.
+    """
+
+    def __init__(self, player: _Player, anchor: str, wait: float, patience: float):
+        self.player, self.patience = player, patience
+        self.topic = _anchor_topic(player.bag, anchor)
+        self.sets = self.unanswered = 0
+        self._open: deque[int] = deque()  # stamps (ns) of sets without an answer
+        self._lead = 1
+        topic = self._find_answers(10 * wait)
+        qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+        self._subscription = player.node.create_subscription(OccFlowGrid, topic, self._on_answer, qos, raw=True)
+        self._wait_for_match(topic, wait)
+
+    def begin(self) -> None:
+        self.unanswered += len(self._open)
+        self._open.clear()
+        self._clock_ns = 0
+
+    def before(self, connection: Any, received_ns: int, data: bytes) -> None:
+        """Wait for the answers that are due; an image of the anchor camera opens a new set."""
+        if connection.topic == self.topic:
+            self._wait_for_answers(self._lead - 1)
+            self._open.append(header_stamp_ns(data))
+            self.sets += 1
+        if received_ns - self._clock_ns >= CLOCK_PERIOD * 1e9:
+            self._clock_ns = received_ns
+            self.player.publish_clock(received_ns)
+
+    def finish(self) -> None:
+        self._wait_for_answers(0)
+        self.unanswered += len(self._open)
+
+    def _wait_for_answers(self, allowed: int) -> None:
+        """Until at most `allowed` sets have no answer, or patience ends."""
+        deadline = time.monotonic() + self.patience
+        while len(self._open) > allowed and time.monotonic() < deadline:
+            self.player.executor.spin_once(timeout_sec=POLL)
+        if not self._open:
+            self._lead = 1
+        elif len(self._open) > allowed:
+            self._lead = min(self._lead + 1, MAX_LEAD)
+            if self._lead == MAX_LEAD:
+                self.unanswered += 1
+                self._open.popleft()
+
+    def _on_answer(self, data: bytes) -> None:
+        stamp_ns = header_stamp_ns(data)
+        while self._open and self._open[0] <= stamp_ns:
+            self._open.popleft()
+
+    def _find_answers(self, seconds: float) -> str:
+        """The topic on which a node publishes `OccFlowGrid`."""
+        for _ in _until(seconds):
+            found = [
+                topic
+                for topic, kinds in self.player.node.get_topic_names_and_types()
+                if "letocc_ros/msg/OccFlowGrid" in kinds and topic not in self.player.publishers
+            ]
+            if found and self.player.node.count_publishers(found[0]):
+                return found[0]
+        raise LetOccError(
+            f"no node publishes letocc_ros/msg/OccFlowGrid after {seconds:g} s, so none could answer; start one "
+            "(ros2 run letocc_ros occ_flow_node) in the same ROS_DOMAIN_ID, or play at a rate"
+        )
+
+    def _wait_for_match(self, topic: str, seconds: float) -> None:
+        """Until the publisher of the answers knows of our subscription, as far as the graph tells."""
+        for _ in _until(seconds):
+            if self.player.node.count_subscribers(topic) and self.player.node.count_publishers(topic):
+                return
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`letocc play` by another way: the subcommand of the command line."""
+    from letocc_core.cli import main as command
+
+    return command(["play", *(sys.argv[1:] if arguments is None else arguments)])
+
+
+def _anchor_topic(bag: Bag, anchor: str) -> str:
+    cameras = {camera.name: camera for camera in bag.choose_cameras()}
+    name = anchor or ("camera_front" if "camera_front" in cameras else next(iter(cameras)))
+    if name not in cameras:
+        raise DataError(f"{bag.path}: no camera '{name}'; cameras found: {', '.join(cameras)}")
+    return cameras[name].image_topic
+
+
+def _qos(connection: Any, count: int) -> QoSProfile:
+    """As the topic was offered when it was recorded; a latched topic keeps all its messages."""
+    offered = getattr(connection.ext, "offered_qos_profiles", None) or []
+    latched = connection.topic == "/tf_static" or any(q.durability.name == "TRANSIENT_LOCAL" for q in offered)
+    best_effort = bool(offered) and all(q.reliability.name == "BEST_EFFORT" for q in offered)
+    return QoSProfile(
+        depth=max(count, 1) if latched else max([10, *(q.depth for q in offered)]),
+        reliability=ReliabilityPolicy.BEST_EFFORT if best_effort else ReliabilityPolicy.RELIABLE,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
+    )
+
+
+def _until(seconds: float) -> Iterator[None]:
+    """Turns of a polling loop, one every `POLL` seconds."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        yield
+        time.sleep(POLL)

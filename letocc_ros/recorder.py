@@ -1,0 +1,115 @@
+"""Records what nodes publish into a bag, where rosbag2 is not installed, and reads the answers in it back."""
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from ament_index_python.packages import get_package_share_path
+from rclpy.qos import DurabilityPolicy, QoSProfile
+
+from letocc_core.data.bag import open_bag
+from letocc_core.data.bag_writer import BagWriter
+from letocc_core.stream.types import OccFlow
+from letocc_ros import conversions
+from letocc_ros.session import header_stamp_ns, message_class, session
+
+ANSWER = "letocc_ros/msg/OccFlowGrid"
+# What `occ_flow_node` publishes, and the transforms that RViz needs beside it.
+NODE_OUTPUTS: Mapping[str, str] = {
+    "/occ_flow_node/occupancy": ANSWER,
+    "/occ_flow_node/points": "sensor_msgs/msg/PointCloud2",
+    "/occ_flow_node/costmap": "nav_msgs/msg/OccupancyGrid",
+    "/occ_flow_node/markers": "visualization_msgs/msg/MarkerArray",
+    "/tf": "tf2_msgs/msg/TFMessage",
+    "/tf_static": "tf2_msgs/msg/TFMessage",
+}
+# Bytes before the first header, in messages that begin with the length of a list.
+HEADER_OFFSETS = {"visualization_msgs/msg/MarkerArray": 4, "tf2_msgs/msg/TFMessage": 4}
+
+
+class Recorder:
+    """Records topics from entering its `with` block to leaving it; messages are stored by their own stamps.
+
+        with Recorder(Path("out/answers")) as recorder:
+            play(bag, as_fast=True)
+        for answer in read_answers("out/answers"): ...
+
+    Args:
+        path: bag folder to write; must not exist.
+        topics: name and type of each.
+
+    Attributes:
+        received: for each topic, (stamp, time of reception) of each message, in ns; the latter of `time.time_ns`.
+
+    Raises `DataError` if the folder exists, `ImportError` for a type that this ROS does not have.
+    """
+
+    def __init__(self, path: str | Path, topics: Mapping[str, str] = NODE_OUTPUTS):
+        self.path, self.topics = Path(path), dict(topics)
+        self.received: dict[str, list[tuple[int, int]]] = {topic: [] for topic in topics}
+        self._stopping = threading.Event()
+        self._ready = threading.Event()
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
+
+    def __enter__(self) -> "Recorder":
+        self._thread.start()
+        self._ready.wait()
+        self._raise()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._stopping.set()
+        self._thread.join()
+        self._raise()
+
+    def wait_for(self, topic: str, count: int, timeout: float) -> bool:
+        """Whether `count` messages of a topic have come, within `timeout` s."""
+        deadline = time.monotonic() + timeout
+        while len(self.received[topic]) < count and self._thread.is_alive() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return len(self.received[topic]) >= count
+
+    def _raise(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _run(self) -> None:
+        try:
+            with BagWriter(self.path) as bag, session("letocc_recorder") as (node, executor):
+                bag.register(ANSWER, message_definition())
+                for topic, kind in self.topics.items():
+                    latched = DurabilityPolicy.TRANSIENT_LOCAL if topic == "/tf_static" else DurabilityPolicy.VOLATILE
+                    node.create_subscription(
+                        message_class(kind),
+                        topic,
+                        lambda data, topic=topic, kind=kind: self._write(bag, topic, kind, data),
+                        QoSProfile(depth=1000, durability=latched),
+                        raw=True,
+                    )
+                self._ready.set()
+                while not self._stopping.is_set():
+                    executor.spin_once(timeout_sec=0.05)
+        except BaseException as error:  # raised again in the caller's thread
+            self._failure = error
+        finally:
+            self._ready.set()
+
+    def _write(self, bag: BagWriter, topic: str, kind: str, data: bytes) -> None:
+        offset = HEADER_OFFSETS.get(kind, 0)
+        stamp_ns = header_stamp_ns(data, offset) if len(data) >= offset + 12 else time.time_ns()
+        bag.write_raw(topic, kind, stamp_ns, data)
+        self.received[topic].append((stamp_ns, time.time_ns()))
+
+
+def read_answers(path: str | Path) -> Iterator[OccFlow]:
+    """The answers in a recorded bag, in order; raises `DataError` for a bag that cannot be read."""
+    with open_bag(path) as bag:
+        for _, _, message in bag.raw(bag.topics(ANSWER)):
+            yield conversions.from_grid_message(message)
+
+
+def message_definition() -> str:
+    """The text of OccFlowGrid.msg, from the installed package."""
+    return (get_package_share_path("letocc_ros") / "msg" / "OccFlowGrid.msg").read_text()

@@ -1,0 +1,44 @@
+"""A node in a context of its own, for the length of a `with` block; serialised messages and their stamps."""
+
+import importlib
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+
+from letocc_core.errors import DataError
+
+
+@contextmanager
+def session(name: str) -> Iterator[tuple[Node, SingleThreadedExecutor]]:
+    """A node and the executor that spins it, independent of any other use of rclpy in this process."""
+    context = Context()
+    context.init()
+    try:
+        node = Node(name, context=context)
+        executor = SingleThreadedExecutor(context=context)
+        executor.add_node(node)
+        try:
+            yield node, executor
+        finally:
+            executor.shutdown()
+            node.destroy_node()
+    finally:
+        context.try_shutdown()
+
+
+def message_class(kind: str) -> type:
+    """The Python class of `package/msg/Name`; raises `ImportError` or `AttributeError` where ROS lacks it."""
+    package, _, name = kind.partition("/msg/")
+    return getattr(importlib.import_module(f"{package}.msg"), name)
+
+
+def header_stamp_ns(data: bytes, offset: int = 0) -> int:
+    """ns in the `std_msgs/Header` at `offset` bytes into a serialised message (CDR). Raises `DataError` if cut off."""
+    if len(data) < offset + 12:
+        raise DataError(f"serialised message of {len(data)} bytes, expected at least {offset + 12} for its header")
+    seconds, nanoseconds = struct.unpack_from("<iI" if data[1] & 1 else ">iI", data, offset + 4)  # 4: encapsulation
+    return seconds * 10**9 + nanoseconds

@@ -1,0 +1,180 @@
+"""What the ROS tests share: a tiny model, a short drive as a bag, the node as its own process, polling."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from letocc_core import checkpoint
+from letocc_core import config as configuration
+from letocc_core.data.bag_writer import BagWriter, optical_frame
+from letocc_core.frame import InputConfig
+from letocc_core.model.let_occ_flow import LetOccFlow, ModelConfig
+from letocc_core.stream.types import Calibration
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+CAMERAS = ("camera_front", "camera_left")
+SECOND = 1_000_000_000
+START_NS = 1_700_000_000 * SECOND
+PERIOD_NS = SECOND // 5
+HEIGHT, WIDTH = 32, 56
+CALIBRATION = Calibration(WIDTH, HEIGHT, np.array([[35.0, 0, 27.5], [0, 35, 15.5], [0, 0, 1]]))
+FORWARD = np.array([[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 1.5], [0, 0, 0, 1]])  # optical frame 1.5 m above the road
+LEFTWARD = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 1.5], [0, 0, 0, 1]])
+T_EGO_CAM = dict(zip(CAMERAS, (FORWARD, LEFTWARD), strict=True))
+TINY = {
+    "model": {
+        "grid": {"lower": [-6.4, -6.4, -1.0], "upper": [6.4, 6.4, 5.4], "voxel_size": 0.8},
+        "dim": 16,
+        "backbone": {"kind": "convnext", "widths": [8, 16, 24, 32], "depths": [1, 1, 1, 1]},
+        "encoder": {
+            "layers": 1,
+            "heads": 2,
+            "cross_view_points": 2,
+            "cross_view_anchors": 2,
+            "image_points": [2, 2, 2],
+            "anchors": [2, 2, 2],
+        },
+        "temporal": {"kind": "bfam", "frames": 2, "points": 2, "heads": 2},
+        "refinement": {"blocks": [1, 1, 1], "groups": 2},
+        "fields": {"hidden": 16, "sdf_start": 0.0},
+        "sweep": {},
+    },
+    "input": {"image_size": [HEIGHT, WIDTH], "history_interval": 0.2, "max_gap": 1.0},
+}
+
+
+def own_domain() -> int:
+    """A ROS domain for this test process, so that tests side by side do not hear each other."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    return 1 + (os.getpid() * 7 + int(worker)) % 100
+
+
+def isolate_ros() -> None:
+    """This process and its children talk on the loopback interface, in a domain of their own."""
+    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    os.environ["ROS_DOMAIN_ID"] = str(own_domain())
+
+
+def write_checkpoint(path: Path, **input_changes) -> Path:
+    """Random weights, with answers that differ from voxel to voxel and from set to set."""
+    torch.manual_seed(0)
+    model_config = configuration.from_dict(ModelConfig, TINY["model"], "test")
+    input_config = configuration.from_dict(InputConfig, TINY["input"] | input_changes, "test")
+    model = LetOccFlow(model_config)
+    for name, parameter in model.fields.named_parameters():
+        if name.endswith("weight"):
+            torch.nn.init.normal_(parameter, std=0.5)
+    config = {"model": configuration.to_dict(model_config), "input": configuration.to_dict(input_config)}
+    checkpoint.save(path, model, config, seed=0)
+    return path
+
+
+def picture(camera: str, index: int) -> np.ndarray:
+    """uint8 RGB [HEIGHT, WIDTH, 3]: blobs that a JPEG keeps, another for each camera and set."""
+    rng = np.random.default_rng([CAMERAS.index(camera), index])
+    coarse = rng.integers(0, 256, (4, 7, 3), np.uint8)
+    return np.kron(coarse, np.ones((8, 8, 1), np.uint8))
+
+
+def pose(index: int) -> np.ndarray:
+    """The vehicle drives at 5 m/s: base_link -> odom at set `index`."""
+    T = np.eye(4)
+    T[0, 3] = 1.0 * index
+    return T
+
+
+def stamp(index: int) -> int:
+    """ns of set `index`."""
+    return START_NS + index * PERIOD_NS
+
+
+def write_bag(path: Path, sets: int, kind: str = "jpeg") -> Path:
+    """A drive of `sets` image sets; the last one has its pose, so that every set can be answered."""
+    with BagWriter(path) as bag:
+        bag.write_tf_static(START_NS, [("base_link", optical_frame(c), T_EGO_CAM[c]) for c in CAMERAS])
+        for i in range(sets):
+            bag.write_tf(stamp(i), "odom", "base_link", pose(i))
+            for camera in CAMERAS:
+                bag.write_camera_info(camera, stamp(i), CALIBRATION)
+                bag.write_image(camera, stamp(i), picture(camera, i), kind)
+    return path
+
+
+def until(condition: Callable[[], object], seconds: float, what: str) -> object:
+    """The first true value of `condition`; fails after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.01)
+    return value
+
+
+class NodeProcess:
+    """The node as a user starts it; its output is kept for the assertions' messages."""
+
+    def __init__(self, *parameters: str, command: list[str] | None = None):
+        arguments = [item for parameter in parameters for item in ("-p", parameter)]
+        command = command or [sys.executable, "-m", "letocc_ros.node", "--ros-args", *arguments]
+        self.lines: list[str] = []
+        environment = os.environ | {"PYTHONPATH": f"{REPOSITORY}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+        self.process = subprocess.Popen(
+            command,
+            env=environment | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+            cwd=REPOSITORY,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    @property
+    def output(self) -> str:
+        return "\n".join(self.lines)
+
+    def wait_for(self, text: str, seconds: float = 60) -> None:
+        """Until the node has written `text`."""
+        until(lambda: text in self.output or self.process.poll() is not None, seconds, f"'{text}' in:\n{self.output}")
+        assert text in self.output, self.output
+
+    def stop(self, seconds: float = 20) -> int:
+        """Interrupt it as Ctrl-C does; returns its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            raise AssertionError(f"the node did not end within {seconds} s:\n{self.output}") from None
+        finally:
+            self._reader.join(5)
+
+    def _read(self) -> None:
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip())
+
+
+@contextlib.contextmanager
+def node_process(*parameters: str, active: bool = True) -> Iterator[NodeProcess]:
+    """A running node that ends with the block, with exit status 0."""
+    node = NodeProcess(*parameters)
+    try:
+        if active:
+            node.wait_for("active: images from")
+        yield node
+    except BaseException:
+        with contextlib.suppress(AssertionError):
+            node.stop()
+        raise
+    status = node.stop()
+    assert status == 0, f"exit status {status}:\n{node.output}"
