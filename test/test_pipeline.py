@@ -93,7 +93,7 @@ def test_online_equals_the_networks_forward_pass(pipeline, model):
         history = [frames[j] for j in (i - 2, i - 4) if j >= 0]
         with torch.inference_mode():
             expected = model(frames[i], history)
-        probability = expected.probability(model.config.occupancy_scale)[0, 0].numpy()
+        probability = expected.probability(model.config.occupancy_scale)[0].numpy()
         np.testing.assert_allclose(answer.probability, probability, atol=1e-5)
         np.testing.assert_allclose(answer.velocity, expected.flow[0].permute(1, 2, 3, 0).numpy(), atol=1e-5)
     alone = OccFlowPipeline(model, INPUT).step(item)

@@ -130,12 +130,16 @@ class Bag:
 
     def raw(self, topics: Sequence[str]) -> Iterator[tuple[str, int, Any]]:
         """(topic, receive time in ns, deserialised message) of some topics, in recorded order."""
-        connections = [c for c in self.connections if c.topic in topics]
-        if not connections:
-            return
         with _named(self.path):
-            for connection, received_ns, data in self._reader.messages(connections):
+            for connection, received_ns, data in self.serialized(topics):
                 yield connection.topic, received_ns, self._reader.deserialize(data, connection.msgtype)
+
+    def serialized(self, topics: Sequence[str]) -> Iterator[tuple[Any, int, bytes]]:
+        """(connection, receive time in ns, CDR bytes) of some topics, in recorded order; nothing is deserialised."""
+        connections = [c for c in self.connections if c.topic in topics]
+        if connections:
+            with _named(self.path):
+                yield from self._reader.messages(connections)
 
     def messages(
         self,

@@ -133,7 +133,7 @@ class OccFlowPipeline:
         labels = None if fields.semantics is None else fields.semantics[0].argmax(0).byte().cpu().numpy()
         return {
             "grid": config.grid,
-            "probability": fields.probability(config.occupancy_scale)[0, 0].float().cpu().numpy(),
+            "probability": fields.probability(config.occupancy_scale)[0].float().cpu().numpy(),
             "velocity": fields.flow[0].permute(1, 2, 3, 0).float().contiguous().cpu().numpy(),
             "observed": self._observed(frame),
             "threshold": float(self.threshold),
