@@ -1,7 +1,8 @@
 """Constraints for a virtual environment on top of a ROS installation: its own modules stay as they are.
 
-ROS's compiled modules (cv_bridge) were built for the system's numpy, so what the system has keeps its version, and
-what is compiled against numpy may take the version that fits it. Prints the constraints in the file given.
+ROS's compiled modules (cv_bridge) were built for the system's numpy, so that one stays, and what is compiled against
+numpy takes the version that fits it. Whatever else the system has may serve as it is. Prints the constraints that are
+left of those in the file given.
 """
 
 import re
@@ -19,11 +20,11 @@ def normal(name: str) -> str:
 
 
 def constraints(lines: list[str], system: dict[str, str]) -> list[str]:
-    """`lines` of a constraints file, given the versions that the system has, by normal name."""
-    names = {line: normal(re.split(r"[=;\s]", line, maxsplit=1)[0]) for line in lines if line and line[0] != "#"}
+    """What is left of the `lines` of a constraints file, given the versions that the system has, by normal name."""
     free = {*system, *(FOLLOW_NUMPY if "numpy" in system else ())} - BUILD_TOOLS
-    kept = [line for line, name in names.items() if name not in free]
-    return kept + [f"{name}=={system[name]}" for name in sorted({*names.values()} & system.keys() - BUILD_TOOLS)]
+    pins = [line for line in lines if line and line[0] != "#"]
+    kept = [line for line in pins if normal(re.split(r"[=;\s]", line, maxsplit=1)[0]) not in free]
+    return kept + [f"{name}=={system[name]}" for name in ("numpy",) if name in system]
 
 
 if __name__ == "__main__":
