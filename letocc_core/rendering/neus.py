@@ -1,0 +1,47 @@
+"""From signed distances along a ray to rendering weights: NeuS (Let Occ Flow B.5), and SelfOcc's variant of it."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+
+def neus_weights(
+    sdf: Float[Tensor, "*r s+1"], beta: float | Float[Tensor, "*#r 1"]
+) -> tuple[Float[Tensor, "*r s"], Float[Tensor, "*r s"]]:
+    """Weights and opacities alpha of the intervals between neighbouring samples of `sdf` (m, positive = free).
+
+    alpha_i = max((S(f_i) - S(f_{i+1})) / S(f_i), 0), S(x) = sigmoid(x / beta), w_i = alpha_i prod_{j<i} (1 - alpha_j),
+    Let Occ Flow B.5 after NeuS eq. 13. In logarithms 1 - alpha_i = min(S(f_{i+1}) / S(f_i), 1) never underflows, so
+    float32 holds deep inside a surface, where the quotient as written is 0 / 0. `beta` (m) is the width of a surface.
+    """
+    log_s = logsigmoid(sdf / beta)
+    log_passed = (log_s[..., 1:] - log_s[..., :-1]).clamp(max=0)
+    return _accumulate(log_passed), -torch.expm1(log_passed)
+
+
+def selfocc_weights(
+    sdf: Float[Tensor, "*r s"],
+    slope: Float[Tensor, "*r s"],
+    steps: Float[Tensor, "*r s"],
+    beta: float | Float[Tensor, "*#r 1"],
+    cos_anneal: float = 1.0,
+) -> tuple[Float[Tensor, "*r s"], Float[Tensor, "*r s"]]:
+    """SelfOcc's weights and alphas, for comparison with its numbers: `neus_weights` is what to use.
+
+    Each interval is centred on its sample: f is extrapolated by half a step (m) to both sides along `slope`, the
+    derivative of f along the ray, of which only the falling part counts (`cos_anneal` from 0 to 1 sharpens that). Its
+    eps of 1e-5 in alpha and 1e-4 in the transmittance are kept: free space has alpha > 0, opacity can exceed 1.
+    """
+    falling = -(torch.relu(0.5 - 0.5 * slope) * (1 - cos_anneal) + torch.relu(-slope) * cos_anneal)
+    before = torch.sigmoid((sdf - falling * steps / 2) / beta)
+    after = torch.sigmoid((sdf + falling * steps / 2) / beta)
+    alpha = ((before - after + 1e-5) / (before + 1e-5)).clamp(0, 1)
+    passed = torch.cumprod(1 - alpha + 1e-4, dim=-1)
+    return alpha * torch.cat([torch.ones_like(passed[..., :1]), passed[..., :-1]], dim=-1), alpha
+
+
+def _accumulate(log_passed: Float[Tensor, "*r s"]) -> Float[Tensor, "*r s"]:
+    """Weights from the logarithm of what each interval lets pass."""
+    before = torch.cumsum(log_passed, dim=-1) - log_passed
+    return torch.exp(before) * -torch.expm1(log_passed)

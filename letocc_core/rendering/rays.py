@@ -1,0 +1,143 @@
+"""Rays through a voxel grid: a jittered lattice per camera for training, every pixel for evaluation, LiDAR returns."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from letocc_core.errors import DataError
+from letocc_core.frame import Frame
+from letocc_core.geometry.camera import MIN_DEPTH, ray_directions
+from letocc_core.geometry.grid import GridSpec
+
+
+@dataclass(frozen=True)
+class Rays:
+    """Rays in ego axes; the point at t is `origins + t * directions`. `*r` is [B, N, ...] for cameras, [B, R] for LiDAR.
+
+    Camera rays have directions of depth 1, so that t is the depth (m) along the optical axis; LiDAR rays have unit
+    directions, so that t is the range (m).
+    """
+
+    origins: Float[Tensor, "*r 3"]  # m
+    directions: Float[Tensor, "*r 3"]  # m per unit of t
+    near: Float[Tensor, "*r"]  # m, t at which the ray enters the box (at least `MIN_DEPTH`)
+    far: Float[Tensor, "*r"]  # m, t at which it leaves the box; equals `near` where it misses
+    valid: Bool[Tensor, "*r"]  # the ray crosses the box and belongs to a camera or return that is there
+    pixels: Float[Tensor, "*r 2"] | None = None  # px (u, v) of camera rays
+
+    def at(self, t: Float[Tensor, "*r s"]) -> Float[Tensor, "*r s 3"]:
+        """Points (m, ego axes) at `t` along each ray."""
+        return self.origins[..., None, :] + t[..., None] * self.directions[..., None, :]
+
+
+def rays_through(
+    pixels: Float[Tensor, "B N *p 2"], K: Float[Tensor, "B N 3 3"], T_ego_cam: Float[Tensor, "B N 4 4"], grid: GridSpec
+) -> Rays:
+    """Rays [B, N, *p] through pixels (u, v) of N cameras with intrinsics `K` (px) and poses `T_ego_cam` (m)."""
+    flat = pixels.flatten(2, -2)
+    directions = ray_directions(flat, K) @ T_ego_cam[..., :3, :3].transpose(-1, -2)
+    directions = directions.reshape(*pixels.shape[:-1], 3)
+    origins = T_ego_cam[..., :3, 3].reshape(*pixels.shape[:2], *[1] * (pixels.dim() - 3), 3).expand_as(directions)
+    return _rays_in_box(origins, directions, grid, pixels)
+
+
+def camera_rays(
+    frame: Frame, grid: GridSpec, rows: int, columns: int, generator: torch.Generator | None = None
+) -> Rays:
+    """Rays [B, N, rows, columns] on a lattice over each image of a batched frame (Let Occ Flow B.5).
+
+    The image is cut into rows x columns cells with a ray at the same place of each: the middle, or with a `generator` a
+    random place drawn once a camera. The lattice stays regular, so neighbouring rays can be compared as a small image.
+    """
+    batch, cameras, _, height, width = _batched(frame).images.shape
+    device = frame.images.device
+    place = torch.full((batch, cameras, 1, 1, 2), 0.5, device=device)
+    if generator is not None:
+        place = torch.rand(place.shape, generator=generator, device=device)
+    cells = torch.stack(_mesh(rows, columns, device), dim=-1)
+    size = torch.tensor([width / columns, height / rows], device=device)
+    pixels = (cells + place) * size - 0.5
+    return _of_present_cameras(rays_through(pixels, frame.K, frame.T_ego_cam, grid), frame)
+
+
+def pixel_rays(frame: Frame, grid: GridSpec, stride: int = 1) -> Rays:
+    """Rays [B, N, H // stride, W // stride] through the centres of stride x stride blocks of pixels; 1 = every pixel."""
+    _, _, _, height, width = _batched(frame).images.shape
+    u, v = _mesh(height // stride, width // stride, frame.images.device)
+    pixels = torch.stack([u, v], dim=-1) * stride + (stride - 1) / 2
+    pixels = pixels.expand(*frame.images.shape[:2], *pixels.shape)
+    return _of_present_cameras(rays_through(pixels, frame.K, frame.T_ego_cam, grid), frame)
+
+
+def lidar_rays(
+    frame: Frame, grid: GridSpec, count: int, generator: torch.Generator | None = None
+) -> tuple[Rays, Float[Tensor, "B R"]]:
+    """At most `count` rays [B, R] from the LiDAR to its returns inside the box, and their ranges (m).
+
+    Returns are drawn without replacement (the first ones without a `generator`); where a sweep has fewer inside the
+    box, the rest is not `valid`. Raises `DataError` for a frame without LiDAR.
+    """
+    if _batched(frame).lidar is None or frame.lidar_origin is None:
+        raise DataError(
+            "this frame holds no LiDAR sweep with its origin; leave out the LiDAR loss (weight 0) or record it"
+        )
+    inside = torch.isfinite(frame.lidar).all(-1) & grid.to_voxel(frame.lidar.nan_to_num(nan=torch.inf))[1]
+    order = torch.zeros(inside.shape, device=inside.device)
+    if generator is not None:
+        order = torch.rand(inside.shape, generator=generator, device=inside.device)
+    chosen = (order + (~inside) * 2).argsort(dim=1, stable=True)[:, :count]
+    points = frame.lidar.gather(1, chosen[..., None].expand(-1, -1, 3))
+    valid = inside.gather(1, chosen)
+    offsets = torch.where(valid[..., None], points - frame.lidar_origin[:, None], torch.ones_like(points))
+    ranges = offsets.norm(dim=-1).clamp(min=MIN_DEPTH)
+    origins = frame.lidar_origin[:, None].expand_as(offsets)
+    rays = _rays_in_box(origins, offsets / ranges[..., None], grid, None)
+    return dataclasses.replace(rays, valid=rays.valid & valid), ranges
+
+
+def sample_edges(rays: Rays, samples: int, generator: torch.Generator | None = None) -> Float[Tensor, "*r s+1"]:
+    """t of the ends of `samples` intervals between near and far: uniform, or each inner end moved within its stratum."""
+    fraction = torch.arange(samples + 1, device=rays.near.device, dtype=rays.near.dtype).expand(*rays.near.shape, -1)
+    if generator is not None:
+        shift = torch.rand(fraction.shape, generator=generator, device=fraction.device, dtype=fraction.dtype) - 0.5
+        inner = (fraction > 0) & (fraction < samples)
+        fraction = fraction + shift * inner
+    return rays.near[..., None] + fraction / samples * (rays.far - rays.near)[..., None]
+
+
+def _rays_in_box(origins: Tensor, directions: Tensor, grid: GridSpec, pixels: Tensor | None) -> Rays:
+    """Intersect rays with the grid's box by the slab method."""
+    lower = torch.as_tensor(grid.lower, dtype=origins.dtype, device=origins.device)
+    upper = torch.as_tensor(grid.upper, dtype=origins.dtype, device=origins.device)
+    tiny = torch.finfo(origins.dtype).eps
+    slope = torch.where(directions.abs() < tiny, torch.full_like(directions, tiny), directions)
+    a, b = (lower - origins) / slope, (upper - origins) / slope
+    near = torch.minimum(a, b).amax(-1).clamp(min=MIN_DEPTH)
+    far = torch.maximum(a, b).amin(-1)
+    valid = far > near
+    return Rays(origins, directions, near, torch.where(valid, far, near), valid, pixels)
+
+
+def _batched(frame: Frame) -> Frame:
+    if frame.images.dim() != 5:
+        raise DataError(
+            f"frame.images has shape {list(frame.images.shape)}, expected [B, N, 3, H, W]; use frame.unsqueeze()"
+        )
+    return frame
+
+
+def _of_present_cameras(rays: Rays, frame: Frame) -> Rays:
+    return dataclasses.replace(rays, valid=rays.valid & frame.camera_valid[..., None, None])
+
+
+def _mesh(rows: int, columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Column and row numbers [rows, columns]."""
+    v, u = torch.meshgrid(
+        torch.arange(rows, device=device, dtype=torch.float32),
+        torch.arange(columns, device=device, dtype=torch.float32),
+        indexing="ij",
+    )
+    return u, v
