@@ -1,10 +1,13 @@
 """The node's parameters: one dataclass from which the ROS declarations, the YAML and the documentation are made."""
 
 import dataclasses
+import sys
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import yaml
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -148,20 +151,38 @@ def defaults() -> dict[str, Any]:
     return {f.name: _plain(f.default) for f in dataclasses.fields(NodeParameters)}
 
 
+def yaml_text() -> str:
+    """The whole of config/occ_flow.yaml: every parameter with its default, and its meaning above it."""
+    lines = ["# Parameters of occ_flow_node, at their defaults: copy the file and change what differs on your robot."]
+    lines += ["# Made by: python -m letocc_ros.parameters yaml", "/**:", "  ros__parameters:"]
+    for field in dataclasses.fields(NodeParameters):
+        lines += textwrap.wrap(_meaning(field), 112, initial_indent="    # ", subsequent_indent="    # ")
+        value = yaml.safe_dump(_plain(field.default), default_flow_style=True, width=1000).removesuffix("\n")
+        lines.append(f"    {field.name}: {value.removesuffix('...').strip()}")
+    return "\n".join(lines) + "\n"
+
+
 def markdown_table() -> str:
-    """The table of docs/node.md."""
-    return "\n".join(["| parameter | type | default | unit | meaning |", "| --- | --- | --- | --- | --- |", *_rows()])
+    """The table of docs/node.md. Made by: python -m letocc_ros.parameters table"""
+    return "\n".join(["| parameter | type | default | meaning |", "| --- | --- | --- | --- |", *_rows()])
 
 
 def _rows() -> Iterator[str]:
     for field in dataclasses.fields(NodeParameters):
-        meta, default = field.metadata, _plain(field.default)
+        default = _plain(field.default)
         kind = {str: "string", list: "string list"}.get(type(default), type(default).__name__)
-        shown = (", ".join(default) if isinstance(default, list) else str(default)) or "(empty)"
-        limits = f" From {meta['range'][0]} to {meta['range'][1]}." if meta["range"] else ""
-        live = " Can change while active." if meta["live"] else ""
-        meaning = f"{meta['description']}{limits}{live}"
-        yield f"| `{field.name}` | {kind} | {shown} | {meta['unit']} | {meaning} |"
+        shown = ", ".join(default) if isinstance(default, list) else str(default) if default != "" else "(empty)"
+        yield f"| `{field.name}` | {kind} | {shown} | {_meaning(field)} |".replace("<", "\\<")
+
+
+def _meaning(field: dataclasses.Field) -> str:
+    """Description, limits and unit in one line."""
+    meta, text = field.metadata, field.metadata["description"]
+    if meta["range"]:
+        text += f" {meta['range'][0]} to {meta['range'][1]} {meta['unit']}".rstrip() + "."
+    elif meta["unit"]:
+        text += f" Unit: {meta['unit']}."
+    return text + (" Can change while active." if meta["live"] else "")
 
 
 def _check(name: str, value: Any, meta: Any) -> None:
@@ -174,3 +195,7 @@ def _check(name: str, value: Any, meta: Any) -> None:
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
+
+
+if __name__ == "__main__":
+    print({"yaml": yaml_text, "table": markdown_table}[sys.argv[1]]().rstrip("\n"))
