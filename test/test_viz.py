@@ -139,3 +139,23 @@ def test_gif_repeats_and_holds_every_moment(tmp_path: Path):
 
 def test_heights_are_those_of_the_voxel_centres():
     np.testing.assert_allclose(voxel_heights(GRID)[3, 4], np.arange(8) * 0.5 - 0.75)
+
+
+def test_depth_strip_has_images_above_their_depth():
+    import torch
+
+    from letocc_core.frame import Frame
+    from letocc_core.losses.objective import StaticStageConfig
+    from letocc_core.viz.depth import depth_strip
+
+    K = torch.tensor([[24.0, 0, 23.5], [0, 24.0, 11.5], [0, 0, 1]]).repeat(1, 2, 1, 1)
+    T = torch.tensor([[0, 0, 1.0, 0], [-1, 0, 0, 0], [0, -1, 0, 1.3], [0, 0, 0, 1]]).repeat(1, 2, 1, 1)
+    images = torch.full((1, 2, 3, 24, 48), 0.5)
+    frame = Frame(torch.zeros(1), images, torch.tensor([[True, False]]), K, T, torch.eye(4).double()[None])
+    flat = GRID.centres()[..., 2][None, None]
+    fields = type("Fields", (), {"sdf": flat, "flow": None, "semantics": None})
+    strip = depth_strip(fields, GRID, frame, StaticStageConfig(beta_end=0.05), progress=1.0)
+    assert strip.shape == (48, 96, 3) and close(strip[5, 5], (127, 127, 127))
+    assert close(strip[24, 24], colours.UNSEEN)  # above the horizon
+    assert close(strip[-1, 24], colours.depth_colours(np.array(1.3 * 24 / 11.0)), 25)
+    assert close(strip[-1, 60], colours.UNSEEN)  # an absent camera

@@ -1,34 +1,43 @@
-"""Depth as the network sees it, for a look during training."""
+"""Depth as a picture, for watching a training run."""
 
-import cv2
+from typing import Protocol
+
 import numpy as np
 import torch
 from jaxtyping import UInt8
 
 from letocc_core.frame import Frame
 from letocc_core.geometry.grid import GridSpec
-from letocc_core.model.fields import Fields
-from letocc_core.rendering.rays import pixel_rays
-from letocc_core.rendering.render import render
+from letocc_core.viz import colours
 
-NEAREST, FARTHEST = 1.0, 40.0  # m, ends of the colour scale (logarithmic)
+
+class Objective(Protocol):
+    """What of a training objective says how to render."""
+
+    samples: int  # points along a ray
+
+    def beta(self, progress: float) -> float:
+        """Width of a surface (m) at this share of the training."""
 
 
 @torch.no_grad()
 def depth_strip(
-    fields: Fields, grid: GridSpec, frame: Frame, beta: float, samples: int = 96
+    fields, grid: GridSpec, frame: Frame, objective: Objective, progress: float, stride: int = 2
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The first sample's images above the depth rendered from its fields, camera beside camera."""
-    rays = pixel_rays(frame, grid, stride=2)
-    depth = render(fields, grid, rays, samples, beta).depth[0].cpu().numpy()
-    images = (frame.images[0].permute(0, 2, 3, 1).cpu().numpy() * 255).astype(np.uint8)
-    height, width = depth.shape[1:]
-    top = np.concatenate([cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA) for image in images], axis=1)
-    return np.concatenate([top, colour_depth(np.concatenate(list(depth), axis=1))], axis=0)
+    """Images of the first sample of a batch, side by side, above the depth rendered from its fields.
 
+    Args:
+        fields: of the batch, as `LetOccFlow` gives them.
+        progress: share of the training stage that is done; the depth is rendered as sharp as it is trained then.
+        stride: px between the rays.
+    """
+    from letocc_core.rendering.rays import pixel_rays
+    from letocc_core.rendering.render import render
 
-def colour_depth(depth: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
-    """Depth (m) in colours, near is bright: logarithmic from 1 to 40 m."""
-    scaled = np.log(np.clip(depth, NEAREST, FARTHEST) / NEAREST) / np.log(FARTHEST / NEAREST)
-    coloured = cv2.applyColorMap(((1 - scaled) * 255).astype(np.uint8), cv2.COLORMAP_TURBO)
-    return np.ascontiguousarray(coloured[..., ::-1])
+    rays = pixel_rays(frame, grid, stride)
+    seen = render(fields, grid, rays, objective.samples, objective.beta(progress))
+    depth = seen.depth.where(rays.valid & (seen.opacity > 0.5), torch.nan)[0].cpu().numpy()
+    rgb = (frame.images[0] * 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+    rows, columns = (n * stride for n in depth.shape[1:])
+    painted = colours.depth_colours(depth).repeat(stride, axis=1).repeat(stride, axis=2)
+    return np.concatenate([np.concatenate(list(p), axis=1) for p in (rgb[:, :rows, :columns], painted)], axis=0)
