@@ -22,6 +22,7 @@ from jaxtyping import Float
 
 from letocc_core.data import sequences
 from letocc_core.data.sequences import Sample
+from letocc_core.data.truth import FREE, Truth
 from letocc_core.errors import DataError
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.metrics import baselines, frame_score, results
@@ -410,3 +411,42 @@ def _street_occupancy(seed: int, rig: str, grid: GridSpec, seconds: float) -> Fl
     """Mean occupancy of three moments of one street."""
     moments = sequences.simulated_street(seed, rig, grid, (32, 56), (0.0, seconds / 2, seconds))
     return baselines.mean_of(sample.truth.occupancy for sample in moments)
+
+
+def moment_of(sample: Sample, output: OccFlow, cameras: Sequence[str], depth: bool = True):
+    """A sample and its output as a `viz.overview.Moment`, ready for a picture.
+
+    Args:
+        cameras: names, in the order of the sample's images.
+        depth: render depth from the output; without it the picture has no depth rows (faster).
+    """
+    from letocc_core.viz.overview import Moment, left_to_right
+
+    truth, frame_set, grid = sample.truth, sample.frame_set, output.grid
+    known: dict[str, Any] = {}
+    if truth is not None:
+        known = {
+            "true_occupied": truth.occupancy != FREE,
+            "true_velocity": truth.velocity,
+            "true_seen": truth.visible,
+        }
+    if depth:
+        known["depth"] = depth_images(sdf_of(output), grid, frame_set)
+        if truth is not None:
+            known["true_depth"] = _true_depth_images(truth, frame_set, grid)
+    return Moment(output, frame_set.images, cameras, order=left_to_right(frame_set.T_ego_cam), **known)
+
+
+def _true_depth_images(truth: Truth, frame_set: FrameSet, grid: GridSpec) -> list[Float[np.ndarray, "h w"] | None]:
+    """True depth (m) of each camera where the point seen lies in the box; NaN elsewhere."""
+    out: list[np.ndarray | None] = []
+    for i, image in enumerate(frame_set.images):
+        if image is None:
+            out.append(None)
+            continue
+        v, u = np.indices(truth.depth[i].shape)
+        pixels = np.stack([u, v], axis=-1).reshape(1, -1, 2).astype(np.float64)
+        depth = np.where(np.isfinite(truth.depth[i]), truth.depth[i], np.nan).reshape(1, -1)
+        target = DepthTruth(frame_set.calibrations[i].K[None], frame_set.T_ego_cam[i][None], pixels, depth)
+        out.append(np.where(target.inside(grid), depth, np.nan).reshape(truth.depth[i].shape))
+    return out
