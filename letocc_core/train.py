@@ -226,7 +226,7 @@ class _Run:
 
         self.model.eval()
         fields = forward_clip(self.model, clip, False)
-        picture = depth_strip(fields, self.model.config.grid, clip.current, stage.objective.beta(self.step / stage.steps))
+        picture = depth_strip(fields, self.model.config.grid, clip.current, stage.objective, self.step / stage.steps)
         writer.add_image(f"{stage.name}/depth", picture, self.step, dataformats="HWC")
         self.model.train()
 

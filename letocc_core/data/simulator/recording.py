@@ -1,0 +1,129 @@
+"""Simulated streets as recordings: a ROS 2 bag a street, and the truth of every frame beside it.
+
+    out/street_009000/            the bag (MCAP): images, camera_info, /tf, /tf_static, /points
+    out/street_009000_truth/      NNNNNN.npz a frame, the fields of `Truth`; truth.yaml: seed, grid, classes
+"""
+
+import dataclasses
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from letocc_core.data.bag_writer import BagWriter, optical_frame
+from letocc_core.data.simulator.rig import Rig
+from letocc_core.data.simulator.street import EPOCH_NS, SimFrame, Street
+from letocc_core.data.truth import CLASS_NAMES, FREE, Truth
+from letocc_core.errors import DataError
+from letocc_core.geometry.calibration import Calibration
+from letocc_core.geometry.grid import GridSpec
+
+ODOMETRY_HZ = 50.0  # transforms a second on /tf
+MARGIN = 0.2  # s of transforms before the first and after the last image set
+
+
+def simulate(
+    out: Path,
+    seed: int = 0,
+    scenes: int = 1,
+    seconds: float = 5.0,
+    rig: str = "nuscenes",
+    rate_hz: float = 20.0,
+    image_size: tuple[int, int] | None = None,
+    grid: GridSpec | None = None,
+    workers: int = 2,
+) -> list[Path]:
+    """Write one bag a street, with consecutive seeds; returns the bags' folders.
+
+    Args:
+        image_size: px, height and width; the rig's own if None.
+        grid: of the occupancy truth; the default `GridSpec` if None.
+        workers: processes that render.
+
+    Raises:
+        ConfigError: no such rig. DataError: a bag exists already.
+    """
+    mounted = Rig.load(rig)
+    mounted = mounted.resized(*image_size) if image_size else mounted
+    grid = grid or GridSpec()
+    times = [i / rate_hz for i in range(max(1, round(seconds * rate_hz)))]
+    return [_write_street(Path(out), s, mounted, grid, times, rate_hz, workers) for s in range(seed, seed + scenes)]
+
+
+def load_truth(folder: Path, index: int) -> Truth:
+    """Truth of the frame at position `index` of a recording; raises `DataError` if it is not there."""
+    path = Path(folder) / f"{index:06d}.npz"
+    if not path.is_file():
+        raise DataError(f"{path}: no truth of this frame; 'letocc simulate' writes one file a frame")
+    with np.load(path) as file:
+        return Truth(**{field.name: file[field.name] for field in dataclasses.fields(Truth)})
+
+
+def truth_folder(bag: Path) -> Path:
+    """Where the truth of a simulated bag lies."""
+    return bag.with_name(f"{bag.name}_truth")
+
+
+def _write_street(out: Path, seed: int, rig: Rig, grid: GridSpec, times: list[float], rate_hz: float, workers: int):
+    from tqdm import tqdm
+
+    path = out / f"street_{seed:06d}"
+    out.mkdir(parents=True, exist_ok=True)
+    names = list(rig.cameras)
+    arguments = (seed, rig, grid, 1 / rate_hz)
+    with (
+        BagWriter(path) as bag,
+        ProcessPoolExecutor(workers, get_context("spawn"), initializer=_open, initargs=arguments) as pool,
+    ):
+        frames = tqdm(pool.map(_render, times), total=len(times), desc=path.name, unit="set", dynamic_ncols=True)
+        _write_transforms(bag, Street(seed, rig), names, times)
+        folder = truth_folder(path)
+        folder.mkdir(exist_ok=True)
+        for i, frame in enumerate(frames):
+            _write_frame(bag, frame, names)
+            truth = {field.name: getattr(frame.truth, field.name) for field in dataclasses.fields(Truth)}
+            np.savez_compressed(folder / f"{i:06d}.npz", **truth)
+    about = {"seed": seed, "rate_hz": rate_hz, "grid": dataclasses.asdict(grid), "classes": list(CLASS_NAMES), "free": FREE}
+    (folder / "truth.yaml").write_text(yaml.safe_dump({**about, "grid": {k: _plain(v) for k, v in about["grid"].items()}}))
+    return path
+
+
+def _write_transforms(bag: BagWriter, street: Street, names: list[str], times: list[float]) -> None:
+    """Mounts on /tf_static, and base_link in odom (its start) on /tf."""
+    static = [("base_link", optical_frame(n), T) for n, T in zip(names, street.rig.T_ego_cam(), strict=True)]
+    lidar = np.eye(4)
+    lidar[:3, 3] = street.rig.lidar.position
+    start = EPOCH_NS - round(MARGIN * 1e9)
+    bag.write_tf_static(start, [*static, ("base_link", "lidar", lidar)])
+    T_odom_world = np.linalg.inv(street.pose(0.0))
+    for i in range(round((times[-1] + 2 * MARGIN) * ODOMETRY_HZ) + 1):
+        t = i / ODOMETRY_HZ - MARGIN
+        bag.write_tf(EPOCH_NS + round(t * 1e9), "odom", "base_link", T_odom_world @ street.pose(t))
+
+
+def _write_frame(bag: BagWriter, frame: SimFrame, names: list[str]) -> None:
+    height, width = frame.images.shape[1:3]
+    for name, image, K in zip(names, frame.images, frame.K, strict=True):
+        bag.write_camera_info(name, frame.stamp_ns, Calibration(width, height, K))
+        bag.write_image(name, frame.stamp_ns, image)
+    x, y, z = (frame.lidar - frame.lidar_origin.astype(np.float32)).T
+    vx, vy = frame.lidar_velocity.T
+    bag.write_points(frame.stamp_ns, "lidar", {"x": x, "y": y, "z": z, "vx": vx, "vy": vy})
+
+
+def _plain(value):
+    return list(value) if isinstance(value, tuple) else value
+
+
+_street: Street | None = None  # of this worker process
+
+
+def _open(seed: int, rig: Rig, grid: GridSpec, flow_interval: float) -> None:
+    global _street
+    _street = Street(seed, rig, grid, flow_interval)
+
+
+def _render(t: float) -> SimFrame:
+    return _street.render(t)
