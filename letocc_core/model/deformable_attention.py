@@ -39,15 +39,18 @@ def ms_deform_attn(
 class DeformableAttention(nn.Module):
     """Predicts offsets and weights from a query and attends to feature maps around its reference points."""
 
-    def __init__(self, dim: int, heads: int, levels: int, points: int, query_dim: int | None = None):
+    def __init__(
+        self, dim: int, heads: int, levels: int, points: int, query_dim: int | None = None, average: bool = False
+    ):
         """
         Args:
             dim: channels of values and output.
             points: samples per head and level.
-            query_dim: channels of the query, `dim` if not given (BFAM predicts from two features at once).
+            query_dim: channels of the query, `dim` if not given.
+            average: attend to each level by itself and take the mean, instead of sharing the attention among levels.
         """
         super().__init__()
-        self.heads, self.levels, self.points = heads, levels, points
+        self.heads, self.levels, self.points, self.average = heads, levels, points, average
         self.offsets = nn.Linear(query_dim or dim, heads * levels * points * 2)
         self.weights = nn.Linear(query_dim or dim, heads * levels * points)
         self.value = nn.Linear(dim, dim)
@@ -84,7 +87,7 @@ class DeformableAttention(nn.Module):
         offsets = self.offsets(query).view(B, Q, self.heads, self.levels, self.points // anchors, anchors, 2)
         offsets = offsets / size[:, None, None]
         locations = (reference[:, :, None, :, None] + offsets).flatten(4, 5)
-        weights = self.weights(query).view(B, Q, self.heads, -1).softmax(-1)
-        weights = weights.view(B, Q, self.heads, self.levels, self.points)
+        weights = self.weights(query).view(B, Q, self.heads, self.levels, self.points)
+        weights = weights.softmax(-1) / self.levels if self.average else weights.flatten(3).softmax(-1).view_as(weights)
         value = self.value(value).view(B, value.shape[1], self.heads, -1)
         return self.output(ms_deform_attn(value, spatial_shapes, locations, weights))

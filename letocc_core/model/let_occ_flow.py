@@ -1,7 +1,7 @@
 """The network: camera images and poses in, SDF and velocity of every voxel out (Let Occ Flow, CoRL 2024, section 3)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +42,8 @@ class ModelConfig:
             raise ConfigError(
                 f"model.grid has {self.grid.shape} voxels, expected even numbers: the TPV has half of them"
             )
+        if self.sweep and self.temporal.frames < 1:
+            raise ConfigError("model.sweep compares with past frames, but model.temporal.frames is 0")
         for name, heads in (("encoder", self.encoder.heads), ("temporal", self.temporal.heads)):
             if self.dim % heads:
                 raise ConfigError(f"model.dim {self.dim} is not a multiple of model.{name}.heads {heads}")
@@ -98,7 +100,8 @@ class LetOccFlow(nn.Module):
         if fine is not None:
             volume = torch.cat([volume, F.avg_pool3d(fine, 2)], dim=1)
         # 3D refinement and upsampling, then the fields (eq. 7)
-        return self.fields(self.refinement(volume, fine))
+        fields = self.fields(self.refinement(volume, fine))
+        return self._with_prior(fields, fine) if self.config.sweep and self.config.sweep.prior else fields
 
     def _sweep(
         self, current: EncodedFrame, past: Sequence[EncodedFrame], T_past_now: Sequence[Tensor]
@@ -107,8 +110,13 @@ class LetOccFlow(nn.Module):
         config = self.config.sweep
         if config is None:
             return None
-        K = plane_sweep.half_intrinsics(current.K)
+        K, *past_K = (plane_sweep.half_intrinsics(frame.K) for frame in (current, *past))
         T = [se3.inverse(p.T_ego_cam) @ t[:, None] @ current.T_ego_cam for p, t in zip(past, T_past_now, strict=True)]
         valid = [p.camera_valid & current.camera_valid for p in past]
-        swept = plane_sweep.sweep_depth(current.grey, [p.grey for p in past], K, T, valid, config)
+        swept = plane_sweep.sweep_depth(current.grey, [p.grey for p in past], K, past_K, T, valid, config)
         return plane_sweep.lift(swept, self.config.grid, K, current.T_ego_cam, config.truncation)
+
+    def _with_prior(self, fields: Fields, evidence: Float[Tensor, "B C X Y Z"]) -> Fields:
+        """The network's SDF as a correction of the plane sweep's signed distance, where that is known."""
+        distance, known = evidence[:, :1] * self.config.sweep.truncation, evidence[:, 3:4]
+        return replace(fields, sdf=fields.sdf + known * (distance - self.config.fields.sdf_start))

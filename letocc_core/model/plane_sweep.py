@@ -1,7 +1,8 @@
-"""Depth evidence from past frames by plane sweep, an optional input besides the papers' network. No gradient, no weights.
+"""Depth evidence from past frames by plane sweep: an optional input besides the papers' network, with no weights.
 
 Every pixel of the current images tries a set of inverse depths; each is compared with the past images by normalised
-cross-correlation over a window (insensitive to exposure). The softmax over depths is lifted to the voxels.
+cross-correlation over a window (insensitive to exposure), smoothed by semi-global matching, and turned into
+probabilities, which `lift` carries to the voxels.
 """
 
 from collections.abc import Sequence
@@ -12,28 +13,44 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from letocc_core.errors import ConfigError
 from letocc_core.geometry import camera, se3
 from letocc_core.geometry.grid import GridSpec
 
-CHANNELS = 4  # truncated signed distance, surface probability, occluded probability (each times weight), weight
+CHANNELS = 4  # of the lifted evidence: signed distance, surface, hidden, known (see `lift`)
+FLAT = 1e-6  # variance of brightness below which a window has no texture
 
 
 @dataclass(frozen=True)
 class PlaneSweepConfig:
-    """Sampling and scoring of the sweep."""
+    """Sampling and scoring of the sweep. Costs are 1 - correlation."""
 
-    depths: int = 64  # inverse depths tried
-    nearest: float = 1.5  # m
+    depths: int = 48  # inverse depths tried, evenly spaced
+    nearest: float = 2.0  # m
     farthest: float = 60.0  # m
-    window: int = 5  # pixels at half resolution over which images are compared
-    temperature: float = 0.05  # of the softmax over 1 - correlation
-    least_parallax: float = 1.5  # pixels at half resolution between nearest and farthest; less is no evidence
+    window: int = 5  # px at half resolution, odd: side of the window over which images are compared
+    worst_cost: float = 0.6  # a worse match counts no more than this: occlusion, motion, reflections
+    unseen_cost: float = 0.4  # of a hypothesis that no past image shows: a match must be better to be believed
+    small_step: float = 0.2  # cost of neighbours that differ by one inverse depth
+    large_step: float = 1.5  # cost of neighbours that differ by more
+    temperature: float = 0.1  # of the softmax over the aggregated costs
+    least_parallax: float = 1.5  # px at half resolution between nearest and farthest; less is no evidence
     truncation: float = 1.5  # m, of the signed distance
+    prior: bool = False  # the SDF starts from the evidence, and the network learns what to add to it
+
+    def __post_init__(self):
+        if self.window % 2 == 0:
+            raise ConfigError(f"sweep.window is {self.window} px, expected an odd number")
+        if self.depths < 3 or not 0 < self.nearest < self.farthest:
+            raise ConfigError(
+                f"sweep: {self.depths} depths from {self.nearest} to {self.farthest} m, expected at least 3 depths and "
+                "0 < nearest < farthest"
+            )
 
 
 @dataclass(frozen=True)
 class SweptDepth:
-    """Evidence per pixel at a quarter of the image resolution."""
+    """Evidence at every second pixel of the half-resolution images."""
 
     probability: Float[Tensor, "B N depths h w"]  # over inverse depths, farthest first
     depth: Float[Tensor, "B N h w"]  # m, around the most probable hypothesis
@@ -41,7 +58,7 @@ class SweptDepth:
     inverse_depths: Float[Tensor, "depths"]  # 1/m
 
 
-def grey_half(images: Float[Tensor, "B N 3 H W"]) -> Float[Tensor, "B N H/2 W/2"]:
+def grey_half(images: Float[Tensor, "B N 3 H W"]) -> Float[Tensor, "B N H//2 W//2"]:
     """What the sweep keeps of a frame: brightness at half resolution."""
     grey = (images * images.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(2)
     return F.avg_pool2d(grey, 2)
@@ -60,6 +77,7 @@ def sweep_depth(
     grey: Float[Tensor, "B N h w"],
     past_grey: Sequence[Float[Tensor, "B N h w"]],
     K: Float[Tensor, "B N 3 3"],
+    past_K: Sequence[Float[Tensor, "B N 3 3"]],
     T_past_now: Sequence[Float[Tensor, "B N 4 4"]],
     past_valid: Sequence[Bool[Tensor, "B N"]],
     config: PlaneSweepConfig,
@@ -67,55 +85,108 @@ def sweep_depth(
     """Depth of every second pixel of half-resolution images from the same cameras' past images.
 
     Args:
-        K: of the half-resolution images. T_past_now: current camera -> the same camera in the past.
+        K, past_K: of the half-resolution images.
+        T_past_now: the camera's frame now -> its frame in the past (m).
+        past_valid: the camera has an image both now and then.
     """
     B, N, h, w = grey.shape
     inverse = torch.linspace(1 / config.farthest, 1 / config.nearest, config.depths, device=grey.device)
-    v, u = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
-    pixels = torch.stack([u, v], -1).view(1, 1, -1, 2).to(grey)
-    rays = camera.ray_directions(pixels.expand(B, N, -1, -1), K)
     target = grey.reshape(B * N, 1, h, w)
-    cost, seen = 0.0, 0.0
-    for past, T, valid in zip(past_grey, T_past_now, past_valid, strict=True):
-        steady = rays @ (K @ T[..., :3, :3]).transpose(-1, -2)  # [B, N, h*w, 3]
-        shift = (K @ T[..., :3, 3:])[..., 0]  # [B, N, 3]: times inverse depth, the parallax
-        points = steady[:, :, None] + shift[:, :, None, None] * inverse.view(-1, 1, 1)
-        depth = points[..., 2]
-        uv = points[..., :2] / depth.clamp(min=1e-3)[..., None]
-        inside = camera.in_image(uv, depth + camera.MIN_DEPTH, h, w) & valid[..., None, None]
-        parallax = (uv[:, :, -1] - uv[:, :, 0]).norm(dim=-1)
-        usable = inside & (parallax >= config.least_parallax)[:, :, None]
-        grid = camera.to_unit(uv, h, w).view(B * N, config.depths * h, w, 2)
-        source = past.reshape(B * N, 1, h, w)
-        warped = F.grid_sample(source, grid, padding_mode="border", align_corners=False).view(B * N, -1, h, w)
-        match = correlation(target, warped, config.window)
-        mask = F.avg_pool2d(usable.view(B * N, -1, h, w).float(), 2) >= 0.5
-        cost = cost + (1 - match) * mask
-        seen = seen + mask.float()
-    score = torch.where(seen > 0, cost / seen.clamp(min=1), 1.0)
-    probability = (-score / config.temperature).softmax(1)
-    best = probability.argmax(1, keepdim=True)
-    near = (best + torch.arange(-1, 2, device=grey.device).view(1, 3, 1, 1)).clamp(0, config.depths - 1)
-    local = probability.gather(1, near)
-    depth = local.sum(1) / (local * inverse[near]).sum(1)
-    confidence = local.sum(1).clamp(max=1) * (seen.gather(1, best)[:, 0] > 0)
-    quarter = (B, N, h // 2, w // 2)
-    return SweptDepth(probability.view(B, N, -1, *quarter[2:]), depth.view(quarter), confidence.view(quarter), inverse)
+    cost, seen = torch.zeros(()), torch.zeros(())
+    for past, K_past, T, valid in zip(past_grey, past_K, T_past_now, past_valid, strict=True):
+        grid, behind = _hypotheses((h, w), K, K_past, T, inverse)
+        warped = F.grid_sample(
+            past.reshape(B * N, 1, h, w), grid.flatten(1, 2), padding_mode="border", align_corners=False
+        ).view(B * N, -1, h, w)
+        mismatch = (1 - correlation(target, warped, config.window)).clamp_(max=config.worst_cost)
+        shown = _shown(grid[:, :, ::2, ::2], behind[:, :, ::2, ::2], config) & valid.view(-1, 1, 1, 1)
+        cost = cost + mismatch * shown
+        seen = seen + shown.float()
+    cost = torch.where(seen > 0, cost / seen.clamp(min=1), config.unseen_cost)
+    probability = (-aggregate(cost, config.small_step, config.large_step) / config.temperature).softmax(1)
+    return _summarise(probability, seen > 0, inverse, B)
+
+
+def _hypotheses(
+    shape: tuple[int, int], K: Tensor, K_past: Tensor, T: Tensor, inverse: Tensor
+) -> tuple[Float[Tensor, "M depths h w 2"], Bool[Tensor, "M depths h w"]]:
+    """Where each pixel would be in the past image at each inverse depth, in [-1, 1], and whether behind the camera.
+
+    In homogeneous coordinates a pixel moves along a line: its direction, turned, plus inverse depth times the shift.
+    """
+    h, w = shape
+    v, u = torch.meshgrid(*(torch.arange(n, device=K.device, dtype=K.dtype) for n in shape), indexing="ij")
+    pixels = torch.stack([u, v], -1).view(1, -1, 2).expand(K[..., 0, 0].numel(), -1, -1)
+    unit = K.new_tensor([[2 / w, 0, 1 / w - 1], [0, 2 / h, 1 / h - 1], [0, 0, 1]])
+    P = (unit @ K_past @ T[..., :3, :]).flatten(0, 1)
+    turned = camera.ray_directions(pixels, K.flatten(0, 1)) @ P[..., :3].transpose(1, 2)
+    x, y, z = (torch.addcmul(turned[:, None, :, i], P[:, None, None, i, 3], inverse.view(1, -1, 1)) for i in range(3))
+    behind = z < 0.05
+    scale = z.clamp_(min=0.05).reciprocal_()
+    grid = torch.stack([x.mul_(scale), y.mul_(scale)], -1)
+    return grid.view(len(grid), -1, h, w, 2), behind.view(len(grid), -1, h, w)
+
+
+def _shown(grid: Tensor, behind: Tensor, config: PlaneSweepConfig) -> Bool[Tensor, "M depths h w"]:
+    """Hypotheses that the past image shows, of pixels that move enough between the farthest and the nearest."""
+    h, w = 2 * grid.shape[2], 2 * grid.shape[3]
+    inside = (grid.abs().amax(-1) <= 1) & ~behind
+    path = (grid[:, -1] - grid[:, 0]) * grid.new_tensor([w / 2, h / 2])
+    return inside & (path.norm(dim=-1) >= config.least_parallax)[:, None]
 
 
 def correlation(
     target: Float[Tensor, "M 1 h w"], warped: Float[Tensor, "M D h w"], window: int
-) -> Float[Tensor, "M D h/2 w/2"]:
+) -> Float[Tensor, "M D (h+1)//2 (w+1)//2"]:
     """Normalised cross-correlation over a window, at every second pixel; 0 where either image is flat."""
 
     def mean(x: Tensor) -> Tensor:
         return F.avg_pool2d(x, window, stride=2, padding=window // 2, count_include_pad=False)
 
-    h, w = target.shape[-2] // 2, target.shape[-1] // 2
     a, b = mean(target), mean(warped)
-    covariance = mean(target * warped) - a * b
-    variances = (mean(target**2) - a**2).clamp(min=1e-6) * (mean(warped**2) - b**2).clamp(min=1e-6)
-    return (covariance / (variances.sqrt() + 1e-5))[..., :h, :w]
+    variance = (mean(target**2) - a**2).clamp_(min=FLAT)
+    deviations = (mean(warped**2).addcmul_(b, b, value=-1)).clamp_(min=FLAT).mul_(variance).sqrt_()
+    return mean(target * warped).addcmul_(a, b, value=-1).div_(deviations.add_(1e-5))
+
+
+def aggregate(cost: Float[Tensor, "M D h w"], small_step: float, large_step: float) -> Float[Tensor, "M D h w"]:
+    """Semi-global matching over four paths (Hirschmueller, PAMI 2008, eq. 13): the mean of the paths' costs."""
+
+    def both_ways(lines: Tensor) -> Tensor:
+        forward, backward = _path(torch.cat([lines, lines.flip(0)], 1), small_step, large_step).chunk(2, dim=1)
+        return forward + backward.flip(0)
+
+    M, D, h, w = cost.shape
+    down = both_ways(cost.permute(2, 0, 3, 1).reshape(h, M * w, D)).view(h, M, w, D).permute(1, 3, 0, 2)
+    across = both_ways(cost.permute(3, 0, 2, 1).reshape(w, M * h, D)).view(w, M, h, D).permute(1, 3, 2, 0)
+    return (down + across) / 4
+
+
+def _path(cost: Float[Tensor, "steps lines D"], small_step: float, large_step: float) -> Tensor:
+    """Least cost of arriving at each hypothesis, step by step along lines of pixels (less the least of the last)."""
+    out = torch.empty_like(cost)
+    out[0] = cost[0]
+    for i in range(1, len(cost)):
+        before = out[i - 1]
+        best = before.amin(-1, keepdim=True)
+        arrive = torch.minimum(before, best + large_step)
+        arrive[:, 1:] = torch.minimum(arrive[:, 1:], before[:, :-1] + small_step)
+        arrive[:, :-1] = torch.minimum(arrive[:, :-1], before[:, 1:] + small_step)
+        torch.add(cost[i], arrive - best, out=out[i])
+    return out
+
+
+def _summarise(probability: Tensor, seen: Tensor, inverse: Tensor, B: int) -> SweptDepth:
+    """Depth around the most probable hypothesis, and how much of the probability is there."""
+    best = probability.argmax(1, keepdim=True)
+    near = (best + torch.arange(-1, 2, device=best.device).view(1, 3, 1, 1)).clamp(0, len(inverse) - 1)
+    local = probability.gather(1, near)
+    depth = local.sum(1) / (local * inverse[near]).sum(1)
+    confidence = local.sum(1).clamp(max=1) * seen.gather(1, best)[:, 0]
+    split = (B, len(depth) // B)
+    return SweptDepth(
+        probability.unflatten(0, split), depth.unflatten(0, split), confidence.unflatten(0, split), inverse
+    )
 
 
 @torch.no_grad()
@@ -128,29 +199,35 @@ def lift(
 ) -> Float[Tensor, "B CHANNELS X Y Z"]:
     """The cameras' evidence at every voxel, weighted by confidence; zeros where no camera has any.
 
+    Channels: signed distance to the surface along the ray in units of `truncation`, in [-1, 1]; probability that the
+    surface is at this depth; that it is nearer (so that the voxel is hidden); how well the distance is known, 0 to 1.
+
     Args:
         K: of the images at half resolution (the evidence lies on every second of their pixels).
     """
-    B, N, depths, h, w = swept.probability.shape
+    B, N, D, h, w = swept.probability.shape
     centres = grid.centres(K.device).view(1, 1, -1, 3).expand(B, N, -1, -1)
+    voxels = centres.shape[2]
     pixels, depth = camera.project(se3.transform(se3.inverse(T_ego_cam), centres), K)
-    inside = camera.in_image(pixels / 2, depth, h, w)
-    unit = camera.to_unit(pixels / 2, h, w).view(B * N, -1, 1, 2)
-    maps = torch.stack([swept.depth, swept.confidence], 2).flatten(0, 1)
-    surface, confidence = F.grid_sample(maps, unit, mode="nearest", align_corners=False)[..., 0].unbind(1)
-    position = (
-        (1 / depth.clamp(min=camera.MIN_DEPTH) - swept.inverse_depths[0])
-        / (swept.inverse_depths[-1] - swept.inverse_depths[0])
-        * (depths - 1)
-    )
-    where = torch.cat([unit[:, :, 0], ((position.view(B * N, -1, 1) + 0.5) / depths * 2 - 1)], -1)[:, :, None, None]
-    behind = swept.probability.flip(2).cumsum(2).flip(2)  # probability that the surface is nearer than this plane
-    volume = torch.stack([swept.probability, behind], 2).flatten(0, 1)
-    here, hidden = F.grid_sample(volume, where, padding_mode="border", align_corners=False)[..., 0, 0].unbind(1)
-    distance = ((surface - depth.view(B * N, -1)) / truncation).clamp(-1, 1)
-    weight = confidence * inside.view(B * N, -1)
+    view, voxel = torch.nonzero(camera.in_image(pixels / 2, depth, h, w).flatten(0, 1), as_tuple=True)
+    depth = depth.flatten(0, 1)[view, voxel]
+    u, v = (pixels / 2).flatten(0, 1)[view, voxel].round().long().unbind(-1)
+    u, v = u.clamp(0, w - 1), v.clamp(0, h - 1)
+
+    weight = swept.confidence.flatten(0, 1)[view, v, u]
+    distance = ((swept.depth.flatten(0, 1)[view, v, u] - depth) / truncation).clamp(-1, 1)
     known = weight * (distance > -1)  # what lies far behind a surface is not known
-    values = torch.stack([distance * known, here * weight, hidden * weight, known], 1).view(B, N, CHANNELS, -1).sum(1)
-    totals = torch.stack([known, weight, weight], 1).view(B, N, 3, -1).sum(1).clamp(min=1e-3)
-    values = torch.cat([values[:, :3] / totals, values[:, 3:].clamp(max=1)], 1)
-    return values.view(B, CHANNELS, *grid.shape)
+    probability = swept.probability.flatten(0, 1)
+    nearer = probability.flip(1).cumsum(1).flip(1)  # probability that the surface is at this inverse depth or above
+    step = swept.inverse_depths[1] - swept.inverse_depths[0]
+    position = ((1 / depth - swept.inverse_depths[0]) / step).clamp(0, D - 1)
+    low = position.floor().clamp(max=D - 2).long()
+    part = position - low
+    here, hidden = (
+        torch.lerp(values[view, low, v, u], values[view, low + 1, v, u], part) for values in (probability, nearer)
+    )
+    evidence = torch.stack([distance * known, here * weight, hidden * weight, known, weight], -1)
+    total = evidence.new_zeros(B * voxels, 5).index_add_(0, view // N * voxels + voxel, evidence)
+    known, weight = total[:, 3:4], total[:, 4:]
+    values = torch.cat([total[:, :1] / known.clamp(min=1e-3), total[:, 1:3] / weight.clamp(min=1e-3)], -1)
+    return torch.cat([values, known.clamp(max=1)], -1).view(B, *grid.shape, CHANNELS).movedim(-1, 1)

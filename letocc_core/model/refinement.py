@@ -57,7 +57,7 @@ class Refinement(nn.Module):
         self.lateral = nn.ModuleList(nn.Conv3d(w, dim, 1) for w in widths)
         self.smooth = convolution(dim, dim, config.groups)
         self.upsample = nn.ConvTranspose3d(dim, dim // 2, 2, stride=2)
-        self.joined = ResidualBlock(dim // 2 + extra_fine, dim // 2, min(config.groups, dim // 2))
+        self.join = nn.Conv3d(dim // 2 + extra_fine, dim // 2, 3, padding=1) if extra_fine else None
 
     def forward(
         self,
@@ -75,4 +75,4 @@ class Refinement(nn.Module):
                 merged, size=level.shape[-3:], mode="trilinear", align_corners=False
             )
         out = F.relu(self.upsample(F.relu(self.smooth(merged))))
-        return self.joined(out if fine is None else torch.cat([out, fine], dim=1))
+        return out if self.join is None else out + F.relu(self.join(torch.cat([out, fine], dim=1)))

@@ -36,24 +36,27 @@ def warp(
 
 
 class PairAttention(nn.Module):
-    """One step of eq. 5: a BEV attends to the pair (fused neighbour, itself), predicted from both; the mean of the two."""
+    """One step of eq. 5: a BEV attends to its fused neighbour and to itself; both predict where, the mean counts."""
 
     def __init__(self, dim: int, config: TemporalConfig):
         super().__init__()
-        self.attention = DeformableAttention(dim, config.heads, 1, config.points, query_dim=2 * dim)
+        self.attention = DeformableAttention(dim, config.heads, 2, config.points, query_dim=2 * dim, average=True)
         self.scale = nn.Parameter(torch.ones(()))
 
     def forward(
-        self, bev: Float[Tensor, "M Q D"], neighbour: Float[Tensor, "M Q D"], reference: Tensor, shape: tuple[int, int]
+        self,
+        bev: Float[Tensor, "M Q D"],
+        neighbour: Float[Tensor, "M Q D"],
+        reference: Float[Tensor, "1 Q 1 1 2"],
+        shape: tuple[int, int],
     ) -> Float[Tensor, "M Q D"]:
-        pair = torch.cat([neighbour, bev])
-        query = torch.cat([neighbour, bev], dim=-1).repeat(2, 1, 1)
-        attended = self.attention(query, reference.expand(len(pair), -1, -1, -1, -1), pair, [shape])
-        return bev + self.scale * (attended[: len(bev)] + attended[len(bev) :]) / 2
+        query, value = torch.cat([neighbour, bev], dim=2), torch.cat([neighbour, bev], dim=1)
+        reference = reference.expand(len(bev), -1, -1, -1, -1)
+        return bev + self.scale * self.attention(query, reference, value, [shape, shape])
 
 
 class TemporalFusion(nn.Module):
-    """Backward-Forward Attention over BEV slices, then BEV-Volume fusion; or one of its ablations."""
+    """Past volumes, warped into the current ego axes, and the current one become one volume."""
 
     def __init__(self, config: TemporalConfig, grid: GridSpec, dim: int):
         super().__init__()
@@ -69,10 +72,9 @@ class TemporalFusion(nn.Module):
                 nn.Conv3d(dim, dim, 3, padding=1),
             )
         elif config.kind != "none":
-            backward = config.frames if config.kind == "bfam" else 0
-            self.backward_steps = nn.ModuleList(PairAttention(dim, config) for _ in range(backward))
             self.forward_steps = nn.ModuleList(PairAttention(dim, config) for _ in range(config.frames))
-            self.norm = nn.LayerNorm(dim)
+        if config.kind == "bfam":
+            self.backward_steps = nn.ModuleList(PairAttention(dim, config) for _ in range(config.frames))
             self.gate = nn.Conv3d(dim, dim, 3, padding=1)
 
     def forward(
@@ -87,30 +89,22 @@ class TemporalFusion(nn.Module):
         volumes = [current, *(warp(v, self.grid, T)[0] for v, T in zip(history, T_past_now, strict=True))]
         if self.config.kind == "concat_conv3d":
             return current + self.fuse(torch.cat(volumes, dim=1))
-        slices = [self._slices(v) for v in volumes]
-        fused = self._attend(slices)
-        return self._merge(current, fused)
+        pooled = [volume.mean(-1, keepdim=True) for volume in volumes]
+        if self.config.kind == "bev_forward":
+            return current + self._attend(pooled, [])
+        # Slices with the global BEV feature, backward and forward attention, then BEV-Volume fusion (eq. 6)
+        fused = self._attend([v + bev for v, bev in zip(volumes, pooled, strict=True)], self.backward_steps)
+        return fused + torch.sigmoid(self.gate(fused)) * fused.mean(-1, keepdim=True)
 
-    def _slices(self, volume: Float[Tensor, "B D x y z"]) -> Float[Tensor, "M Q D"]:
-        """BEV slices with the global BEV feature added (bfam), or that global feature alone (bev_forward)."""
-        pooled = volume.mean(-1, keepdim=True)
-        bev = volume + pooled if self.config.kind == "bfam" else pooled
-        return self.norm(bev.permute(0, 4, 2, 3, 1).flatten(2, 3).flatten(0, 1))
-
-    def _attend(self, slices: list[Float[Tensor, "M Q D"]]) -> Float[Tensor, "M Q D"]:
-        """Backward pass current -> past, forward pass past -> current (eq. 5); returns the current frame's slices."""
-        shape = self.grid.shape[:2]
-        for i, step in enumerate(self.backward_steps):
-            slices[i + 1] = step(slices[i + 1], slices[i], self.reference, shape)
-        fused = slices[-1]
-        for bev, step in zip(reversed(slices[:-1]), self.forward_steps, strict=True):
-            fused = step(bev, fused, self.reference, shape)
-        return fused
-
-    def _merge(self, current: Float[Tensor, "B D x y z"], fused: Float[Tensor, "M Q D"]) -> Float[Tensor, "B D x y z"]:
-        """Slices back to a volume, and BEV-Volume fusion (eq. 6)."""
-        B, D, X, Y, _ = current.shape
-        volume = fused.view(B, -1, X, Y, D).permute(0, 4, 2, 3, 1)
-        bev = volume.mean(-1, keepdim=True)
-        volume = current + volume
-        return volume + torch.sigmoid(self.gate(volume)) * bev
+    def _attend(
+        self, volumes: Sequence[Float[Tensor, "B D x y s"]], backward_steps: Sequence[PairAttention]
+    ) -> Float[Tensor, "B D x y s"]:
+        """Backward pass current -> past, forward pass past -> current, slice by slice (eq. 5); the current frame's."""
+        B, D, X, Y, slices = volumes[0].shape
+        bevs = [v.permute(0, 4, 2, 3, 1).reshape(B * slices, X * Y, D) for v in volumes]
+        for i, step in enumerate(backward_steps):
+            bevs[i + 1] = step(bevs[i + 1], bevs[i], self.reference, (X, Y))
+        fused = bevs[-1]
+        for bev, step in zip(reversed(bevs[:-1]), self.forward_steps, strict=True):
+            fused = step(bev, fused, self.reference, (X, Y))
+        return fused.view(B, slices, X, Y, D).permute(0, 4, 2, 3, 1)

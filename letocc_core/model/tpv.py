@@ -54,11 +54,9 @@ class ImageCrossAttention(nn.Module):
         spatial_shapes: Sequence[tuple[int, int]],
     ) -> Float[Tensor, "B Q D"]:
         """`locations` in [0, 1] of the image; `seen`: the camera sees some anchor. Zero where no camera does."""
-        B, N, Q, anchors = locations.shape[:4]
+        B, N, _, anchors = locations.shape[:4]
         most = max(int(seen.sum(-1).max()), 1)
-        picked = seen.int().argsort(dim=-1, descending=True, stable=True)[
-            ..., :most
-        ]  # [B, N, most]: seen queries first
+        picked = seen.int().argsort(dim=-1, descending=True, stable=True)[..., :most]  # [B, N, most]: seen ones first
         index = picked[..., None].expand(-1, -1, -1, query.shape[-1])
         queries = query[:, None].expand(-1, N, -1, -1).gather(2, index)
         reference = locations.gather(2, picked[..., None, None].expand(-1, -1, -1, anchors, 2))
