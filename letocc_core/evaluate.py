@@ -363,16 +363,24 @@ def _score_streets(
     """Score simulated streets, spread over processes of one thread each."""
     from tqdm import tqdm
 
-    streets = (trained.get("data") or {}).get("simulator") or {}
-    rig = streets.get("rig", "nuscenes")
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        first, count = streets.get("first_seed", 0), streets.get("scenes", config.training_streets)
-        chosen = range(first, first + count, max(1, count // config.training_streets))[: config.training_streets]
-        mean = _training_mean(pool, chosen, rig, grid, cache, config)
+    mean = training_mean(trained, grid, workers, cache, config)
+    rig = _training_streets(trained)[1]
+    with _processes(workers) as pool:
         jobs = [pool.submit(_score_street, checkpoint, seed, rig, warmup, mean, config) for seed in seeds]
         bar = tqdm(jobs, unit="street", desc="evaluating", file=sys.stderr)
         return sum((job.result() for job in bar), start=Tally())
+
+
+def _processes(workers: int) -> ProcessPoolExecutor:
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,))
+
+
+def _training_streets(trained: Mapping[str, Any]) -> tuple[range, str]:
+    """Seeds and rig of the streets in a training configuration; 600 from seed 0 of the default rig for any other."""
+    streets = (trained.get("data") or {}).get("simulator") or {}
+    first, count = streets.get("first_seed", 0), streets.get("scenes", 600)
+    return range(first, first + count), streets.get("rig", "nuscenes")
 
 
 def _score_street(
@@ -389,17 +397,32 @@ def _score_street(
     return score_sequence(pipeline, street, range(warmup, count), mean, config)
 
 
-def _training_mean(
-    pool: ProcessPoolExecutor, seeds: range, rig: str, grid: GridSpec, cache: Path, config: EvaluationConfig
+def training_mean(
+    trained: Mapping[str, Any],
+    grid: GridSpec,
+    workers: int = 2,
+    cache: Path = Path("runs/cache"),
+    config: EvaluationConfig = EvaluationConfig(),
 ) -> Float[np.ndarray, "X Y Z"]:
-    """Share of the training streets' frames in which each voxel is occupied; kept in `cache`."""
+    """Share of the training streets' frames in which each voxel is occupied: the `mean_occupancy` baseline.
+
+    Args:
+        trained: a checkpoint's configuration; it says which streets.
+        cache: folder that keeps the answer.
+    """
+    from tqdm import tqdm
+
+    streets, rig = _training_streets(trained)
+    seeds = streets[:: max(1, len(streets) // config.training_streets)][: config.training_streets]
     key = hashlib.sha256(repr((seeds, rig, grid, config.seconds)).encode()).hexdigest()[:12]
     path = cache / f"mean_occupancy_{key}.npz"
     if path.exists():
         with np.load(path) as file:
             return file["share"]
-    jobs = [pool.submit(_street_occupancy, seed, rig, grid, config.seconds) for seed in seeds]
-    share = np.mean([job.result() for job in jobs], axis=0, dtype=np.float64).astype(np.float32)
+    with _processes(workers) as pool:
+        jobs = [pool.submit(_street_occupancy, seed, rig, grid, config.seconds) for seed in seeds]
+        bar = tqdm(jobs, unit="street", desc="mean of the training streets", file=sys.stderr)
+        share = np.mean([job.result() for job in bar], axis=0, dtype=np.float64).astype(np.float32)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}_{os.getpid()}.npz")
     np.savez_compressed(temporary, share=share)
@@ -430,6 +453,8 @@ def moment_of(sample: Sample, output: OccFlow, cameras: Sequence[str], depth: bo
             "true_velocity": truth.velocity,
             "true_seen": truth.visible,
         }
+    elif sample.lidar is not None:
+        known["true_occupied"] = _holding_returns(sample.lidar, grid)
     if depth:
         known["depth"] = depth_images(sdf_of(output), grid, frame_set)
         if truth is not None:
@@ -450,3 +475,11 @@ def _true_depth_images(truth: Truth, frame_set: FrameSet, grid: GridSpec) -> lis
         target = DepthTruth(frame_set.calibrations[i].K[None], frame_set.T_ego_cam[i][None], pixels, depth)
         out.append(np.where(target.inside(grid), depth, np.nan).reshape(truth.depth[i].shape))
     return out
+
+
+def _holding_returns(points: Float[np.ndarray, "P 3"], grid: GridSpec) -> np.ndarray:
+    """Voxels that hold a LiDAR return (m, ego axes)."""
+    voxel, inside = grid.to_voxel(torch.from_numpy(np.nan_to_num(points, nan=np.inf)))
+    occupied = np.zeros(grid.shape, bool)
+    occupied[tuple(voxel[inside].numpy().T)] = True
+    return occupied

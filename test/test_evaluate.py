@@ -1,6 +1,7 @@
 """Evaluation of a whole sequence by a pipeline that answers from the truth, or badly, on a small analytic street."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -157,3 +158,47 @@ def test_rendered_depth_images_cover_every_camera():
     assert depth.shape == (HEIGHT // 2, WIDTH // 2)
     true = street_truth().depth[0, 1::2, 1::2]
     assert np.nanmedian(np.abs(depth - true) / true) < 0.03
+
+
+def test_a_sample_becomes_a_picture_with_what_is_known_about_it(drive):
+    output = Oracle().step(drive[0].frame_set)
+    full = evaluate.moment_of(drive[0], output, ["camera_front"])
+    assert full.depth[0].shape == (HEIGHT // 2, WIDTH // 2) and full.true_depth[0].shape == (HEIGHT, WIDTH)
+    np.testing.assert_array_equal(full.true_occupied, drive[0].truth.occupancy != FREE)
+    sweep = Sample(frame_set(0), np.zeros(3), lidar=np.array([[1.1, 0.1, 0.1], [np.nan] * 3, [90.0, 0, 0]]))
+    recorded = evaluate.moment_of(sweep, output, ["camera_front"], depth=False)
+    assert np.argwhere(recorded.true_occupied).tolist() == [[18, 16, 2]]
+    assert recorded.depth is None and recorded.true_depth is None
+
+
+def test_a_checkpoint_is_measured_on_simulated_streets(tmp_path, capsys):
+    """Random weights of the street configuration, on another box: what counts is that everything is there."""
+    import torch
+    import yaml
+
+    from letocc_core import checkpoint
+    from letocc_core import config as configuration
+    from letocc_core.evaluate import evaluate_checkpoint
+    from letocc_core.frame import InputConfig
+    from letocc_core.model.let_occ_flow import LetOccFlow, ModelConfig
+
+    section = yaml.safe_load((Path(__file__).parents[1] / "config" / "street.yaml").read_text())["model"]
+    model_config = replace(configuration.from_dict(ModelConfig, section, "street.yaml"), grid=GRID)
+    torch.manual_seed(0)
+    plain = {
+        "model": configuration.to_dict(model_config),
+        "input": configuration.to_dict(InputConfig(image_size=(32, 96))),
+        "data": {"simulator": {"rig": "kitti", "first_seed": 0, "scenes": 2}},
+    }
+    path = tmp_path / "model.safetensors"
+    checkpoint.save(path, LetOccFlow(model_config), plain)
+    config = EvaluationConfig(seconds=0.6, training_streets=1, depth_stride=8)
+    json = tmp_path / "out.json"
+    found = evaluate_checkpoint(
+        path, seeds=range(9000, 9001), json=json, workers=1, command="letocc eval", cache=tmp_path, config=config
+    )
+    assert results.read_results(json) == found
+    assert (found["scenes"], found["frames"]) == (1, 4 - model_config.temporal.frames)
+    assert set(found["baselines"]) == {"flat_road", "mean_occupancy", "zero_velocity"}
+    assert "mean_occupancy" in capsys.readouterr().out
+    assert list(tmp_path.glob("mean_occupancy_*.npz"))
