@@ -12,7 +12,13 @@ from letocc_core.errors import LetOccError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns the exit status. Errors of ours are printed without a traceback."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if hasattr(options, "overrides"):  # key=value may also stand behind the options
+        options.overrides += [item for item in rest if "=" in item and not item.startswith("-")]
+        rest = [item for item in rest if item not in options.overrides]
+    if rest:
+        parser.error(f"unrecognised arguments: {' '.join(rest)}")
     options.command_line = shlex.join(["letocc", *arguments])
     try:
         return options.run(options) or 0
