@@ -1,4 +1,4 @@
-"""A street of boxes on a plane, rendered exactly and without Open3D: textured, of known depth, seen from a moving rig."""
+"""A street of boxes on a plane, rendered exactly without Open3D: textured, of known depth, seen from a moving rig."""
 
 from dataclasses import dataclass
 

@@ -1,0 +1,1 @@
+"""Training losses: one file a term, pure functions; `objective` composes them into the stages."""

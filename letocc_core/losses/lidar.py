@@ -8,8 +8,8 @@ from torch import Tensor
 def silog(
     predicted: Float[Tensor, "*n"], measured: Float[Tensor, "*n"], valid: Bool[Tensor, "*n"], focus: float = 0.85
 ) -> Float[Tensor, ""]:
-    """sqrt(mean d^2 - focus mean(d)^2), d = log predicted - log measured (m); 0 where nothing is valid."""
-    d = torch.where(valid, predicted.clamp(min=1e-3).log() - measured.clamp(min=1e-3).log(), 0.0)
+    """sqrt(mean d^2 - focus mean(d)^2), d = log predicted - log measured (ranges in m); 0 where nothing is valid."""
     count = valid.sum().clamp(min=1)
-    mean_square, mean = (d**2).sum() / count, d.sum() / count
-    return (mean_square - focus * mean**2 + 1e-12).sqrt()
+    d = torch.where(valid, predicted.clamp(min=1e-3).log() - measured.clamp(min=1e-3).log(), 0.0)
+    variance = (d**2).sum() / count - focus * (d.sum() / count) ** 2
+    return variance.clamp(min=1e-10).sqrt()  # the root's slope is infinite at a perfect prediction

@@ -1,21 +1,21 @@
 """The static stage: the terms that shape geometry while the world is taken to stand still (SelfOcc's objective)."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
+import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
+from letocc_core.errors import ConfigError
 from letocc_core.frame import Clip, Frame
-from letocc_core.geometry import se3
 from letocc_core.geometry.grid import GridSpec, sample_volume
-from letocc_core.losses import photometric as photo
-from letocc_core.losses import regularisers
-from letocc_core.losses.lidar import silog
-from letocc_core.model.fields import Fields
+from letocc_core.losses import edge, eikonal, hessian, lidar, photometric, semantics, sparsity
 from letocc_core.rendering.rays import Rays, camera_rays, lidar_rays
-from letocc_core.rendering.render import Rendered, render
+from letocc_core.rendering.render import Rendered, SceneFields, render
 
-FAR_AWAY = 200.0  # m, where the part of a ray that leaves the box is taken to end
+FAR_AWAY = 500.0  # m, depth of the farthest background sample
 
 
 @dataclass(frozen=True)
@@ -29,16 +29,28 @@ class StaticStageConfig:
     beta_start: float = 0.5  # m, surface width at the start
     beta_end: float = 0.2  # m, and at the end of the annealing
     beta_anneal: float = 0.7  # share of the stage over which it falls
-    dssim: float = 0.3  # share of D-SSIM in the photometric term
-    movable: bool = True  # use rays through movable objects: parked ones teach, moving ones mislead
+    sources: Literal["mean", "minimum"] = "mean"  # over source frames: sample by sample (SelfOcc), or best of each ray
+    background: int = 1  # samples beyond the box, up to 500 m, of which the best stands for what leaves it; 0: none
+    dssim: float = 0.0  # share of D-SSIM in the photometric term
     auto_mask: bool = True  # leave out rays that the unwarped source explains better
+    movable: bool = True  # use rays through movable objects: parked ones teach, moving ones mislead
     photometric: float = 1.0  # weights from here on
     lidar: float = 0.05
     eikonal: float = 0.01
     hessian: float = 0.002
-    edge: float = 0.005
-    sparsity: float = 0.002
-    behind: float = 0.002
+    edge: float = 0.0
+    sparsity: float = 0.002  # in voxels that no camera sees
+    behind: float = 0.002  # more than 3 m behind the rendered surface
+    semantics: float = 0.0
+
+    def __post_init__(self):
+        for name in ("rows", "columns", "samples", "lidar_samples"):
+            if getattr(self, name) < 2:
+                raise ConfigError(f"objective.{name} is {getattr(self, name)}, expected at least 2")
+        if not (self.beta_start > 0 and self.beta_end > 0):
+            raise ConfigError(f"objective.beta: {self.beta_start} to {self.beta_end} m, expected positive lengths")
+        if not 0 <= self.dssim <= 1:
+            raise ConfigError(f"objective.dssim is {self.dssim}, expected a share from 0 to 1")
 
     def beta(self, progress: float) -> float:
         """Surface width (m) at `progress` in [0, 1] of the stage: linear, then constant."""
@@ -47,83 +59,109 @@ class StaticStageConfig:
 
 
 def static_stage(
-    fields: Fields,
+    fields: SceneFields,
     grid: GridSpec,
     clip: Clip,
     config: StaticStageConfig,
     progress: float,
     generator: torch.Generator | None = None,
 ) -> dict[str, Tensor]:
-    """Weighted terms and their sum, `total`, for a batched clip.
+    """Weighted terms and their sum, `total`, of a batched clip; terms of weight 0 are absent.
 
     Args:
         progress: share of the stage that is done, for the annealing of beta.
-        generator: of the rays' jitter; None: the lattice's cell centres.
+        generator: of the rays' jitter; None: cell centres and uniform samples.
     """
     beta = config.beta(progress)
     rays = camera_rays(clip.current, grid, config.rows, config.columns, generator)
-    seen = render(fields, grid, rays, config.samples, beta, generator)
-    target = photo.sample_colours(clip.current.images, rays.pixels)
-    still = rays.valid if config.movable else rays.valid & ~_movable_at(clip.current, rays)
+    seen = render(fields, grid, rays, config.samples, beta, generator, semantics=config.semantics > 0)
+    target = photometric.sample_colours(clip.current.images, rays.pixels)
     terms = {
-        "photometric": config.photometric * _photometric(seen, rays, target, still, clip, config),
-        "edge": config.edge * _edge(seen, rays, target),
-        "behind": config.behind * regularisers.free_behind(_middles(seen), seen.t, seen.depth),
-        "eikonal": config.eikonal * _eikonal(fields, grid, seen),
-        "hessian": config.hessian * regularisers.hessian(fields.sdf, grid.voxel_size),
-        "sparsity": config.sparsity * regularisers.free_where_unseen(fields.sdf),
+        "photometric": lambda: photometric_term(seen, rays, target, clip, config),
+        "eikonal": lambda: _eikonal(fields, grid, seen),
+        "hessian": lambda: hessian.hessian(fields.sdf, grid.voxel_size),
+        "edge": lambda: _edge(seen, rays, target),
+        "sparsity": lambda: sparsity.free_space(fields.sdf, sparsity.unseen_voxels(clip.current, grid)),
+        "behind": lambda: sparsity.free_behind(seen.sdf[..., 1:], seen.t, seen.depth),
+        "lidar": lambda: _lidar(fields, grid, clip.current, config, beta, generator),
+        "semantics": lambda: _semantics(seen, rays, clip.current),
     }
-    if config.lidar > 0 and clip.current.lidar is not None:
-        beams, ranges = lidar_rays(clip.current, grid, config.lidar_samples, generator)
-        predicted = render(fields, grid, beams, config.samples, beta, generator).depth
-        terms["lidar"] = config.lidar * silog(predicted, ranges, beams.valid)
-    terms["total"] = sum(terms.values())
-    return terms
+    if clip.current.lidar is None:
+        del terms["lidar"]
+    weighted = {name: weight * term() for name, term in terms.items() if (weight := getattr(config, name)) > 0}
+    return {**weighted, "total": sum(weighted.values())}
 
 
-def _photometric(seen: Rendered, rays: Rays, target: Tensor, still: Tensor, clip: Clip, config: StaticStageConfig) -> Tensor:
-    """Every sample of every ray in every source; what leaves the box is one more sample, far away."""
-    away = rays.origins + rays.directions * FAR_AWAY
-    points = torch.cat([seen.points, away[..., None, :]], dim=-2)
-    weights = torch.cat([seen.weights, (1 - seen.opacity).clamp(min=0)[..., None]], dim=-1)
-    errors, inside, unwarped = [], [], []
-    for source in clip.sources:
-        T = se3.relative(source.T_world_ego, clip.current.T_world_ego)
-        size = tuple(source.images.shape[-2:])
-        pixels, on_image = photo.project_samples(points, T, source.T_ego_cam, source.K, size)
-        colours = photo.sample_colours(source.images, pixels)
-        errors.append(photo.photometric(target, colours, weights, config.dssim))
-        on_image = (weights * on_image).sum(-1) > 0.5
-        inside.append(on_image & source.camera_valid[:, :, None, None])
-        same = photo.sample_colours(source.images, rays.pixels)[..., None, :]
-        unwarped.append(photo.photometric(target, same, torch.ones_like(same[..., 0]), config.dssim))
-    still_better = torch.stack(unwarped) if config.auto_mask else None
-    return photo.minimum_over_sources(torch.stack(errors), torch.stack(inside), still_better, still)
+def photometric_term(
+    seen: Rendered, rays: Rays, target: Float[Tensor, "B N h w 3"], clip: Clip, config: StaticStageConfig
+) -> Float[Tensor, ""]:
+    """Photometric error of the lattice's rays: samples inside the box, and one share for what leaves it.
+
+    The part of a ray that no surface stops ends somewhere beyond the box. It costs what the best of
+    `config.background` samples out there costs, so that sky and far houses need no wall at the box's end.
+    """
+    points = torch.cat([seen.points, rays.at(_background(rays, config.background))], dim=-2)
+    velocity = None if seen.velocity is None else F.pad(seen.velocity, (0, 0, 0, config.background))
+    matches = photometric.match(points, target, clip.current, clip.sources, velocity, config.sources == "mean")
+    weights = _with_background(seen, matches.cost[..., config.samples :])
+    errors = photometric.photometric(matches, target, weights, config.dssim)
+    still = None
+    if config.auto_mask:
+        still = photometric.unwarped_error(rays.pixels, target, clip.sources, config.dssim)
+    best, counted = photometric.minimum_over_views(errors, matches.seen, still)
+    counted = counted & rays.valid
+    if not config.movable and clip.current.movable is not None:
+        counted = counted & ~_nearest(clip.current.movable, rays.pixels)
+    return torch.where(counted, best, 0.0).sum() / counted.sum().clamp(min=1)
 
 
-def _movable_at(frame: Frame, rays: Rays) -> Tensor:
-    """Rays [B, N, rows, columns] through pixels of objects that could move."""
-    if frame.movable is None:
-        return torch.zeros_like(rays.valid)
-    u, v = rays.pixels.round().long().unbind(-1)
-    height, width = frame.movable.shape[-2:]
-    index = v.clamp(0, height - 1) * width + u.clamp(0, width - 1)
-    return frame.movable.flatten(2).gather(2, index.flatten(2)).view(index.shape)
+def _background(rays: Rays, count: int) -> Float[Tensor, "*r k"]:
+    """t (m) of samples beyond the box, uniform in inverse depth from just behind it to `FAR_AWAY`; one: the latter."""
+    share = torch.linspace(0, 1, count + 1, device=rays.far.device, dtype=rays.far.dtype)[1:]
+    nearest = 1 / rays.far.clamp(max=FAR_AWAY)[..., None]
+    return 1 / (nearest + (1 / FAR_AWAY - nearest) * share)
+
+
+def _with_background(seen: Rendered, cost: Float[Tensor, "V *r k"]) -> Float[Tensor, "V *r s"]:
+    """Weights of the samples in the box and of the background samples: the best of these takes the rest of the ray."""
+    inside = seen.weights.expand(*cost.shape[:-1], -1)
+    if cost.shape[-1] == 0:
+        return inside
+    chosen = F.one_hot(cost.argmin(-1), cost.shape[-1])
+    return torch.cat([inside, (1 - seen.opacity).clamp(min=0)[..., None] * chosen], dim=-1)
+
+
+def _eikonal(fields: SceneFields, grid: GridSpec, seen: Rendered) -> Tensor:
+    """At every fourth sample of the rays, from the grid's own gradient."""
+    slope = eikonal.gradient(fields.sdf, grid.voxel_size)
+    points = seen.points[..., ::4, :].flatten(1, -2)
+    return eikonal.eikonal(sample_volume(slope, grid, points, padding="border"))
 
 
 def _edge(seen: Rendered, rays: Rays, target: Tensor) -> Tensor:
-    """Smooth inverse depth where the image is smooth."""
-    valid = rays.valid & (seen.opacity > 0.5)
+    """Smooth inverse depth where the image is smooth; rays that leave the box have no depth to smooth."""
+    valid = rays.valid & (seen.opacity.detach() > 0.5)
     inverse = 1 / seen.depth.clamp(min=0.5)
-    return regularisers.edge_aware(inverse.flatten(0, 1), target.flatten(0, 1), valid.flatten(0, 1))
+    return edge.edge_aware(inverse.flatten(0, 1), target.flatten(0, 1), valid.flatten(0, 1))
 
 
-def _middles(seen: Rendered) -> Tensor:
-    return (seen.sdf[..., 1:] + seen.sdf[..., :-1]) / 2
+def _lidar(
+    fields: SceneFields, grid: GridSpec, frame: Frame, config: StaticStageConfig, beta: float, generator
+) -> Tensor:
+    rays, ranges = lidar_rays(frame, grid, config.lidar_samples, generator)
+    seen = render(fields, grid, rays, config.samples, beta, generator)
+    return lidar.silog(seen.depth, ranges, rays.valid)
 
 
-def _eikonal(fields: Fields, grid: GridSpec, seen: Rendered) -> Tensor:
-    """At every fourth sample of the rays, from the grid's own gradient."""
-    slope = regularisers.gradient(fields.sdf, grid.voxel_size)
-    points = seen.points[..., ::4, :].flatten(1, -2)
-    return regularisers.eikonal(sample_volume(slope, grid, points, padding="border"))
+def _semantics(seen: Rendered, rays: Rays, frame: Frame) -> Tensor:
+    if frame.semantics is None:
+        raise ConfigError("objective.semantics is on, but the data has no 2D class labels; set it to 0 or record them")
+    return semantics.semantic_cross_entropy(seen.semantics, _nearest(frame.semantics, rays.pixels), rays.valid)
+
+
+def _nearest(labels: Tensor, pixels: Float[Tensor, "B N *p 2"]) -> Tensor:
+    """Entries [B, N, *p] of label images [B, N, H, W] at the nearest pixels."""
+    height, width = labels.shape[-2:]
+    u, v = pixels.round().long().unbind(-1)
+    index = v.clamp(0, height - 1) * width + u.clamp(0, width - 1)
+    return labels.flatten(2).gather(2, index.flatten(2)).view(index.shape)

@@ -1,11 +1,108 @@
-"""Photometric consistency between the current frame and its neighbours (Let Occ Flow eq. 8; SelfOcc, CVPR 2024)."""
+"""Photometric consistency between the current frame and its neighbours (Let Occ Flow eq. 8; SelfOcc section 3.3).
+
+MVS-embedded: every sample of a ray is projected into the source frames, so that a ray compares all depths at once and
+its weights are pulled towards the depth that matches, however far away. While the world stands still the samples'
+costs are constants, and only the rendering weights carry gradients.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from letocc_core.frame import Frame
 from letocc_core.geometry import camera, se3
+
+
+@dataclass(frozen=True)
+class Matches:
+    """What V views say about every sample of the rays; a view is one source frame, or the mean of several."""
+
+    colours: Float[Tensor, "V *r s 3"]  # in [0, 1]
+    cost: Float[Tensor, "V *r s"]  # mean absolute colour difference to the ray's own pixel
+    seen: Bool[Tensor, "V *r"]  # some sample of the ray lies on the view's image
+
+
+def match(
+    points: Float[Tensor, "B N *p s 3"],
+    target: Float[Tensor, "B N *p 3"],
+    current: Frame,
+    sources: Sequence[Frame],
+    velocity: Float[Tensor, "B N *p s 2"] | None = None,
+    average: bool = True,
+) -> Matches:
+    """Look every sample (m, current ego axes) of the rays up in the same camera of the source frames.
+
+    A sample outside a view's image has no evidence for or against it: its cost (and colour) is the mean over the ray's
+    samples that are inside. Leaving such rays out instead lets a ray hide: weight that moves to where no source looks,
+    such as right in front of a side camera, would never be paid for.
+
+    Args:
+        target: colours of the rays' own pixels.
+        velocity: m/s, moves each sample by the true time difference to the source (Let Occ Flow eq. 8); None: static.
+        average: one view, the mean over the sources that see a sample (SelfOcc), instead of one view a source.
+    """
+    colours, inside = zip(*(_look_up(points, current, s, velocity) for s in sources), strict=True)
+    colours, inside = torch.stack(colours), torch.stack(inside)
+    cost = (colours - target[..., None, :]).abs().mean(-1)
+    if average:
+        count = inside.sum(0, keepdim=True).clamp(min=1)
+        cost = (cost * inside).sum(0, keepdim=True) / count
+        colours = (colours * inside[..., None]).sum(0, keepdim=True) / count[..., None]
+        inside = inside.any(0, keepdim=True)
+    count = inside.sum(-1, keepdim=True).clamp(min=1)
+    neutral_cost = (cost * inside).sum(-1, keepdim=True) / count
+    neutral_colour = (colours * inside[..., None]).sum(-2, keepdim=True) / count[..., None]
+    return Matches(
+        torch.where(inside[..., None], colours, neutral_colour),
+        torch.where(inside, cost, neutral_cost),
+        inside.any(-1),
+    )
+
+
+def photometric(
+    matches: Matches,
+    target: Float[Tensor, "B N h w 3"],
+    weights: Float[Tensor, "V B N h w s"] | Float[Tensor, "B N h w s"],
+    dssim: float,
+) -> Float[Tensor, "V B N h w"]:
+    """Error of each ray in each view: (1 - dssim) sum w |c - target| + dssim D-SSIM(sum w c, target).
+
+    The D-SSIM compares composited colours with the target's in windows of 3 x 3 rays; `weights` sum to 1.
+    """
+    l1 = (weights * matches.cost).sum(-1)
+    if dssim == 0:
+        return l1
+    composited = (weights[..., None] * matches.colours).sum(-2)
+    return (1 - dssim) * l1 + dssim * _lattice_dssim(composited, target)
+
+
+def unwarped_error(
+    pixels: Float[Tensor, "B N h w 2"], target: Float[Tensor, "B N h w 3"], sources: Sequence[Frame], dssim: float
+) -> Float[Tensor, "V B N h w"]:
+    """The same error against each source's colours at the ray's own pixel: small where nothing seems to move."""
+    colours = torch.stack([sample_colours(source.images, pixels) for source in sources])
+    l1 = (colours - target).abs().mean(-1)
+    return l1 if dssim == 0 else (1 - dssim) * l1 + dssim * _lattice_dssim(colours, target)
+
+
+def minimum_over_views(
+    errors: Float[Tensor, "V *r"],
+    seen: Bool[Tensor, "V *r"],
+    unwarped: Float[Tensor, "U *r"] | None = None,
+) -> tuple[Float[Tensor, "*r"], Bool[Tensor, "*r"]]:
+    """Least error of each ray over the views that see it, and the rays it counts for (Monodepth2 eq. 4 and 5).
+
+    With `unwarped`, rays that an unwarped source explains better are left out (auto-mask): nothing seems to move there.
+    """
+    best = torch.where(seen, errors, torch.inf).amin(0)
+    counted = seen.any(0)
+    if unwarped is not None:
+        counted = counted & (best < unwarped.amin(0))
+    return torch.where(counted, best, 0.0), counted
 
 
 def ssim_loss(a: Float[Tensor, "M C h w"], b: Float[Tensor, "M C h w"]) -> Float[Tensor, "M C h w"]:
@@ -23,67 +120,28 @@ def ssim_loss(a: Float[Tensor, "M C h w"], b: Float[Tensor, "M C h w"]) -> Float
     return ((1 - upper / lower) / 2).clamp(0, 1)
 
 
-def sample_colours(
-    images: Float[Tensor, "B N 3 H W"], pixels: Float[Tensor, "B N *p 2"]
-) -> Float[Tensor, "B N *p 3"]:
+def sample_colours(images: Float[Tensor, "B N C H W"], pixels: Float[Tensor, "B N *p 2"]) -> Float[Tensor, "B N *p C"]:
     """Bilinear colours at pixels (u, v); beyond the border, those of the border."""
-    B, N, _, H, W = images.shape
+    B, N, C, H, W = images.shape
     grid = camera.to_unit(pixels, H, W).reshape(B * N, -1, 1, 2)
     colours = F.grid_sample(images.flatten(0, 1), grid, padding_mode="border", align_corners=False)
-    return colours[..., 0].transpose(1, 2).reshape(*pixels.shape[:-1], 3)
+    return colours[..., 0].transpose(1, 2).reshape(*pixels.shape[:-1], C)
 
 
-def project_samples(
-    points: Float[Tensor, "B N *p 3"],
-    T_source_ego: Float[Tensor, "B 4 4"],
-    T_ego_cam: Float[Tensor, "B N 4 4"],
-    K: Float[Tensor, "B N 3 3"],
-    image_size: tuple[int, int],
-) -> tuple[Float[Tensor, "B N *p 2"], Bool[Tensor, "B N *p"]]:
-    """Pixels of points (m, current ego axes) in the same cameras of a source frame, and whether they are on its images.
-
-    Args:
-        T_source_ego: current ego -> source ego. T_ego_cam, K: of the source frame.
-    """
-    T = se3.inverse(T_ego_cam) @ T_source_ego[:, None]
-    pixels, depth = camera.project(se3.transform(T, points.flatten(2, -2)), K)
-    inside = camera.in_image(pixels, depth, *image_size)
-    return pixels.view(*points.shape[:-1], 2), inside.view(points.shape[:-1])
+def _look_up(points: Tensor, current: Frame, source: Frame, velocity: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Colours of the samples in one source, and whether they lie on an image of a camera that is there."""
+    if velocity is not None:
+        seconds = (source.stamp - current.stamp).to(points.dtype) * 1e-9
+        shift = velocity * seconds.view(-1, *[1] * (velocity.dim() - 1))
+        points = points + F.pad(shift, (0, 1))
+    T = se3.inverse(source.T_ego_cam) @ se3.relative(source.T_world_ego, current.T_world_ego)[:, None].to(points.dtype)
+    pixels, depth = camera.project(se3.transform(T, points.flatten(2, -2)), source.K)
+    inside = camera.in_image(pixels, depth, *source.images.shape[-2:]) & source.camera_valid[..., None]
+    colours = sample_colours(source.images, pixels)
+    return colours.view(*points.shape[:-1], 3), inside.view(points.shape[:-1])
 
 
-def photometric(
-    target: Float[Tensor, "B N h w 3"],
-    colours: Float[Tensor, "B N h w s 3"],
-    weights: Float[Tensor, "B N h w s"],
-    dssim_share: float,
-) -> Float[Tensor, "B N h w"]:
-    """Error of one source: L1 sample by sample, weighted (MVS-embedded); D-SSIM of the composited lattice image.
-
-    Args:
-        target: colours of the rays' own pixels.
-        colours: source colours of every sample (the last one may be the background), weights summing to 1.
-    """
-    l1 = ((colours - target[..., None, :]).abs().mean(-1) * weights).sum(-1)
-    composited = (colours * weights[..., None]).sum(-2)
-    dssim = ssim_loss(composited.flatten(0, 1).movedim(-1, 1), target.flatten(0, 1).movedim(-1, 1)).mean(1)
-    return (1 - dssim_share) * l1 + dssim_share * dssim.view(l1.shape)
-
-
-def minimum_over_sources(
-    errors: Float[Tensor, "sources *r"],
-    inside: Bool[Tensor, "sources *r"],
-    unwarped: Float[Tensor, "sources *r"] | None,
-    counted: Bool[Tensor, "*r"],
-) -> Float[Tensor, ""]:
-    """Mean over rays of the least error of the sources that see the ray (Monodepth2's minimum and auto-mask).
-
-    Args:
-        inside: the ray stays on that source's images.
-        unwarped: errors against the unwarped sources; rays that one of them explains better are left out.
-        counted: rays to use at all.
-    """
-    best = torch.where(inside, errors, torch.inf).amin(0)
-    kept = counted & inside.any(0)
-    if unwarped is not None:
-        kept = kept & (best < torch.where(inside, unwarped, torch.inf).amin(0))
-    return torch.where(kept, best, 0.0).sum() / kept.sum().clamp(min=1)
+def _lattice_dssim(colours: Tensor, target: Tensor) -> Tensor:
+    """D-SSIM [V, B, N, h, w], mean over the channels, of lattice images [V, B, N, h, w, 3] and [B, N, h, w, 3]."""
+    images, targets = (x.flatten(0, 2).movedim(-1, 1) for x in (colours, target.expand_as(colours)))
+    return ssim_loss(images, targets).mean(1).view(colours.shape[:-1])

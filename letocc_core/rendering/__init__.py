@@ -1,1 +1,1 @@
-"""Differentiable volume rendering of a signed distance field: rays, NeuS weights, rendered depth, flow and semantics."""
+"""Differentiable rendering of a signed distance field: rays, NeuS weights, rendered depth, flow and semantics."""

@@ -15,7 +15,7 @@ from letocc_core.geometry.grid import GridSpec
 
 @dataclass(frozen=True)
 class Rays:
-    """Rays in ego axes; the point at t is `origins + t * directions`. `*r` is [B, N, ...] for cameras, [B, R] for LiDAR.
+    """Rays in ego axes, `origins + t * directions`; `*r` is [B, N, ...] for cameras, [B, R] for LiDAR.
 
     Camera rays have directions of depth 1, so that t is the depth (m) along the optical axis; LiDAR rays have unit
     directions, so that t is the range (m).
@@ -64,7 +64,7 @@ def camera_rays(
 
 
 def pixel_rays(frame: Frame, grid: GridSpec, stride: int = 1) -> Rays:
-    """Rays [B, N, H // stride, W // stride] through the centres of stride x stride blocks of pixels; 1 = every pixel."""
+    """Rays [B, N, H // stride, W // stride] through the centres of stride x stride blocks of pixels."""
     _, _, _, height, width = _batched(frame).images.shape
     u, v = _mesh(height // stride, width // stride, frame.images.device)
     pixels = torch.stack([u, v], dim=-1) * stride + (stride - 1) / 2
@@ -99,7 +99,7 @@ def lidar_rays(
 
 
 def sample_edges(rays: Rays, samples: int, generator: torch.Generator | None = None) -> Float[Tensor, "*r s+1"]:
-    """t of the ends of `samples` intervals between near and far: uniform, or each inner end moved within its stratum."""
+    """t of the ends of `samples` intervals from near to far: uniform, or each inner end moved within its stratum."""
     fraction = torch.arange(samples + 1, device=rays.near.device, dtype=rays.near.dtype).expand(*rays.near.shape, -1)
     if generator is not None:
         shift = torch.rand(fraction.shape, generator=generator, device=fraction.device, dtype=fraction.dtype) - 0.5

@@ -1,0 +1,32 @@
+"""Sparsity terms: what no ray pays for is free (SelfOcc eq. 9; its released configurations)."""
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from letocc_core.frame import Frame
+from letocc_core.geometry import camera, se3
+from letocc_core.geometry.grid import GridSpec
+
+
+def free_space(sdf: Float[Tensor, "B 1 X Y Z"], unseen: Bool[Tensor, "B X Y Z"] | None = None) -> Float[Tensor, ""]:
+    """Mean of max(-f, 0) (m) over the `unseen` voxels (None: all): pushes the SDF up to free there and no further."""
+    depth_inside = sdf[:, 0].neg().clamp(min=0)
+    if unseen is None:
+        return depth_inside.mean()
+    return (depth_inside * unseen).sum() / unseen.sum().clamp(min=1)
+
+
+def free_behind(
+    sdf: Float[Tensor, "*r s"], t: Float[Tensor, "*r s"], depth: Float[Tensor, "*r"], distance: float = 3.0
+) -> Float[Tensor, ""]:
+    """Mean of max(-f, 0) (m) at samples more than `distance` metres behind the rendered surface (no slope in depth)."""
+    behind = t > (depth.detach() + distance)[..., None]
+    return (sdf.neg().clamp(min=0) * behind).sum() / behind.sum().clamp(min=1)
+
+
+def unseen_voxels(frame: Frame, grid: GridSpec) -> Bool[Tensor, "B X Y Z"]:
+    """Voxels whose centre lies in no camera's image of a batched frame."""
+    centres = grid.centres(frame.images.device).flatten(0, 2).expand(*frame.K.shape[:2], -1, 3)
+    pixels, depth = camera.project(se3.transform(se3.inverse(frame.T_ego_cam), centres), frame.K)
+    seen = camera.in_image(pixels, depth, *frame.images.shape[-2:]) & frame.camera_valid[..., None]
+    return ~seen.any(1).view(-1, *grid.shape)
