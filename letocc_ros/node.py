@@ -240,7 +240,7 @@ class OccFlowNode(LifecycleNode):
         except LetOccError as error:
             self.health.drop("refused set", (), str(error))
         except Exception as error:  # such as CUDA out of memory: say so, and go on with the next set
-            self.get_logger().error(traceback.format_exc())
+            self.get_logger().error(traceback.format_exc(), throttle_duration_sec=10.0)
             self.health.drop("failed set", (), f"a set failed: {type(error).__name__}: {error}")
         else:
             self._count(answer)

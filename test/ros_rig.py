@@ -7,11 +7,20 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from diagnostic_msgs.msg import DiagnosticStatus
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from rcl_interfaces.msg import SetParametersResult
+from rcl_interfaces.srv import SetParameters
+from rclpy.parameter import Parameter
+from rclpy.publisher import Publisher
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from tf2_msgs.msg import TFMessage
 
 from letocc_core import checkpoint
 from letocc_core import config as configuration
@@ -19,6 +28,8 @@ from letocc_core.data.bag_writer import BagWriter, optical_frame
 from letocc_core.frame import InputConfig
 from letocc_core.model.let_occ_flow import LetOccFlow, ModelConfig
 from letocc_core.stream.types import Calibration
+from letocc_ros.conversions import calibration_to_camera_info, matrix_to_transform, rgb_to_compressed, rgb_to_image
+from letocc_ros.session import session
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CAMERAS = ("camera_front", "camera_left")
@@ -45,7 +56,7 @@ TINY = {
         },
         "temporal": {"kind": "bfam", "frames": 2, "points": 2, "heads": 2},
         "refinement": {"blocks": [1, 1, 1], "groups": 2},
-        "fields": {"hidden": 16, "sdf_start": 0.0},
+        "fields": {"hidden": 16, "sdf_scale": 0.03, "sdf_start": -0.08},
         "sweep": {},
     },
     "input": {"image_size": [HEIGHT, WIDTH], "history_interval": 0.2, "max_gap": 1.0},
@@ -116,6 +127,91 @@ def until(condition: Callable[[], object], seconds: float, what: str) -> object:
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
         time.sleep(0.01)
     return value
+
+
+class Peer:
+    """A node of the test's own: it listens, sends what a camera driver would, and calls services."""
+
+    def __init__(self, listen: dict[str, type] | None = None):
+        self._exit = contextlib.ExitStack()
+        self.node, self._executor = self._exit.enter_context(session("peer"))
+        self.received: dict[str, list] = {topic: [] for topic in listen or {}}
+        self._publishers: dict[str, Publisher] = {}
+        for topic, kind in (listen or {}).items():
+            self.node.create_subscription(kind, topic, self.received[topic].append, 100)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._spin, daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> "Peer":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._stopping.set()
+        self._thread.join()
+        self._exit.close()
+
+    def publish(self, topic: str, message: object, latched: bool = False) -> None:
+        """Send once the node under test listens; a latched message reaches it whenever it does."""
+        if topic not in self._publishers:
+            durability = DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE
+            publisher = self.node.create_publisher(type(message), topic, QoSProfile(depth=50, durability=durability))
+            until(publisher.get_subscription_count, 20, f"a subscriber on {topic}")
+            self._publishers[topic] = publisher
+        self._publishers[topic].publish(message)
+
+    def call(self, kind: type, name: str, **fields) -> object:
+        """The response of a service."""
+        client = self.node.create_client(kind, name)
+        assert client.wait_for_service(20), f"no service {name}"
+        future = client.call_async(kind.Request(**fields))
+        until(future.done, 30, f"an answer of {name}")
+        return future.result()
+
+    def transition(self, number: int) -> bool:
+        """Whether the node under test made a lifecycle transition."""
+        return self.call(ChangeState, "/occ_flow_node/change_state", transition=Transition(id=number)).success
+
+    def set_parameter(self, name: str, value: object) -> SetParametersResult:
+        parameter = Parameter(name, value=value).to_parameter_msg()
+        return self.call(SetParameters, "/occ_flow_node/set_parameters", parameters=[parameter]).results[0]
+
+    def send_poses(self, index: int, cameras: Sequence[str] = CAMERAS) -> None:
+        """Where the vehicle is at a set, and where the cameras are on it."""
+        static = [matrix_to_transform(T_EGO_CAM[c], stamp(0), "base_link", optical_frame(c)) for c in cameras]
+        self.publish("/tf_static", TFMessage(transforms=static), latched=True)
+        self.publish("/tf", TFMessage(transforms=[matrix_to_transform(pose(index), stamp(index), "odom", "base_link")]))
+
+    def send_infos(self, index: int, cameras: Sequence[str] = CAMERAS) -> None:
+        for camera in cameras:
+            message = calibration_to_camera_info(CALIBRATION, stamp(index), optical_frame(camera))
+            self.publish(f"/{camera}/camera_info", message)
+
+    def send_images(self, index: int, cameras: Sequence[str] = CAMERAS, raw: bool = False) -> None:
+        convert, suffix = (rgb_to_image, "") if raw else (rgb_to_compressed, "/compressed")
+        for camera in cameras:
+            message = convert(picture(camera, index), stamp(index), optical_frame(camera))
+            self.publish(f"/{camera}/image_raw{suffix}", message)
+
+    def diagnosed(self, text: str, seconds: float = 20) -> DiagnosticStatus:
+        """The next status of the node under test whose message holds `text`."""
+        seen = len(self.received["/diagnostics"])
+
+        def found() -> list[DiagnosticStatus]:
+            new = [s for array in self.received["/diagnostics"][seen:] for s in array.status]
+            return [s for s in new if s.name == "occ_flow_node" and text in s.message]
+
+        def messages() -> str:
+            return "; ".join(s.message for array in self.received["/diagnostics"][-2:] for s in array.status)
+
+        try:
+            return until(found, seconds, "")[0]
+        except AssertionError:
+            raise AssertionError(f"no diagnostic with '{text}' in {seconds} s; last: {messages()}") from None
+
+    def _spin(self) -> None:
+        while not self._stopping.is_set():
+            self._executor.spin_once(timeout_sec=0.05)
 
 
 class NodeProcess:

@@ -1,0 +1,304 @@
+"""Messages to arrays and back, by hand-worked values; nothing is sent."""
+
+import dataclasses
+import sys
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import yaml
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed; source scripts/env.sh")
+pytest.importorskip("letocc_ros.msg", reason="the ROS package is not built; source scripts/env.sh")
+
+from rclpy.parameter import Parameter
+from rclpy.serialization import deserialize_message, serialize_message
+from ros_rig import CALIBRATION, REPOSITORY, until
+from sensor_msgs.msg import CompressedImage, Image, PointCloud2
+from visualization_msgs.msg import Marker
+
+from letocc_core.data import pointcloud
+from letocc_core.errors import ConfigError, DataError
+from letocc_core.geometry.grid import GridSpec
+from letocc_core.stream.types import OccFlow
+from letocc_ros import conversions, parameters
+from letocc_ros.health import RECENT, Health
+from letocc_ros.msg import OccFlowGrid
+from letocc_ros.session import header_stamp_ns
+from letocc_ros.worker import LatestWorker
+
+STAMP = 1_234_567_890_987_654_321
+GRID = GridSpec((-1.0, -2.0, 0.0), (0.5, 0.0, 2.0), 0.5)  # 3 x 4 x 4 voxels
+
+
+def answer(**changes) -> OccFlow:
+    """Two occupied voxels: (0, 1, 2) moves, (2, 3, 0) stands; (1, 0, 3) is likely but not seen."""
+    probability = np.zeros(GRID.shape, np.float32)
+    velocity = np.zeros((*GRID.shape, 2), np.float32)
+    observed = np.ones(GRID.shape, bool)
+    probability[0, 1, 2], probability[2, 3, 0], probability[1, 0, 3] = 1.0, 0.75, 0.9
+    probability[1, 1, 1] = 0.25
+    velocity[0, 1, 2] = 3.0, -4.0
+    observed[1, 0] = False
+    return OccFlow(STAMP, GRID, probability, velocity, observed, 0.5, **changes)
+
+
+def test_stamps():
+    time = conversions.from_ns(STAMP)
+    assert (time.sec, time.nanosec) == (1_234_567_890, 987_654_321)
+    assert conversions.to_ns(time) == STAMP
+
+
+def test_grid_message_by_hand():
+    message = conversions.to_grid_message(answer(), "base_link")
+    assert (message.size_x, message.size_y, message.size_z) == (3, 4, 4)
+    assert (message.origin.x, message.origin.y, message.origin.z) == (-1.0, -2.0, 0.0)
+    assert message.header.frame_id == "base_link"
+    assert message.voxel_size == 0.5
+    flat = (0 * 4 + 1) * 4 + 2, (2 * 4 + 3) * 4 + 0
+    assert list(message.occupied) == list(flat)
+    assert list(message.vx) == [3.0, 0.0]
+    assert list(message.vy) == [-4.0, 0.0]
+    assert [message.probability[i] for i in flat] == [254, 190]  # 0.75 * 254 = 190.5, to even
+    assert message.probability[(1 * 4 + 1) * 4 + 1] == 64  # 0.25 * 254 = 63.5, to even
+    assert message.probability[(1 * 4 + 0) * 4 + 3] == OccFlowGrid.NOT_SEEN
+    assert sum(p == OccFlowGrid.NOT_SEEN for p in message.probability) == 4
+    assert message.threshold == 0.5
+
+
+@pytest.mark.parametrize("semantic", [False, True])
+def test_grid_message_survives_the_wire(semantic: bool):
+    labels = np.arange(48, dtype=np.uint8).reshape(GRID.shape) % 3
+    before = answer(labels=labels, class_names=("car", "pole", "road")) if semantic else answer()
+    message = conversions.to_grid_message(before, "base_link")
+    after = conversions.from_grid_message(deserialize_message(serialize_message(message), OccFlowGrid))
+    assert after.stamp_ns == STAMP
+    assert after.grid == GRID
+    assert np.array_equal(after.observed, before.observed)
+    assert np.array_equal(after.occupied, before.occupied)
+    assert np.abs(after.probability - before.probability)[before.observed].max() <= 0.5 / 254 + 1e-6
+    assert np.array_equal(after.velocity[after.occupied], before.velocity[before.occupied])
+    assert after.class_names == before.class_names
+    if semantic:
+        assert np.array_equal(after.labels[after.occupied], labels[before.occupied])
+
+
+def test_an_empty_answer_survives_the_wire():
+    nothing = dataclasses.replace(answer(), probability=np.zeros(GRID.shape, np.float32))
+    message = deserialize_message(serialize_message(conversions.to_grid_message(nothing, "base_link")), OccFlowGrid)
+    assert not conversions.from_grid_message(message).occupied.any()
+    assert conversions.to_point_cloud(nothing, "base_link").width == 0
+    voxels, motion = conversions.MarkerMaker(GRID, 0.5)(nothing, "base_link").markers
+    assert voxels.action == motion.action == Marker.DELETE
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "text"), [("size_x", 5, "48 probabilities, expected 5 x 4 x 4"), ("vx", [1.0], "2 occupied")]
+)
+def test_a_grid_message_that_contradicts_itself(field: str, value, text: str):
+    message = conversions.to_grid_message(answer(), "base_link")
+    setattr(message, field, value)
+    with pytest.raises(DataError, match=f"at {STAMP} ns: .*{text}"):
+        conversions.from_grid_message(message)
+
+
+def test_points():
+    cloud = conversions.to_point_cloud(answer(), "base_link")
+    points = pointcloud.to_structured(deserialize_message(serialize_message(cloud), PointCloud2), "points")
+    assert points.dtype.names == ("x", "y", "z", "probability", "vx", "vy")
+    assert points.tolist() == [(-0.75, -1.25, 1.25, 1.0, 3.0, -4.0), (0.25, -0.25, 0.25, 0.75, 0.0, 0.0)]
+
+
+def test_markers():
+    voxels, motion = conversions.MarkerMaker(GRID, min_speed=0.5, seconds=0.5)(answer(), "base_link").markers
+    assert voxels.type == Marker.CUBE_LIST
+    assert motion.type == Marker.LINE_LIST
+    assert voxels.scale.x == voxels.scale.y == voxels.scale.z == 0.5
+    assert [(p.x, p.y, p.z) for p in voxels.points] == [(-0.75, -1.25, 1.25), (0.25, -0.25, 0.25)]
+    assert len(voxels.colors) == 2
+    assert voxels.colors[0] != voxels.colors[1]  # two heights
+    assert [(p.x, p.y, p.z) for p in motion.points] == [(-0.75, -1.25, 1.25), (0.75, -3.25, 1.25)]  # 3, -4 m/s x 0.5 s
+    assert len(conversions.MarkerMaker(GRID, min_speed=6.0)(answer(), "base_link").markers[1].points) == 0
+
+
+def test_costmap():
+    costmap = conversions.to_costmap(answer(), "base_link", lowest=0.5, highest=2.0)  # layers 1 to 3
+    cells = np.array(costmap.data).reshape(costmap.info.height, costmap.info.width)  # [y, x]
+    assert cells.shape == (4, 3)
+    assert cells[1, 0] == conversions.OCCUPIED
+    assert cells[0, 1] == conversions.UNKNOWN  # no camera sees the column
+    assert cells[1, 1] == 25  # 99 * 0.25
+    assert cells[3, 2] == 0  # occupied, but below the band
+    assert (costmap.info.origin.position.x, costmap.info.origin.position.y) == (-1.0, -2.0)
+    assert costmap.info.resolution == 0.5
+    everything_above = conversions.to_costmap(answer(), "base_link", lowest=50.0, highest=60.0)
+    assert set(everything_above.data) == {conversions.UNKNOWN}
+
+
+def test_raw_images():
+    rng = np.random.default_rng(0)
+    rgb = rng.integers(0, 256, (4, 6, 3), np.uint8)
+    message = conversions.rgb_to_image(rgb, STAMP, "camera")
+    assert np.array_equal(conversions.image_to_rgb(message, "/camera"), rgb)
+    padded = np.zeros((4, 24), np.uint8)
+    padded[:, :18] = rgb[..., ::-1].reshape(4, 18)
+    message = Image(encoding="bgr8", height=4, width=6, step=24, data=padded.reshape(-1).tolist())
+    assert np.array_equal(conversions.image_to_rgb(message, "/camera"), rgb)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"encoding": "32FC1"}, "encoding '32FC1' is not supported"),
+        ({"step": 3}, "with 3 bytes a row, expected at least 18"),
+        ({"height": 40}, "payload of 72 bytes, expected 720"),
+        ({"data": b""}, "payload of 0 bytes"),
+    ],
+)
+def test_raw_images_that_lie(changes: dict, text: str):
+    message = conversions.rgb_to_image(np.zeros((4, 6, 3), np.uint8), STAMP, "camera")
+    for name, value in changes.items():
+        setattr(message, name, value)
+    with pytest.raises(DataError, match=f"/camera/image_raw at {STAMP} ns: .*{text}"):
+        conversions.image_to_rgb(message, "/camera/image_raw")
+
+
+def test_compressed_images():
+    rgb = np.kron(np.random.default_rng(0).integers(0, 256, (2, 3, 3), np.uint8), np.ones((8, 8, 1), np.uint8))
+    png = conversions.rgb_to_compressed(rgb, STAMP, "camera", "png")
+    assert np.array_equal(conversions.image_to_rgb(png, "/camera"), rgb)
+    jpeg = conversions.rgb_to_compressed(rgb, STAMP, "camera")
+    assert jpeg.format == "jpeg"
+    assert np.abs(conversions.image_to_rgb(jpeg, "/camera").astype(int) - rgb).mean() < 12
+    half = CompressedImage(header=jpeg.header, format="jpeg", data=jpeg.data[: len(jpeg.data) // 2])
+    with pytest.raises(DataError, match=f"/camera/x at {STAMP} ns: JPEG image of .* is truncated"):
+        conversions.image_to_rgb(half, "/camera/x")
+
+
+def test_cv_bridge_knows_further_encodings(monkeypatch: pytest.MonkeyPatch):
+    class Bridge:
+        def imgmsg_to_cv2(self, message, desired_encoding):
+            if message.encoding == "nonsense":
+                raise ValueError("no such encoding")
+            return np.full((message.height, message.width, 3), 7, np.uint8)
+
+    monkeypatch.setitem(sys.modules, "cv_bridge", SimpleNamespace(CvBridge=Bridge, CvBridgeError=ValueError))
+    known = conversions.image_to_rgb(Image(encoding="bayer_rggb16", height=2, width=2, step=4), "/camera")
+    assert (known == 7).all()
+    with pytest.raises(DataError, match="cv_bridge cannot turn encoding 'nonsense'"):
+        conversions.image_to_rgb(Image(encoding="nonsense", height=2, width=2, step=4), "/camera")
+
+
+def test_camera_info_and_transforms_survive():
+    info = conversions.calibration_to_camera_info(CALIBRATION, STAMP, "camera")
+    assert conversions.camera_info_to_calibration(info) == CALIBRATION
+    T = np.array([[0.0, -1, 0, 1], [1, 0, 0, 2], [0, 0, 1, 3], [0, 0, 0, 1]])
+    message = conversions.matrix_to_transform(T, STAMP, "odom", "base_link")
+    np.testing.assert_allclose(conversions.transform_to_matrix(message), T, atol=1e-12)
+    message.transform.rotation.w = 5.0
+    with pytest.raises(DataError, match="has length 5"):
+        conversions.transform_to_matrix(message)
+
+
+def test_stamp_of_serialised_messages():
+    assert header_stamp_ns(serialize_message(conversions.to_grid_message(answer(), "base_link"))) == STAMP
+    markers = conversions.MarkerMaker(GRID, 0.5)(answer(), "base_link")
+    assert header_stamp_ns(serialize_message(markers), offset=4) == STAMP
+    with pytest.raises(DataError, match="of 3 bytes"):
+        header_stamp_ns(b"abc")
+
+
+def test_parameter_file_and_documentation_are_made_from_the_declarations():
+    text = (REPOSITORY / "config" / "occ_flow.yaml").read_text()
+    assert text == parameters.yaml_text(), "write it anew: python -m letocc_ros.parameters yaml > config/occ_flow.yaml"
+    assert yaml.safe_load(text)["/**"]["ros__parameters"] == parameters.defaults()
+    page = (REPOSITORY / "docs" / "node.md").read_text()
+    assert parameters.markdown_table() in page, "paste it anew: python -m letocc_ros.parameters table"
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"slop": -0.1}, r"'slop' is -0.1, expected 0 to 1 s"),
+        ({"transport": "theora"}, "'transport' is 'theora', expected one of compressed, raw"),
+        ({"cameras": ("a", "a")}, r"'cameras' is \['a', 'a'\], expected one name or more, none twice"),
+        ({"costmap_min_height": 3.0}, "'costmap_min_height' is 3.0 m, expected less than"),
+    ],
+)
+def test_impossible_parameters(changes: dict, text: str):
+    with pytest.raises(ConfigError, match=text):
+        parameters.NodeParameters(**changes)
+
+
+def test_every_parameter_is_described():
+    for field in dataclasses.fields(parameters.NodeParameters):
+        descriptor = parameters.descriptor(field)
+        assert descriptor.description
+        assert Parameter(field.name, value=parameters.defaults()[field.name]).type_ != Parameter.Type.NOT_SET
+        if field.metadata["range"]:
+            assert descriptor.floating_point_range or descriptor.integer_range
+
+
+def test_the_worker_takes_the_newest():
+    begun, go, done = threading.Event(), threading.Event(), []
+
+    def work(item: int) -> None:
+        begun.set()
+        go.wait(10)
+        done.append(item)
+
+    worker = LatestWorker(work, "test")
+    assert worker.submit(1) is None
+    assert begun.wait(10)
+    assert worker.submit(2) is None
+    assert worker.submit(3) == 2  # replaced before its turn
+    go.set()
+    until(lambda: done == [1, 3], 10, "items 1 and 3 worked on")
+    assert worker.stop() is None
+
+
+def test_a_stopped_worker_gives_back_what_waited():
+    begun, go = threading.Event(), threading.Event()
+
+    def work(item: int) -> None:
+        begun.set()
+        go.wait(10)
+
+    worker = LatestWorker(work, "test")
+    worker.submit(1)
+    assert begun.wait(10)
+    worker.submit(2)
+    threading.Timer(0.2, go.set).start()  # item 1 ends while the worker is being stopped
+    assert worker.stop() == 2
+
+
+def test_health_names_causes_and_forgets_them():
+    now, said = [0.0], []
+    health = Health("node", said.append, lambda: now[0])
+    health.clear({"front": "/front/image_raw", "left": "/left/image_raw"})
+    assert health.statuses("active")[0].message == "waiting for image sets"
+    health.image("front")
+    for stamp in range(3):
+        health.drop("no_camera_info", ("left",), f"no camera_info on /left/camera_info at {stamp}")
+    health.set_in()
+    health.set_out(0.020, {"encode": 0.01}, "time went back: by 1 s")
+    now[0] = 1.0
+    status, front, left = health.statuses("active")
+    values = {pair.key: pair.value for pair in status.values}
+    assert status.level == status.WARN
+    assert "no camera_info on /left/camera_info at 2" in status.message
+    assert said == ["no camera_info on /left/camera_info at 0"]  # announced once
+    assert values["dropped: no_camera_info"] == "3"
+    assert values["sets out"] == "1"
+    assert values["latency median (ms)"] == "20.0"
+    assert values["history reset: time went back"] == "1"
+    now[0] = RECENT + 1
+    status, front, left = health.statuses("active")
+    assert status.level == status.ERROR  # nothing goes out any more
+    assert "no image on /left/image_raw yet" in status.message
+    assert "no image on /front/image_raw since" in status.message
+    assert "camera_info" not in status.message
+    assert front.level == left.level == status.WARN
+    health.failure = "no such checkpoint"
+    assert health.statuses("unconfigured")[0].message == "no such checkpoint"
