@@ -100,7 +100,9 @@ def _add_simulate(commands) -> None:
     p.add_argument("--seconds", type=float, default=5.0, help="length of each (default: 5)")
     p.add_argument("--rig", default="nuscenes", help="nuscenes, kitti, or a YAML file (default: nuscenes)")
     p.add_argument("--rate", type=float, default=20.0, help="image sets a second (default: 20)")
-    p.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="px of the images (default: the rig's)")
+    p.add_argument(
+        "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="px of the images (default: the rig's)"
+    )
     p.add_argument("--workers", type=int, default=2, help="processes that render (default: 2)")
     p.set_defaults(run=_simulate)
 

@@ -264,7 +264,14 @@ class _Run:
     def export(self, path: Path) -> None:
         """The model alone, as safetensors with everything needed to run it."""
         checkpoint.save(
-            path, self.model, self.plain, seed=self.config.seed, step=self.step, stage=self.stage, command=self.command, versions=versions()
+            path,
+            self.model,
+            self.plain,
+            seed=self.config.seed,
+            step=self.step,
+            stage=self.stage,
+            command=self.command,
+            versions=versions(),
         )
 
 

@@ -43,7 +43,7 @@ def test_quaternion_round_trip_and_faults():
     half = math.sqrt(0.5)
     T = se3.from_quaternion([0, 0, half, half], [1, 2, 3])  # 90 degrees left about z
     assert np.allclose(T @ [1, 0, 0, 1], [1, 3, 3, 1])
-    with pytest.raises(DataError, match="length 0.500"):
+    with pytest.raises(DataError, match=r"length 0\.500"):
         se3.from_quaternion([0, 0, 0, 0.5], [0, 0, 0])
     with pytest.raises(DataError, match="non-finite"):
         se3.from_quaternion([0, 0, 0, 1], [np.nan, 0, 0])
@@ -72,7 +72,7 @@ def test_grid_indices_and_centres():
 
 
 def test_grid_refuses_a_box_that_is_no_whole_number_of_voxels():
-    with pytest.raises(ConfigError, match="z from 0.0 to 1.0 m holds 1.429 voxels"):
+    with pytest.raises(ConfigError, match=r"z from 0\.0 to 1\.0 m holds 1\.429 voxels"):
         GridSpec((0.0, 0.0, 0.0), (7.0, 7.0, 1.0), 0.7)
     with pytest.raises(ConfigError, match="positive"):
         GridSpec(voxel_size=0.0)

@@ -46,7 +46,9 @@ def test_learning_rate_by_hand():
 def test_batches_depend_on_the_step_alone():
     whole = list(StepSampler(size=5, batch_size=2, seed=3, start=0, stop=10))
     assert list(StepSampler(5, 2, 3, start=4, stop=10)) == whole[4:]
-    assert sorted(sum(whole[:5], [])) == sorted([*range(5)] * 2)  # 5 batches of 2 = two epochs of 5
+    assert sorted(i for batch in whole[:5] for i in batch) == sorted(
+        [*range(5)] * 2
+    )  # 5 batches of 2 = two epochs of 5
     assert whole != list(StepSampler(5, 2, 4, 0, 10))
     with pytest.raises(ConfigError, match="holds no clip"):
         StepSampler(0, 2, 3, 0, 10)

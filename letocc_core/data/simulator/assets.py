@@ -50,7 +50,10 @@ def solid_points(asset: Asset, spacing: float, top: float = 6.0) -> Float[np.nda
         high = np.minimum(low + size, [np.inf, np.inf, top])
         if high[2] < low[2]:
             continue
-        axes = [np.linspace(a + 1e-3, b - 1e-3, int(np.ceil((b - a) / spacing)) + 1) for a, b in zip(low, high, strict=True)]
+        counts = [
+            2 * int(np.ceil((b - a) / spacing / 2)) + 1 for a, b in zip(low, high, strict=True)
+        ]  # odd: the axis too
+        axes = [np.linspace(a + 1e-3, b - 1e-3, n) for a, b, n in zip(low, high, counts, strict=True)]
         points = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
         unit = (points - np.array(part.centre)) / size * 2
         if part.kind == "cylinder":
@@ -110,7 +113,9 @@ def building(rng: np.random.Generator) -> Asset:
     parts = [Part("box", (0, 0, height / 2), (length, depth, height))]
     if rng.random() < 0.5:  # a bay or a porch breaks the facade
         bay = rng.uniform(1.5, length / 2)
-        parts.append(Part("box", (rng.uniform(-length / 4, length / 4), 0, 1.6), (bay, depth + rng.uniform(0.8, 2), 3.2)))
+        parts.append(
+            Part("box", (rng.uniform(-length / 4, length / 4), 0, 1.6), (bay, depth + rng.uniform(0.8, 2), 3.2))
+        )
     return Asset("building", tuple(parts), tuple(rng.uniform(0.3, 0.8) + rng.uniform(-0.12, 0.12, 3)))
 
 

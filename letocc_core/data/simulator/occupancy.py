@@ -29,7 +29,9 @@ class OccupancyTruth:
         self._line = cKDTree(world.line.points)
         placed = [_place(self._solid(asset), T) for asset, T in statics]
         self._points = np.concatenate(placed) if placed else np.zeros((0, 3))
-        self._labels = np.repeat([CLASS_NAMES.index(a.label) for a, _ in statics], [len(p) for p in placed]).astype(np.uint8)
+        self._labels = np.repeat([CLASS_NAMES.index(a.label) for a, _ in statics], [len(p) for p in placed]).astype(
+            np.uint8
+        )
 
     def at(
         self, T_world_ego: Float[np.ndarray, "4 4"], actors: Sequence[tuple[Asset, np.ndarray, np.ndarray]]

@@ -1,7 +1,7 @@
 """Simulated streets as recordings: a ROS 2 bag a street, and the truth of every frame beside it.
 
-    out/street_009000/            the bag (MCAP): images, camera_info, /tf, /tf_static, /points
-    out/street_009000_truth/      NNNNNN.npz a frame, the fields of `Truth`; truth.yaml: seed, grid, classes
+out/street_009000/            the bag (MCAP): images, camera_info, /tf, /tf_static, /points
+out/street_009000_truth/      NNNNNN.npz a frame, the fields of `Truth`; truth.yaml: seed, grid, classes
 """
 
 import dataclasses
@@ -85,8 +85,16 @@ def _write_street(out: Path, seed: int, rig: Rig, grid: GridSpec, times: list[fl
             _write_frame(bag, frame, names)
             truth = {field.name: getattr(frame.truth, field.name) for field in dataclasses.fields(Truth)}
             np.savez_compressed(folder / f"{i:06d}.npz", **truth)
-    about = {"seed": seed, "rate_hz": rate_hz, "grid": dataclasses.asdict(grid), "classes": list(CLASS_NAMES), "free": FREE}
-    (folder / "truth.yaml").write_text(yaml.safe_dump({**about, "grid": {k: _plain(v) for k, v in about["grid"].items()}}))
+    about = {
+        "seed": seed,
+        "rate_hz": rate_hz,
+        "grid": dataclasses.asdict(grid),
+        "classes": list(CLASS_NAMES),
+        "free": FREE,
+    }
+    (folder / "truth.yaml").write_text(
+        yaml.safe_dump({**about, "grid": {k: _plain(v) for k, v in about["grid"].items()}})
+    )
     return path
 
 

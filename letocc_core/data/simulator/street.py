@@ -284,7 +284,7 @@ def _ground_meshes(points: np.ndarray, heading: np.ndarray, centre: np.ndarray):
         return np.concatenate(edges), faces + first
 
     far = 400.0
-    square = np.array([[x, y, -0.02] for x in (-far, far) for y in (-far, far)]) + [*centre, 0]
+    square = np.array([[centre[0] + x, centre[1] + y, -0.02] for x in (-far, far) for y in (-far, far)])
     ground = (square, np.array([[0, 2, 1], [1, 2, 3]]))
     road = strip(ROAD, 0.0, -ROAD, 0.0, 0)
     strips, first = [], 0
