@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -47,6 +47,7 @@ class EvaluationConfig:
     training_streets: int = 40  # streets of which the mean_occupancy baseline is the mean
 
 
+@runtime_checkable
 class Predictor(Protocol):
     """What `evaluate` asks of a pipeline; `OccFlowPipeline` and `Recorded` give it."""
 

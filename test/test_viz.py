@@ -32,7 +32,7 @@ def close(pixel: np.ndarray, colour: tuple, tolerance: int = 3) -> bool:
 def test_bird_sees_forward_up_and_left_to_the_left():
     ahead_left = block(slice(30, 32), slice(30, 32), slice(2, 8))  # x 7 to 8 m, y 7 to 8 m
     picture = birdseye(ahead_left, STILL, GRID, 320)
-    top = colours.height_colours(np.array(2.75))
+    top = colours.height_colours(np.array([2.75]))
     assert close(picture[5, 5], top) and close(picture[15, 15], top) and close(picture[25, 25], colours.EMPTY)
     assert close(picture[5, -5], colours.EMPTY) and close(picture[-5, 5], colours.EMPTY)
     assert close(picture[140, 160], colours.EGO)  # the nose points up
@@ -130,7 +130,7 @@ def test_overview_is_a_page_with_computed_and_true_rows(tmp_path: Path, cameras:
 
 
 def test_gif_repeats_and_holds_every_moment(tmp_path: Path):
-    path = write_gif(tmp_path / "replay.gif", [moment(), moment(truth=False), moment(1)][:2], "Title", fps=10)
+    path = write_gif(tmp_path / "replay.gif", [moment(), moment(truth=False), moment(1)][:2], "Title", fps=10.0)
     with Image.open(path) as image:
         assert (image.n_frames, image.info["loop"], image.info["duration"]) == (2, 0, 100)
     with pytest.raises(DataError, match="no output to animate"):
@@ -151,11 +151,13 @@ def test_depth_strip_has_images_above_their_depth():
     K = torch.tensor([[24.0, 0, 23.5], [0, 24.0, 11.5], [0, 0, 1]]).repeat(1, 2, 1, 1)
     T = torch.tensor([[0, 0, 1.0, 0], [-1, 0, 0, 0], [0, -1, 0, 1.3], [0, 0, 0, 1]]).repeat(1, 2, 1, 1)
     images = torch.full((1, 2, 3, 24, 48), 0.5)
-    frame = Frame(torch.zeros(1), images, torch.tensor([[True, False]]), K, T, torch.eye(4).double()[None])
+    frame = Frame(
+        torch.zeros(1, dtype=torch.int64), images, torch.tensor([[True, False]]), K, T, torch.eye(4).double()[None]
+    )
     flat = GRID.centres()[..., 2][None, None]
     fields = type("Fields", (), {"sdf": flat, "flow": None, "semantics": None})
     strip = depth_strip(fields, GRID, frame, StaticStageConfig(beta_end=0.05), progress=1.0)
     assert strip.shape == (48, 96, 3) and close(strip[5, 5], (127, 127, 127))
     assert close(strip[24, 24], colours.UNSEEN)  # above the horizon
-    assert close(strip[-1, 24], colours.depth_colours(np.array(1.3 * 24 / 11.0)), 25)
+    assert close(strip[-1, 24], colours.depth_colours(np.array([1.3 * 24 / 11.0])), 25)
     assert close(strip[-1, 60], colours.UNSEEN)  # an absent camera

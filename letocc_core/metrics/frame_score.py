@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Integer
 
 from letocc_core.data.truth import CLASS_NAMES, FREE, GROUND_CLASSES, MOVABLE_CLASSES, Truth
 from letocc_core.geometry.grid import GridSpec
@@ -69,7 +69,7 @@ class RayTruth:
     rays: Rays
     hits: RayHits
     is_object: Bool[np.ndarray, "R"]
-    label: Int[np.ndarray, "R"] | None = None  # index into MOVABLE_CLASSES, -1 = not movable
+    label: Integer[np.ndarray, "R"] | None = None  # index into MOVABLE_CLASSES, -1 = not movable
     velocity: Float[np.ndarray, "R 2"] | None = None  # m/s
     supervised: Bool[np.ndarray, "R"] | None = None  # an optical-flow cue could measure the motion of what is hit
 

@@ -7,7 +7,7 @@ against that of the voxel hit in truth (OpenOcc's mAVE).
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Integer, Shaped
 
 MATCH_DISTANCE = 2.0  # m, largest (exclusive) distance error of a true positive
 MOVING_SPEED = 0.5  # m/s above which something moves
@@ -23,7 +23,7 @@ class VelocityErrors:
     @classmethod
     def of(
         cls,
-        label: Int[np.ndarray, "R"],
+        label: Integer[np.ndarray, "R"],
         true: Float[np.ndarray, "R 2"],
         predicted: Float[np.ndarray, "R 2"],
         classes: int,
@@ -31,7 +31,8 @@ class VelocityErrors:
         """L2 errors of the given rays (true positives), each counted in its true class."""
         error = np.linalg.norm(predicted.astype(np.float64) - true, axis=1)
         return cls(
-            np.bincount(label, error, minlength=classes), np.bincount(label, minlength=classes).astype(np.float64)
+            np.bincount(label, error, minlength=classes).astype(np.float64),
+            np.bincount(label, minlength=classes).astype(np.float64),
         )
 
     def __add__(self, other: "VelocityErrors") -> "VelocityErrors":
@@ -55,7 +56,7 @@ class Mean:
     count: int = 0
 
     @classmethod
-    def of(cls, values: Float[np.ndarray, "*n"]) -> "Mean":
+    def of(cls, values: Shaped[np.ndarray, "*n"]) -> "Mean":
         return cls(float(np.sum(values, dtype=np.float64)), int(np.size(values)))
 
     def __add__(self, other: "Mean") -> "Mean":
@@ -77,7 +78,7 @@ class MotionScore:
     @classmethod
     def of(
         cls,
-        label: Int[np.ndarray, "R"],
+        label: Integer[np.ndarray, "R"],
         true: Float[np.ndarray, "R 2"],
         predicted: Float[np.ndarray, "R 2"],
         supervised: Bool[np.ndarray, "R"],

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Integer
 
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.geometry.ray_casting import RayHits, cast
@@ -110,8 +110,8 @@ class RayCounts:
     @classmethod
     def semantic(
         cls,
-        true_label: Int[np.ndarray, "R"],
-        label: Int[np.ndarray, "R"],
+        true_label: Integer[np.ndarray, "R"],
+        label: Integer[np.ndarray, "R"],
         error: Float[np.ndarray, "R"],
         classes: int,
     ) -> "RayCounts":
@@ -128,7 +128,9 @@ class RayCounts:
         )
 
     @classmethod
-    def class_given(cls, true_label: Int[np.ndarray, "R"], error: Float[np.ndarray, "R"], classes: int) -> "RayCounts":
+    def class_given(
+        cls, true_label: Integer[np.ndarray, "R"], error: Float[np.ndarray, "R"], classes: int
+    ) -> "RayCounts":
         """Let Occ Flow's evaluation: every ray counts as predicted in its true class, whatever it hits."""
         return cls.semantic(true_label, true_label, error, classes)
 

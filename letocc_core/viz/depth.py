@@ -1,6 +1,6 @@
 """Depth as a picture, for watching a training run."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from letocc_core.geometry.grid import GridSpec
 from letocc_core.viz import colours
 
 
+@runtime_checkable
 class Objective(Protocol):
     """What of a training objective says how to render."""
 

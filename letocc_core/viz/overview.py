@@ -24,10 +24,10 @@ class Moment:
     """What is shown of one image set. N cameras; what is None is left out."""
 
     output: OccFlow
-    images: Sequence[UInt8[np.ndarray, "h w 3"] | None]  # RGB
+    images: Sequence[UInt8[np.ndarray, "_ _ 3"] | None]  # RGB
     cameras: Sequence[str]  # names
-    depth: Sequence[Float[np.ndarray, "h w"] | None] | None = None  # m, computed
-    true_depth: Sequence[Float[np.ndarray, "h w"] | None] | None = None  # m, NaN or inf = unknown
+    depth: Sequence[Float[np.ndarray, "_ _"] | None] | None = None  # m, computed
+    true_depth: Sequence[Float[np.ndarray, "_ _"] | None] | None = None  # m, NaN or inf = unknown
     true_occupied: Bool[np.ndarray, "X Y Z"] | None = None
     true_velocity: Float[np.ndarray, "X Y Z 2"] | None = None  # m/s
     true_seen: Bool[np.ndarray, "X Y Z"] | None = None  # voxels that the truth knows about
