@@ -7,6 +7,11 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+MOST_SAMPLED = (
+    2**26
+)  # numbers sampled from a level at once (256 MiB); more is done in parts and recomputed for the gradient
 
 
 def ms_deform_attn(
@@ -23,6 +28,17 @@ def ms_deform_attn(
         sampling_locations: (x, y) in [0, 1] across a map, faces included (pixel = loc * size - 0.5); zero outside.
         attention_weights: summing to 1 over levels and points.
     """
+    B, Q, heads, _, points = attention_weights.shape
+    parts = min(B, math.ceil(B * Q * heads * points * value.shape[3] / MOST_SAMPLED))
+    if parts <= 1:
+        return _attend(value, spatial_shapes, sampling_locations, attention_weights)
+    chunks = zip(*(t.chunk(parts) for t in (value, sampling_locations, attention_weights)), strict=True)
+    return torch.cat([checkpoint(_attend, v, spatial_shapes, x, a, use_reentrant=False) for v, x, a in chunks])
+
+
+def _attend(
+    value: Tensor, spatial_shapes: Sequence[tuple[int, int]], sampling_locations: Tensor, attention_weights: Tensor
+) -> Tensor:
     B, _, heads, dim = value.shape
     queries, points = sampling_locations.shape[1], sampling_locations.shape[4]
     locations = (2 * sampling_locations - 1).permute(3, 0, 2, 1, 4, 5).flatten(1, 2)  # [levels, B*heads, Q, points, 2]

@@ -16,7 +16,8 @@ from letocc_core.model import plane_sweep
 from letocc_core.model.backbone import BackboneConfig, FeaturePyramid
 from letocc_core.model.fields import FieldHeads, Fields, FieldsConfig
 from letocc_core.model.plane_sweep import PlaneSweepConfig
-from letocc_core.model.refinement import Refinement, RefinementConfig
+from letocc_core.model.recompute import recompute_activations
+from letocc_core.model.refinement import Refinement, RefinementConfig, ResidualBlock
 from letocc_core.model.temporal import TemporalConfig, TemporalFusion
 from letocc_core.model.tpv import EncoderConfig, TPVEncoder
 
@@ -35,7 +36,7 @@ class ModelConfig:
     sweep: PlaneSweepConfig | None = None  # plane-sweep evidence from past frames as a further input
     occupancy_scale: float = 0.1  # m, probability = sigmoid(-sdf / occupancy_scale)
     occupancy_threshold: float = 0.5  # a voxel is occupied above this probability
-    checkpoint_activations: bool = False  # recompute encoder layers in the backward pass: less memory, more time
+    checkpoint_activations: bool = False  # recompute blocks of layers in the backward pass: less memory, more time
 
     def __post_init__(self):
         if any(n % 2 for n in self.grid.shape):
@@ -71,10 +72,19 @@ class LetOccFlow(nn.Module):
         coarse, levels = config.grid.coarser(2), len(config.backbone.widths)
         extra = plane_sweep.CHANNELS if config.sweep else 0
         self.pyramid = FeaturePyramid(config.backbone, config.dim)
-        self.encoder = TPVEncoder(config.encoder, coarse, config.dim, levels, config.checkpoint_activations)
+        self.encoder = TPVEncoder(config.encoder, coarse, config.dim, levels)
         self.temporal = TemporalFusion(config.temporal, coarse, config.dim)
         self.refinement = Refinement(config.refinement, config.dim, extra_coarse=extra, extra_fine=extra)
         self.fields = FieldHeads(config.fields, config.dim // 2)
+        if config.checkpoint_activations:
+            recompute_activations(self._blocks())
+
+    def _blocks(self) -> list[nn.Module]:
+        """The parts whose inner activations are worth forgetting."""
+        image = [layer for stage in self.pyramid.backbone.encoder.stages for layer in stage.layers]
+        volume = [m for m in self.refinement.modules() if isinstance(m, ResidualBlock)]
+        heads = [m for m in (self.fields.sdf, self.fields.flow, self.fields.semantics) if m is not None]
+        return [*image, *self.encoder.layers, *volume, *heads]
 
     def forward(self, current: Frame, history: Sequence[Frame] = ()) -> Fields:
         """Fields of the current frame (batched frames; `history` newest first)."""

@@ -61,10 +61,10 @@ class Refinement(nn.Module):
 
     def forward(
         self,
-        volume: Float[Tensor, "B D x y z"],
+        volume: Float[Tensor, "B C x y z"],
         fine: Float[Tensor, "B E X Y Z"] | None = None,
-    ) -> Float[Tensor, "B D//2 X Y Z"]:
-        """`volume` holds the extra coarse channels already; `fine` is joined at the output's resolution."""
+    ) -> Float[Tensor, "B H X Y Z"]:
+        """`volume` holds D and the extra coarse channels, `fine` is joined at the output's resolution; H = D / 2."""
         levels = []
         for scale in self.scales:
             volume = scale(volume)

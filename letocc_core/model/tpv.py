@@ -7,7 +7,6 @@ from typing import Literal
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from letocc_core.errors import ConfigError
 from letocc_core.geometry import camera, se3
@@ -94,9 +93,9 @@ class EncoderLayer(nn.Module):
 class TPVEncoder(nn.Module):
     """Three axis-aligned planes of queries gather image features; their broadcast sum is the volume."""
 
-    def __init__(self, config: EncoderConfig, grid: GridSpec, dim: int, levels: int, checkpoint_activations: bool):
+    def __init__(self, config: EncoderConfig, grid: GridSpec, dim: int, levels: int):
         super().__init__()
-        self.config, self.grid, self.checkpoint_activations = config, grid, checkpoint_activations
+        self.config, self.grid = config, grid
         self.planes = tuple(AXES) if config.representation == "tpv" else ("xy",)
         self.shapes = [tuple(grid.shape[a] for a in AXES[p][:2]) for p in self.planes]
         queries = sum(h * w for h, w in self.shapes)
@@ -131,11 +130,7 @@ class TPVEncoder(nn.Module):
         }
         query, position = (p[None].expand(B, -1, -1) for p in (self.query, self.position))
         for layer in self.layers:
-            arguments = (query, position, self.plane_reference, self.shapes, projections, value, spatial_shapes)
-            if self.checkpoint_activations and torch.is_grad_enabled():
-                query = checkpoint(layer, *arguments, use_reentrant=False)
-            else:
-                query = layer(*arguments)
+            query = layer(query, position, self.plane_reference, self.shapes, projections, value, spatial_shapes)
         return self._volume(query)
 
     def _volume(self, query: Float[Tensor, "B Q D"]) -> Float[Tensor, "B D x y z"]:
