@@ -20,7 +20,7 @@ from letocc_core.train import OptimizerConfig, StepSampler, TrainConfig, learnin
 REPOSITORY = Path(__file__).resolve().parents[1]
 TINY = [
     "input.image_size=[32, 64]",
-    "model.grid.voxel_size=1.6",
+    "model.grid.voxel_size=0.8",
     "data.simulator.scenes=2",
     "data.simulator.frames=5",
     "stages.0.steps=6",
@@ -104,7 +104,7 @@ def test_killed_and_resumed_run_repeats_the_uninterrupted_one(uninterrupted, cac
 
 def test_resume_refuses_another_configuration(uninterrupted, cache):
     run = subprocess.run(
-        [*command(uninterrupted, cache, "--resume"), "seed=5"], cwd=REPOSITORY, capture_output=True, text=True
+        [*command(uninterrupted, cache), "seed=5", "--resume"], cwd=REPOSITORY, capture_output=True, text=True
     )
     assert run.returncode == 1
     assert "fields that differ: seed: 0 != 5" in run.stderr
