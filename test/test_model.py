@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from model_cases import box, frames, model_config
@@ -128,7 +129,7 @@ def test_decoding_never_looks_at_images_again(monkeypatch: pytest.MonkeyPatch):
 @torch.no_grad()
 def test_poses_matter_only_relative_to_each_other():
     model = build(sweep={"depths": 8})
-    T = torch.from_numpy(se3.from_quaternion([0, 0, 0.6, 0.8], [1e5, -3e5, 20.0]))
+    T = torch.from_numpy(se3.from_quaternion(np.array([0, 0, 0.6, 0.8]), np.array([1e5, -3e5, 20.0])))
     moved = [replace(frame, T_world_ego=T @ frame.T_world_ego) for frame in frames()]
     expected = model(frames()[0], frames()[1:]).sdf
     assert torch.allclose(model(moved[0], moved[1:]).sdf, expected, atol=1e-4)
@@ -151,7 +152,7 @@ def test_warp_agrees_with_scipy_on_a_turn():
 
     grid = box()
     volume = torch.randn(1, 1, *grid.shape)
-    T = torch.from_numpy(se3.from_quaternion([0, 0, 0.1, 0.995], [0.3, -0.2, 0.1])).float()[None]
+    T = torch.from_numpy(se3.from_quaternion(np.array([0, 0, 0.1, 0.995]), np.array([0.3, -0.2, 0.1]))).float()[None]
     warped, _ = warp(volume, grid, T)
     index = grid.to_index(se3.transform(T, grid.centres().view(1, -1, 3)))[0]
     inner = ((index >= 0) & (index <= torch.tensor(grid.shape) - 1)).all(-1)

@@ -57,7 +57,7 @@ class FeaturePyramid(nn.Module):
         self.lateral = nn.ModuleList(nn.Conv2d(c, dim, 1) for c in self.backbone.channels)
         self.smooth = nn.ModuleList(nn.Conv2d(dim, dim, 3, padding=1) for _ in self.backbone.channels)
 
-    def forward(self, images: Float[Tensor, "M 3 H W"]) -> list[Float[Tensor, "M dim h w"]]:
+    def forward(self, images: Float[Tensor, "M 3 H W"]) -> list[Float[Tensor, "M dim _ _"]]:
         """RGB in [0, 1] -> one map a level, finest first."""
         mean, std = (images.new_tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
         maps = self.backbone((images - mean) / std).feature_maps

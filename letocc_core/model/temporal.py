@@ -1,6 +1,6 @@
 """Past volumes into the current one (Let Occ Flow 3.2, eqs. 4 to 6, and B.4)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -97,7 +97,7 @@ class TemporalFusion(nn.Module):
         return fused + torch.sigmoid(self.gate(fused)) * fused.mean(-1, keepdim=True)
 
     def _attend(
-        self, volumes: Sequence[Float[Tensor, "B D x y s"]], backward_steps: Sequence[PairAttention]
+        self, volumes: Sequence[Float[Tensor, "B D x y s"]], backward_steps: Iterable[PairAttention]
     ) -> Float[Tensor, "B D x y s"]:
         """Backward pass current -> past, forward pass past -> current, slice by slice (eq. 5); the current frame's."""
         B, D, X, Y, slices = volumes[0].shape

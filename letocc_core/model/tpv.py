@@ -112,7 +112,7 @@ class TPVEncoder(nn.Module):
 
     def forward(
         self,
-        maps: Sequence[Float[Tensor, "B N D h w"]],
+        maps: Sequence[Float[Tensor, "B N D _ _"]],
         K: Float[Tensor, "B N 3 3"],
         T_ego_cam: Float[Tensor, "B N 4 4"],
         camera_valid: Bool[Tensor, "B N"],
