@@ -54,7 +54,7 @@ def main() -> int:
 
     _say(3, "comparing with the truth")
     samples = _samples(bag)
-    found = evaluate(Recorded(answers), [samples], warmup=WARMUP)
+    found = evaluate(Recorded(answers), [samples], warmup=WARMUP, mean_occupancy=_mean_occupancy(answers[0]))
     about = {"config": read_metadata(options.checkpoint)["config"], "versions": versions()}
     about |= {"checkpoint": str(options.checkpoint), "command": shlex.join(["scripts/demo.sh", *sys.argv[1:]])}
     results.write_results(out / "metrics.json", {**found, **about})
@@ -88,6 +88,13 @@ def _samples(bag: Path) -> list[Sample]:
     sets = [recorded.frame_set for recorded in Recording(bag, names, "base_link", "odom")]
     folder = truth_folder(bag)
     return [Sample(frame_set, lidar_origin, truth=load_truth(folder, i)) for i, frame_set in enumerate(sets)]
+
+
+def _mean_occupancy(answer: OccFlow) -> np.ndarray | None:
+    """The shipped mean of the training streets' occupancy, if it is on the model's grid: the second baseline."""
+    with np.load(REPOSITORY / "models/street_mean_occupancy.npz") as file:
+        share = file["share"].astype(np.float32) / 255
+    return share if share.shape == answer.grid.shape else None
 
 
 def _draw(out: Path, samples: list[Sample], answers: list[OccFlow], seed: int) -> None:
