@@ -1,10 +1,13 @@
 """SDF, flow and semantic fields on the output grid (Let Occ Flow 3.3, eq. 7)."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+MOST_VOXELS = 2**19  # at which an MLP is evaluated at once, to bound the memory of its hidden layer
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,12 @@ class FieldHeads(nn.Module):
         return nn.Sequential(nn.Linear(inputs, self.config.hidden), nn.ReLU(), last)
 
     def forward(self, volume: Float[Tensor, "B C X Y Z"]) -> Fields:
-        features = volume.movedim(1, -1)
-        sdf = self.sdf(features).movedim(-1, 1) * self.config.sdf_scale + self.config.sdf_start
-        semantics = None if self.semantics is None else self.semantics(features).movedim(-1, 1)
-        return Fields(sdf, self.flow(features).movedim(-1, 1), semantics)
+        sdf = self._evaluate(self.sdf, volume) * self.config.sdf_scale + self.config.sdf_start
+        semantics = None if self.semantics is None else self._evaluate(self.semantics, volume)
+        return Fields(sdf, self._evaluate(self.flow, volume), semantics)
+
+    @staticmethod
+    def _evaluate(mlp: nn.Module, volume: Float[Tensor, "B C X Y Z"]) -> Float[Tensor, "B K X Y Z"]:
+        """The MLP at every voxel, slab by slab along x where there are many."""
+        slabs = min(volume.shape[2], math.ceil(volume[:, 0].numel() / MOST_VOXELS))
+        return torch.cat([mlp(slab.movedim(1, -1)) for slab in volume.chunk(slabs, dim=2)], dim=1).movedim(-1, 1)

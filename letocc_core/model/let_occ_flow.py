@@ -18,7 +18,7 @@ from letocc_core.model.fields import FieldHeads, Fields, FieldsConfig
 from letocc_core.model.plane_sweep import PlaneSweepConfig
 from letocc_core.model.recompute import recompute_activations
 from letocc_core.model.refinement import Refinement, RefinementConfig, ResidualBlock
-from letocc_core.model.temporal import TemporalConfig, TemporalFusion
+from letocc_core.model.temporal import PairAttention, TemporalConfig, TemporalFusion
 from letocc_core.model.tpv import EncoderConfig, TPVEncoder
 
 
@@ -82,9 +82,10 @@ class LetOccFlow(nn.Module):
     def _blocks(self) -> list[nn.Module]:
         """The parts whose inner activations are worth forgetting."""
         image = [layer for stage in self.pyramid.backbone.encoder.stages for layer in stage.layers]
+        fusion = [m for m in self.temporal.modules() if isinstance(m, PairAttention)]
         volume = [m for m in self.refinement.modules() if isinstance(m, ResidualBlock)]
         heads = [m for m in (self.fields.sdf, self.fields.flow, self.fields.semantics) if m is not None]
-        return [*image, *self.encoder.layers, *volume, *heads]
+        return [*image, *self.encoder.layers, *fusion, *volume, *heads]
 
     def forward(self, current: Frame, history: Sequence[Frame] = ()) -> Fields:
         """Fields of the current frame (batched frames; `history` newest first)."""

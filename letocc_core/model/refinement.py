@@ -74,5 +74,5 @@ class Refinement(nn.Module):
             merged = lateral(level) + F.interpolate(
                 merged, size=level.shape[-3:], mode="trilinear", align_corners=False
             )
-        out = F.relu(self.upsample(F.relu(self.smooth(merged))))
+        out = F.relu(self.upsample(F.relu(self.smooth(merged), inplace=True)), inplace=True)
         return out if self.join is None else out + F.relu(self.join(torch.cat([out, fine], dim=1)))
