@@ -62,7 +62,6 @@ class OccFlowNode(LifecycleNode):
 
     def __init__(self, **options):
         super().__init__("occ_flow_node", **options)
-        self.parameters = parameters.declare(self)
         self.health = Health(self.get_fully_qualified_name().lstrip("/"), self.get_logger().warning)
         self._pipeline: OccFlowPipeline | None = None
         self._assembler: FrameAssembler | None = None
@@ -72,6 +71,9 @@ class OccFlowNode(LifecycleNode):
         self._info_topics: dict[str, str] = {}
         self._arrivals: dict[int, float] = {}  # s (monotonic) at which the anchor image of a stamp came
         self._state = "unconfigured"
+        self.parameters = parameters.declare(self)
+        for text in parameters.unknown(self):
+            self.get_logger().warning(text)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # simulated time may stand still
         self.create_timer(DIAGNOSTICS_PERIOD, self._publish_diagnostics, clock=steady)

@@ -1,6 +1,7 @@
 """The node's parameters: one dataclass from which the ROS declarations, the YAML and the documentation are made."""
 
 import dataclasses
+import difflib
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -121,6 +122,18 @@ def read(node: Node, changes: list[Parameter] = ()) -> NodeParameters:
     values = {f.name: node.get_parameter(f.name).value for f in dataclasses.fields(NodeParameters)}
     values |= {p.name: p.value for p in changes if p.name in values}
     return NodeParameters(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+
+
+def unknown(node: Node) -> list[str]:
+    """A sentence for every parameter that was given, in a file or on the command line, and that the node has not."""
+    given = getattr(node, "_parameter_overrides", {})  # rclpy has no public name for them
+    names = [name for name in given if not node.has_parameter(name) and not name.startswith("qos_overrides.")]
+    known = [f.name for f in dataclasses.fields(NodeParameters)]
+    return [
+        f"parameter '{name}' is unknown and has no effect; did you mean "
+        f"'{difflib.get_close_matches(name, known, n=1, cutoff=0)[0]}'?"
+        for name in names
+    ]
 
 
 def fixed_while_configured(changes: list[Parameter]) -> list[str]:

@@ -21,7 +21,7 @@ from letocc_core.data.bag import COMPRESSED, IMAGE, Bag, open_bag
 from letocc_core.errors import DataError, LetOccError
 from letocc_ros.conversions import from_ns
 from letocc_ros.msg import OccFlowGrid
-from letocc_ros.session import header_stamp_ns, message_class, session
+from letocc_ros.session import count_publishers, header_stamp_ns, message_class, session
 
 CLOCK_PERIOD = 0.01  # s between two messages on /clock
 SETTLE = 0.5  # s without a new subscriber after which all are taken to be there
@@ -168,7 +168,7 @@ class _AsAnswered:
         topic = self._find_answers(10 * wait)
         qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
         self._subscription = player.node.create_subscription(OccFlowGrid, topic, self._on_answer, qos, raw=True)
-        self._wait_for_match(topic, wait)
+        self._wait_for_match(wait)
 
     def begin(self) -> None:
         self.unanswered += len(self._open)
@@ -222,10 +222,11 @@ class _AsAnswered:
             "(ros2 run letocc_ros occ_flow_node) in the same ROS_DOMAIN_ID, or play at a rate"
         )
 
-    def _wait_for_match(self, topic: str, seconds: float) -> None:
-        """Until the publisher of the answers knows of our subscription, as far as the graph tells."""
+    def _wait_for_match(self, seconds: float) -> None:
+        """Until we know the publisher of the answers, and a little longer, for it to know us."""
         for _ in _until(seconds):
-            if self.player.node.count_subscribers(topic) and self.player.node.count_publishers(topic):
+            if count_publishers(self.player.node, self._subscription):
+                time.sleep(SETTLE)
                 return
 
 

@@ -2,28 +2,30 @@
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_path
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.subscription import Subscription
 
 from letocc_core.data.bag import open_bag
 from letocc_core.data.bag_writer import BagWriter
 from letocc_core.stream.types import OccFlow
 from letocc_ros import conversions
-from letocc_ros.session import header_stamp_ns, message_class, session
+from letocc_ros.session import count_publishers, header_stamp_ns, message_class, session
 
+SETTLE = 0.5  # s
 ANSWER = "letocc_ros/msg/OccFlowGrid"
-# What `occ_flow_node` publishes, and the transforms that RViz needs beside it.
-NODE_OUTPUTS: Mapping[str, str] = {
+# What `occ_flow_node` publishes.
+OUTPUTS: Mapping[str, str] = {
     "/occ_flow_node/occupancy": ANSWER,
     "/occ_flow_node/points": "sensor_msgs/msg/PointCloud2",
     "/occ_flow_node/costmap": "nav_msgs/msg/OccupancyGrid",
     "/occ_flow_node/markers": "visualization_msgs/msg/MarkerArray",
-    "/tf": "tf2_msgs/msg/TFMessage",
-    "/tf_static": "tf2_msgs/msg/TFMessage",
 }
+# The transforms that RViz needs beside it; their publisher is the robot, or the player.
+TRANSFORMS: Mapping[str, str] = {"/tf": "tf2_msgs/msg/TFMessage", "/tf_static": "tf2_msgs/msg/TFMessage"}
 # Bytes before the first header, in messages that begin with the length of a list.
 HEADER_OFFSETS = {"visualization_msgs/msg/MarkerArray": 4, "tf2_msgs/msg/TFMessage": 4}
 
@@ -31,7 +33,8 @@ HEADER_OFFSETS = {"visualization_msgs/msg/MarkerArray": 4, "tf2_msgs/msg/TFMessa
 class Recorder:
     """Records topics from entering its `with` block to leaving it; messages are stored by their own stamps.
 
-        with Recorder(Path("out/answers")) as recorder:
+        with Recorder(Path("out/answers"), OUTPUTS) as recorder:
+            recorder.wait_for_publishers()
             play(bag, as_fast=True)
         for answer in read_answers("out/answers"): ...
 
@@ -45,9 +48,10 @@ class Recorder:
     Raises `DataError` if the folder exists, `ImportError` for a type that this ROS does not have.
     """
 
-    def __init__(self, path: str | Path, topics: Mapping[str, str] = NODE_OUTPUTS):
+    def __init__(self, path: str | Path, topics: Mapping[str, str] = OUTPUTS):
         self.path, self.topics = Path(path), dict(topics)
         self.received: dict[str, list[tuple[int, int]]] = {topic: [] for topic in topics}
+        self._subscriptions: dict[str, Subscription] = {}
         self._stopping = threading.Event()
         self._ready = threading.Event()
         self._failure: BaseException | None = None
@@ -64,6 +68,17 @@ class Recorder:
         self._thread.join()
         self._raise()
 
+    def wait_for_publishers(self, topics: Collection[str] = tuple(OUTPUTS), timeout: float = 30.0) -> list[str]:
+        """Wait until these topics have a publisher, so that nothing is missed; returns those that have none."""
+        deadline = time.monotonic() + timeout
+        while (silent := self._silent(topics)) and self._thread.is_alive() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(SETTLE)  # for the publishers to know of us as well
+        return silent
+
+    def _silent(self, topics: Collection[str]) -> list[str]:
+        return [t for t, s in self._subscriptions.items() if t in topics and not count_publishers(self._node, s)]
+
     def wait_for(self, topic: str, count: int, timeout: float) -> bool:
         """Whether `count` messages of a topic have come, within `timeout` s."""
         deadline = time.monotonic() + timeout
@@ -78,10 +93,11 @@ class Recorder:
     def _run(self) -> None:
         try:
             with BagWriter(self.path) as bag, session("letocc_recorder") as (node, executor):
+                self._node = node
                 bag.register(ANSWER, message_definition())
                 for topic, kind in self.topics.items():
                     latched = DurabilityPolicy.TRANSIENT_LOCAL if topic == "/tf_static" else DurabilityPolicy.VOLATILE
-                    node.create_subscription(
+                    self._subscriptions[topic] = node.create_subscription(
                         message_class(kind),
                         topic,
                         lambda data, topic=topic, kind=kind: self._write(bag, topic, kind, data),

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.subscription import Subscription
 
 from letocc_core.errors import DataError
 
@@ -28,6 +29,13 @@ def session(name: str) -> Iterator[tuple[Node, SingleThreadedExecutor]]:
             node.destroy_node()
     finally:
         context.try_shutdown()
+
+
+def count_publishers(node: Node, subscription: Subscription) -> int:
+    """How many publishers a subscription hears."""
+    if hasattr(subscription, "get_publisher_count"):
+        return subscription.get_publisher_count()
+    return node.count_publishers(subscription.topic_name)  # older rclpy: what the graph says
 
 
 def message_class(kind: str) -> type:

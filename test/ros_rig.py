@@ -27,7 +27,7 @@ from letocc_core import config as configuration
 from letocc_core.data.bag_writer import BagWriter, optical_frame
 from letocc_core.frame import InputConfig
 from letocc_core.model.let_occ_flow import LetOccFlow, ModelConfig
-from letocc_core.stream.types import Calibration
+from letocc_core.stream.types import Calibration, FrameSet
 from letocc_ros.conversions import calibration_to_camera_info, matrix_to_transform, rgb_to_compressed, rgb_to_image
 from letocc_ros.session import session
 
@@ -120,6 +120,17 @@ def write_bag(path: Path, sets: int, kind: str = "jpeg") -> Path:
     return path
 
 
+def frame_set(index: int) -> FrameSet:
+    """Set `index` of the drive, as the assembler would make it."""
+    return FrameSet(
+        stamp(index),
+        tuple(picture(camera, index) for camera in CAMERAS),
+        (CALIBRATION,) * len(CAMERAS),
+        np.stack([T_EGO_CAM[camera] for camera in CAMERAS]),
+        pose(index),
+    )
+
+
 def until(condition: Callable[[], object], seconds: float, what: str) -> object:
     """The first true value of `condition`; fails after `seconds`."""
     deadline = time.monotonic() + seconds
@@ -157,6 +168,7 @@ class Peer:
             durability = DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE
             publisher = self.node.create_publisher(type(message), topic, QoSProfile(depth=50, durability=durability))
             until(publisher.get_subscription_count, 20, f"a subscriber on {topic}")
+            time.sleep(0.3)  # for the subscriber to know of us as well
             self._publishers[topic] = publisher
         self._publishers[topic].publish(message)
 
@@ -192,6 +204,7 @@ class Peer:
         for camera in cameras:
             message = convert(picture(camera, index), stamp(index), optical_frame(camera))
             self.publish(f"/{camera}/image_raw{suffix}", message)
+        time.sleep(0.1)  # as cameras do: a burst of sets would not arrive in order
 
     def diagnosed(self, text: str, seconds: float = 20) -> DiagnosticStatus:
         """The next status of the node under test whose message holds `text`."""
@@ -202,12 +215,12 @@ class Peer:
             return [s for s in new if s.name == "occ_flow_node" and text in s.message]
 
         def messages() -> str:
-            return "; ".join(s.message for array in self.received["/diagnostics"][-2:] for s in array.status)
+            return "\n".join(a.status[0].message for a in self.received["/diagnostics"])
 
         try:
             return until(found, seconds, "")[0]
         except AssertionError:
-            raise AssertionError(f"no diagnostic with '{text}' in {seconds} s; last: {messages()}") from None
+            raise AssertionError(f"no diagnostic with '{text}' in {seconds} s; all:\n{messages()}") from None
 
     def _spin(self) -> None:
         while not self._stopping.is_set():
