@@ -108,12 +108,12 @@ class Street:
         if truth if lidar is None else lidar:
             result["lidar"], result["lidar_velocity"] = self._sweep(t, dynamic, T_world_ego, origin)
         if truth:
-            result["truth"] = self._truth(t, hits, labels, movable, poses, K, T_ego_cam, T_world_ego, origin)
+            result["truth"] = self._truth(t, dynamic, hits, labels, movable, poses, K, T_ego_cam, T_world_ego, origin)
             result["T_world_ego_next"] = self.pose(t + self.flow_interval)
             result["flow_interval"] = self.flow_interval
         return SimFrame(**result)
 
-    def _truth(self, t, hits, labels, movable, poses, K, T_ego_cam, T_world_ego, origin) -> Truth:
+    def _truth(self, t, dynamic, hits, labels, movable, poses, K, T_ego_cam, T_world_ego, origin) -> Truth:
         """Truth of one frame from what the camera rays met."""
         shape = labels.shape
         depth = np.where(hits.thing == SKY, np.inf, hits.distance).reshape(shape).astype(np.float32)
@@ -123,7 +123,9 @@ class Street:
             return Truth(depth, *flow, movable, labels, empty, np.zeros((0, 0, 0, 2), np.float32), empty.astype(bool))
         actors = [(a.asset, a.pose(self.world.line, t), self._velocity(i, t)) for i, a in enumerate(self.world.actors)]
         occupancy, velocity = self._occupancy.at(T_world_ego, actors)
-        visible = self._occupancy.visible(depth, K, T_ego_cam) | self._lidar_reaches(t, T_world_ego, origin)
+        visible = self._occupancy.visible(depth, K, T_ego_cam)
+        hidden = np.nonzero(~visible)
+        visible[hidden] = self._lidar_reaches(dynamic, self._occupancy.centres[hidden], T_world_ego, origin)
         return Truth(depth, *flow, movable, labels, occupancy, velocity, visible)
 
     # -- geometry -------------------------------------------------------------------------------------------------
@@ -260,16 +262,17 @@ class Street:
             speeds[self._first_actor + i] = self._velocity(int(i), t)
         return points, (speeds[self._row(hits.thing[kept])] @ R[:2, :2]).astype(np.float32)
 
-    def _lidar_reaches(self, t, T_world_ego, origin) -> np.ndarray:
-        """Voxels whose centre the LiDAR sees within its vertical field of view."""
-        centres = self._occupancy.centres.reshape(-1, 3) - origin
-        distance = np.linalg.norm(centres, axis=1)
+    def _lidar_reaches(self, dynamic, points: np.ndarray, T_world_ego, origin) -> np.ndarray:
+        """Which points (m, ego axes) the LiDAR sees, within its vertical field of view."""
+        offsets = points - origin
+        distance = np.linalg.norm(offsets, axis=1)
+        elevation = np.degrees(np.arcsin(np.clip(offsets[:, 2] / distance, -1, 1)))
+        reached = (elevation >= self.rig.lidar.lowest) & (elevation <= self.rig.lidar.highest)
         start = T_world_ego[:3, :3] @ origin + T_world_ego[:3, 3]
-        directions = (centres / distance[:, None]) @ T_world_ego[:3, :3].T
-        hits = self._cast(self._actor_scene(t, T_world_ego), np.broadcast_to(start, directions.shape), directions)
-        elevation = np.degrees(np.arcsin(np.clip(centres[:, 2] / distance, -1, 1)))
-        inside = (elevation >= self.rig.lidar.lowest) & (elevation <= self.rig.lidar.highest)
-        return (inside & (hits.distance >= distance - 0.5 * self.grid.voxel_size)).reshape(self.grid.shape)
+        directions = (offsets[reached] / distance[reached, None]) @ T_world_ego[:3, :3].T
+        hits = self._cast(dynamic, np.broadcast_to(start, directions.shape), directions)
+        reached[reached] = hits.distance >= distance[reached] - 0.5 * self.grid.voxel_size
+        return reached
 
 
 def _ground_meshes(points: np.ndarray, heading: np.ndarray, centre: np.ndarray):
