@@ -156,7 +156,8 @@ def _lidar(
 def _semantics(seen: Rendered, rays: Rays, frame: Frame) -> Tensor:
     if frame.semantics is None:
         raise ConfigError("objective.semantics is on, but the data has no 2D class labels; set it to 0 or record them")
-    return semantics.semantic_cross_entropy(seen.semantics, _nearest(frame.semantics, rays.pixels), rays.valid)
+    valid = rays.valid & (seen.opacity.detach() > 0.5)  # what lies beyond the box has no class in it
+    return semantics.semantic_cross_entropy(seen.semantics, _nearest(frame.semantics, rays.pixels), valid)
 
 
 def _nearest(labels: Tensor, pixels: Float[Tensor, "B N *p 2"]) -> Tensor:

@@ -1,0 +1,428 @@
+"""Every term against hand-worked values, public reference numbers and gradients; the objective on streets."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from analytic_street import AnalyticStreet, Rig
+from torch import Tensor
+from torch.autograd import gradcheck
+
+from letocc_core.errors import ConfigError, DataError
+from letocc_core.frame import Clip, Frame, collate, stack
+from letocc_core.geometry.grid import GridSpec
+from letocc_core.losses import edge, eikonal, hessian, lidar, photometric, semantics, sparsity
+from letocc_core.losses.objective import StaticStageConfig, static_stage
+from letocc_core.rendering.rays import pixel_rays
+from letocc_core.rendering.render import render
+
+GRID = GridSpec((-12.0, -12.0, -1.2), (12.0, 12.0, 4.4), 0.4)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """A signed distance field alone."""
+
+    sdf: Tensor
+    flow: Tensor | None = None
+    semantics: Tensor | None = None
+
+
+@pytest.fixture(scope="module")
+def images(golden: Path) -> dict[str, Tensor]:
+    with np.load(golden / "photometric.npz") as file:
+        return {name: torch.from_numpy(file[name]).double() for name in file.files if file[name].dtype.kind in "fu"}
+
+
+@pytest.fixture(scope="module")
+def street() -> tuple[Clip, Tensor]:
+    """A clip of three cameras (64 x 96) that drive 1.6 m a frame, and its true depth."""
+    return AnalyticStreet.random(1).clip(Rig(headings=(0, 75, -75), height=64, width=96))
+
+
+# Photometric
+
+
+def test_ssim_agrees_with_monodepth2(images):
+    pred = images["pred"].requires_grad_()
+    loss = photometric.ssim_loss(pred, images["target"])
+    torch.testing.assert_close(loss, images["ssim_loss_map"], rtol=1e-6, atol=1e-8)
+    (slope,) = torch.autograd.grad(loss.mean(), pred)
+    torch.testing.assert_close(slope, images["grad_ssim_mean_wrt_pred"], rtol=1e-5, atol=1e-10)
+
+
+def as_lattice(image: Tensor) -> Tensor:
+    """[B, 3, h, w] as [1, B, h, w, 3]."""
+    return image.movedim(1, -1)[None]
+
+
+def sure(images: list[Tensor], target: Tensor) -> tuple[photometric.Matches, Tensor]:
+    """Views whose only sample a ray has the images' colours, with weight 1."""
+    colours = torch.stack([as_lattice(image) for image in images])[..., None, :]
+    cost = (colours[..., 0, :] - as_lattice(target)).abs().mean(-1)[..., None]
+    return photometric.Matches(colours, cost, torch.ones_like(cost[..., 0], dtype=torch.bool)), torch.ones_like(cost)
+
+
+def test_photometric_error_agrees_with_monodepth2(images):
+    matches, weights = sure([images["pred"]], images["target"])
+    error = photometric.photometric(matches, as_lattice(images["target"]), weights, 0.85)
+    torch.testing.assert_close(error[0, 0], images["photometric_map"][:, 0], rtol=1e-6, atol=1e-8)
+    assert error.mean().item() == pytest.approx(images["photometric_mean"].item(), rel=1e-6)
+
+
+def test_minimum_and_auto_mask_agree_with_monodepth2(images):
+    target = as_lattice(images["target"])
+    matches, weights = sure([images["pred"], images["pred_second"]], images["target"])
+    errors = photometric.photometric(matches, target, weights, 0.85)
+    torch.testing.assert_close(errors[:, 0], images["reprojection_maps"].transpose(0, 1), rtol=1e-6, atol=1e-8)
+    identity, _ = sure([images["source_first"], images["source_second"]], images["target"])
+    unwarped = photometric.photometric(identity, target, weights, 0.85)
+    best, counted = photometric.minimum_over_views(errors, matches.seen, unwarped)
+    assert torch.equal(counted[0], images["automask_min_index"] >= 2)
+    torch.testing.assert_close(best[counted], images["automask_min_map"][counted[0]], rtol=1e-6, atol=1e-8)
+
+
+def test_views_that_do_not_see_a_ray_do_not_count():
+    errors = torch.tensor([[1.0, 5.0, 1.0], [2.0, 2.0, 1.0]])
+    seen = torch.tensor([[True, True, False], [True, False, False]])
+    best, counted = photometric.minimum_over_views(errors, seen)
+    assert best.tolist() == [1.0, 5.0, 0.0] and counted.tolist() == [True, True, False]
+
+
+def ramp_frames() -> tuple[Frame, Frame, Frame]:
+    """A camera at the ego origin looking along x, with images whose red is u / 10; sources 1 m behind and before it."""
+    u = torch.arange(11.0).expand(11, 11) / 10
+    T = torch.eye(4)
+    T[:3, :3] = torch.tensor([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]])
+
+    def frame(x: float, seconds: int) -> Frame:
+        pose = torch.eye(4, dtype=torch.float64)
+        pose[0, 3] = x
+        return Frame(
+            stamp=torch.tensor(seconds * 10**9),
+            images=torch.stack([u, torch.zeros_like(u), torch.zeros_like(u)])[None],
+            camera_valid=torch.tensor([True]),
+            K=torch.tensor([[[10.0, 0, 5], [0, 10, 5], [0, 0, 1]]]),
+            T_ego_cam=T[None],
+            T_world_ego=pose,
+        )
+
+    return stack([frame(0.0, 0)]), stack([frame(-1.0, -1)]), stack([frame(1.0, 1)])
+
+
+def test_samples_are_looked_up_where_they_project_to():
+    now, before, after = ramp_frames()
+    # 1.5 m to the right: at 5 m depth u = 8 now, 5 + 15 / 6 = 7.5 in the frame behind, 5 + 15 / 4 = 8.75 in the one ahead
+    points = torch.tensor([[5.0, -1.5, 0.0], [1.6, -1.0, 0.0]]).view(1, 1, 1, 2, 3)
+    target = torch.tensor([0.8, 0.0, 0.0]).view(1, 1, 1, 3)
+    each = photometric.match(points, target, now, (before, after), average=False)
+    assert each.colours[:, 0, 0, 0, 0, 0].tolist() == pytest.approx([0.75, 0.875])
+    assert each.cost[:, 0, 0, 0, 0].tolist() == pytest.approx([0.05 / 3, 0.075 / 3])
+    # At 1.6 m the frame ahead (0.6 m) sees it at u = 21.7, off its image: its cost is that of the other sample
+    assert each.cost[1, 0, 0, 0].tolist() == pytest.approx([0.025, 0.025])
+    assert each.cost[0, 0, 0, 0, 1].item() == pytest.approx(abs(0.5 + 1.0 / 2.6 - 0.8) / 3, rel=1e-4)
+    mean = photometric.match(points, target, now, (before, after))
+    assert mean.cost[0, 0, 0, 0].tolist() == pytest.approx([0.125 / 6, abs(0.5 + 1.0 / 2.6 - 0.8) / 3], rel=1e-4)
+    assert mean.seen.all()
+
+
+def test_moving_samples_are_looked_up_where_they_are_then():
+    now, before, after = ramp_frames()
+    points = torch.tensor([[5.0, -1.5, 0.0]]).view(1, 1, 1, 1, 3)
+    velocity = torch.tensor([1.0, -0.5]).view(1, 1, 1, 1, 2)  # m/s: with the camera, and 0.5 m to the right each second
+    target = torch.tensor([0.8, 0.0, 0.0]).view(1, 1, 1, 3)
+    matches = photometric.match(points, target, now, (before, after), velocity, average=False)
+    assert matches.colours[:, 0, 0, 0, 0, 0].tolist() == pytest.approx([0.5 + 1.0 / 5, 0.5 + 2.0 / 5])
+
+
+def test_absent_source_camera_sees_nothing():
+    now, before, after = ramp_frames()
+    gone = dataclasses.replace(after, camera_valid=torch.tensor([[False]]))
+    points = torch.tensor([[5.0, -1.5, 0.0]]).view(1, 1, 1, 1, 3)
+    target = torch.tensor([0.8, 0.0, 0.0]).view(1, 1, 1, 3)
+    assert not photometric.match(points, target, now, (gone,)).seen.any()
+    both = photometric.match(points, target, now, (before, gone))
+    assert both.cost.item() == pytest.approx(0.05 / 3)
+
+
+def test_photometric_gradients():
+    generator = torch.Generator().manual_seed(0)
+    colours = torch.rand(2, 1, 1, 4, 5, 6, 3, generator=generator, dtype=torch.float64)
+    target = torch.rand(1, 1, 4, 5, 3, generator=generator, dtype=torch.float64)
+    cost = (colours - target[..., None, :]).abs().mean(-1)
+    matches = photometric.Matches(colours, cost, torch.ones(2, 1, 1, 4, 5, dtype=torch.bool))
+    weights = torch.rand(1, 1, 4, 5, 6, generator=generator, dtype=torch.float64).softmax(-1).requires_grad_()
+    assert gradcheck(lambda w: photometric.photometric(matches, target, w, 0.85), weights)
+    now, before, after = (
+        dataclasses.replace(f, images=f.images.double(), K=f.K.double(), T_ego_cam=f.T_ego_cam.double())
+        for f in ramp_frames()
+    )
+    points = torch.tensor([[5.0, -1.53, 0.02], [6.0, -1.1, 0.4]], dtype=torch.float64).view(1, 1, 1, 2, 3)
+    velocity = torch.full((1, 1, 1, 2, 2), 0.1, dtype=torch.float64, requires_grad=True)
+    red = torch.tensor([0.8, 0.0, 0.0], dtype=torch.float64).view(1, 1, 1, 3)
+    assert gradcheck(lambda v: photometric.match(points, red, now, (before, after), v).cost, velocity)
+
+
+# LiDAR
+
+
+def test_silog_agrees_with_the_reference(golden):
+    with np.load(golden / "silog.npz") as file:
+        data = {name: torch.from_numpy(np.asarray(file[name])) for name in file.files}
+    for valid, name in ((torch.ones_like(data["mask"]), "all"), (data["mask"], "masked")):
+        pred = data["pred"].double().requires_grad_()
+        loss = lidar.silog(pred, data["gt"].double(), valid)
+        assert loss.item() == pytest.approx(data[f"loss_{name}"].item(), rel=1e-6)
+        (slope,) = torch.autograd.grad(loss, pred)
+        torch.testing.assert_close(slope, data[f"grad_{name}"].double(), rtol=1e-6, atol=1e-10)
+
+
+def test_silog_forgives_most_of_a_common_scale_and_has_a_slope_at_perfection():
+    measured = torch.tensor([2.0, 5.0, 20.0])
+    valid = torch.ones(3, dtype=torch.bool)
+    assert lidar.silog(2 * measured, measured, valid).item() == pytest.approx(math.log(2) * math.sqrt(0.15))
+    perfect = measured.clone().requires_grad_()
+    lidar.silog(perfect, measured, valid).backward()
+    assert perfect.grad.isfinite().all()
+    assert lidar.silog(measured, measured, ~valid).item() < 1e-4
+
+
+# Regularisers
+
+
+def test_eikonal_of_a_slope():
+    ramp = (GRID.centres()[..., 0] * 3)[None, None]
+    slope = eikonal.gradient(ramp, GRID.voxel_size)
+    torch.testing.assert_close(slope[0, :, 5, 5, 3], torch.tensor([3.0, 0, 0]), atol=1e-4, rtol=0)
+    assert eikonal.eikonal(slope.movedim(1, -1)).item() == pytest.approx(4.0, rel=1e-4)
+    assert eikonal.eikonal(torch.tensor([[0.0, 0.6, 0.8], [0.0, 0.0, 0.0]])).item() == pytest.approx(0.5, abs=1e-5)
+
+
+def test_hessian_is_zero_on_planes_and_counts_a_kink():
+    x, y, z = GRID.centres().unbind(-1)
+    assert hessian.hessian((2 * x - y + 0.5 * z)[None, None], GRID.voxel_size).item() == pytest.approx(0, abs=1e-4)
+    parabola = torch.arange(5.0).square().view(1, 1, 5, 1, 1)  # second difference 2
+    assert hessian.hessian(parabola, 0.5).item() == pytest.approx(2 / 0.25)
+    assert hessian.hessian(torch.ones(1, 1, 2, 2, 2), 0.5).item() == 0
+
+
+def test_free_space_counts_depth_inside_where_unseen():
+    sdf = torch.tensor([-2.0, -1.0, 0.5, 3.0]).view(1, 1, 4, 1, 1)
+    assert sparsity.free_space(sdf).item() == pytest.approx(0.75)
+    unseen = torch.tensor([False, True, True, False]).view(1, 4, 1, 1)
+    assert sparsity.free_space(sdf, unseen).item() == pytest.approx(0.5)
+    assert sparsity.free_space(sdf, torch.zeros_like(unseen)).item() == 0
+
+
+def test_free_behind_counts_samples_three_metres_behind():
+    t = torch.tensor([[1.0, 4.0, 5.5, 7.0]])
+    sdf = torch.tensor([[-1.0, -1.0, -2.0, 4.0]])
+    assert sparsity.free_behind(sdf, t, torch.tensor([2.0])).item() == pytest.approx(1.0)
+    assert sparsity.free_behind(sdf, t, torch.tensor([9.0])).item() == 0
+
+
+def test_voxels_behind_the_only_camera_are_unseen():
+    now, _, _ = ramp_frames()
+    grid = GridSpec((-4.0, -4.0, -1.0), (4.0, 4.0, 1.0), 1.0)
+    unseen = sparsity.unseen_voxels(now, grid)
+    assert unseen.shape == (1, *grid.shape) and unseen[0, :4].all() and not unseen[0, 7, 4, 1]
+    assert sparsity.unseen_voxels(dataclasses.replace(now, camera_valid=torch.tensor([[False]])), grid).all()
+
+
+def test_edge_aware_agrees_with_monodepth2_and_selfocc(images):
+    disparity = images["disp"][:, 0].requires_grad_()
+    target = images["target"].movedim(1, -1)
+    loss = edge.edge_aware(disparity, target)
+    assert loss.item() == pytest.approx(images["smooth_loss"].item(), rel=1e-6)
+    (slope,) = torch.autograd.grad(loss, disparity)
+    torch.testing.assert_close(slope, images["grad_smooth_wrt_disp"][:, 0], rtol=1e-5, atol=1e-10)
+    depth = edge.edge_aware(1 / disparity, target, eps=1e-6)
+    assert depth.item() == pytest.approx(images["smooth_loss_selfocc_depth"].item(), rel=1e-6)
+
+
+def test_edge_aware_leaves_out_steps_to_invalid_entries():
+    values = torch.tensor([[[1.0, 1.0, 9.0]]])
+    valid = torch.tensor([[[True, True, False]]])
+    assert edge.edge_aware(values, torch.zeros(1, 1, 3, 3), valid).item() == 0
+    assert edge.edge_aware(values, torch.zeros(1, 1, 3, 3)).item() == pytest.approx(8 / 2 / (11 / 3), rel=1e-5)
+
+
+def test_cross_entropy_of_rendered_classes():
+    probabilities = torch.tensor([[0.25, 0.25], [0.0, 0.5], [0.9, 0.1], [0.5, 0.5]])  # the first two reach opacity 0.5
+    labels = torch.tensor([0, 1, semantics.IGNORE, 1])
+    valid = torch.tensor([True, True, True, False])
+    loss = semantics.semantic_cross_entropy(probabilities, labels, valid)
+    assert loss.item() == pytest.approx(math.log(2) / 2, rel=1e-5)
+    with pytest.raises(DataError, match="label 2 found, expected below 2"):
+        semantics.semantic_cross_entropy(probabilities, torch.tensor([2, 0, 0, 0]))
+
+
+def test_gradients_of_the_other_terms():
+    generator = torch.Generator().manual_seed(1)
+
+    def random(*shape: int) -> Tensor:
+        return (torch.rand(shape, generator=generator, dtype=torch.float64) + 0.1).requires_grad_()
+
+    sdf = (random(1, 1, 4, 5, 3) - 0.6).detach().requires_grad_()
+    t, image, labels = torch.arange(6.0).expand(4, 6), random(2, 4, 5, 3).detach(), torch.tensor([0, 1, 2, 255])
+    measured, valid = random(7).detach(), torch.tensor([1, 1, 1, 0, 1, 1, 1], dtype=torch.bool)
+    assert gradcheck(lambda f: eikonal.eikonal(eikonal.gradient(f, 0.4).movedim(1, -1)), sdf)
+    assert gradcheck(lambda f: hessian.hessian(f, 0.4), sdf)
+    assert gradcheck(sparsity.free_space, sdf)
+    assert gradcheck(lambda f: sparsity.free_behind(f - 0.6, t, torch.ones(4)), random(4, 6))
+    assert gradcheck(lambda v: edge.edge_aware(v, image), random(2, 4, 5))
+    assert gradcheck(lambda r: lidar.silog(r, measured, valid), random(7))
+    assert gradcheck(lambda p: semantics.semantic_cross_entropy(p, labels), random(4, 3))
+
+
+# The static stage
+
+
+def config(**values) -> StaticStageConfig:
+    return StaticStageConfig(**{"rows": 12, "columns": 18, **values})
+
+
+def test_the_true_street_explains_the_images(street):
+    clip, _ = street
+    grid = GridSpec((-12.0, -12.0, -0.8), (12.0, 12.0, 4.0), 0.2)
+    sharp = config(samples=128, beta_start=0.03, beta_end=0.03, auto_mask=False)
+    truth = AnalyticStreet.random(1).distance(grid)
+    losses = [
+        static_stage(Scene(sdf), grid, clip, sharp, 1.0)["photometric"].item()
+        for sdf in (truth, truth + 1.0, torch.ones_like(truth))
+    ]
+    assert losses[0] < 0.6 * losses[1] and losses[0] < 0.6 * losses[2]
+
+
+def test_terms_are_weighted_and_summed(street):
+    clip, _ = street
+    scene = Scene(GRID.centres()[..., 2][None, None].clone())
+    once = static_stage(scene, GRID, clip, config(edge=0.02), 0.5)
+    twice = static_stage(scene, GRID, clip, config(edge=0.04, behind=0.0), 0.5)
+    assert set(once) == {"photometric", "eikonal", "hessian", "edge", "sparsity", "behind", "total"}
+    assert "behind" not in twice and twice["edge"].item() == pytest.approx(2 * once["edge"].item())
+    assert once["total"].item() == pytest.approx(sum(v.item() for k, v in once.items() if k != "total"))
+
+
+def test_a_batch_is_the_mean_of_its_clips(street):
+    clip, _ = street
+    other, _ = AnalyticStreet.random(2).clip(Rig(headings=(0, 75, -75), height=64, width=96))
+    fields = torch.stack([GRID.centres()[..., 2], GRID.centres()[..., 2] - 0.3])[:, None]
+    plain = config(auto_mask=False, behind=0.0, edge=0.0)
+    single = [Clip(*(_first(part) for part in (c.current, c.history, c.sources))) for c in (clip, other)]
+    both = static_stage(Scene(fields), GRID, collate(single), plain, 0.5)["total"]
+    alone = [static_stage(Scene(fields[i : i + 1]), GRID, c, plain, 0.5)["total"] for i, c in enumerate((clip, other))]
+    torch.testing.assert_close(both, (alone[0] + alone[1]) / 2, rtol=1e-4, atol=1e-6)
+
+
+def _first(part: Frame | tuple[Frame, ...]) -> Frame | tuple[Frame, ...]:
+    """The single frames of a batch of one."""
+    if isinstance(part, tuple):
+        return tuple(_first(frame) for frame in part)
+    values = {f.name: getattr(part, f.name) for f in dataclasses.fields(part)}
+    return Frame(**{name: None if value is None else value[0] for name, value in values.items()})
+
+
+def test_cameras_together_equal_cameras_alone(street):
+    clip, _ = street
+
+    def only(frame: Frame, n: int) -> Frame:
+        names = ("images", "camera_valid", "K", "T_ego_cam")
+        return dataclasses.replace(frame, **{name: getattr(frame, name)[:, n : n + 1] for name in names})
+
+    scene = Scene(GRID.centres()[..., 2][None, None] - 0.2)
+    plain = config(auto_mask=False, dssim=0.3)
+    together = static_stage(scene, GRID, clip, plain, 0.5)["photometric"]
+    alone = [
+        static_stage(scene, GRID, Clip(only(clip.current, n), (), tuple(only(s, n) for s in clip.sources)), plain, 0.5)
+        for n in range(3)
+    ]
+    torch.testing.assert_close(together, sum(losses["photometric"] for losses in alone) / 3)
+
+
+def test_a_ray_cannot_hide_where_no_source_looks(street):
+    """A wall right before the side cameras is on no source image; the loss must still push it away."""
+    clip, _ = street
+    y = GRID.centres()[..., 1]
+    wall = (1.4 - y).abs()[None, None] - 0.3  # the camera at 75 degrees looks through it
+    sdf = wall.clone().requires_grad_()
+    still = config(auto_mask=False, eikonal=0.0, hessian=0.0, sparsity=0.0, behind=0.0)
+    static_stage(Scene(sdf), GRID, clip, still, 0.0)["total"].backward()
+    inside = (wall < 0) & (GRID.centres()[..., 0] > 0) & (GRID.centres()[..., 2].abs() < 3)
+    assert sdf.grad[inside].abs().sum() > 0
+    assert (sdf.grad[inside]).sum() < 0  # descending makes it free
+
+
+def test_movable_pixels_can_be_left_out(street):
+    clip, _ = street
+    scene = Scene(GRID.centres()[..., 2][None, None])
+    masked = dataclasses.replace(clip.current, movable=torch.ones(1, 3, 64, 96, dtype=torch.bool))
+    losses = static_stage(scene, GRID, dataclasses.replace(clip, current=masked), config(movable=False), 0.5)
+    assert losses["photometric"].item() == 0
+    assert static_stage(scene, GRID, clip, config(movable=False), 0.5)["photometric"].item() > 0
+
+
+def test_lidar_term_is_there_when_the_sweep_is(street):
+    clip, _ = street
+    sweep = torch.tensor([[[5.0, 1.0, 0.0], [4.0, -3.0, 0.0]]])
+    frame = dataclasses.replace(clip.current, lidar=sweep, lidar_origin=torch.tensor([[0.0, 0.0, 1.8]]))
+    road = Scene(GRID.centres()[..., 2][None, None])
+    sharp = config(beta_start=0.02, beta_end=0.02, samples=128, lidar=1.0)
+    assert static_stage(road, GRID, dataclasses.replace(clip, current=frame), sharp, 0.5)["lidar"].item() < 0.03
+    raised = Scene(road.sdf - 1.0)
+    assert static_stage(raised, GRID, dataclasses.replace(clip, current=frame), sharp, 0.5)["lidar"].item() > 0.2
+
+
+def test_semantic_term_wants_labels(street):
+    clip, _ = street
+    scene = Scene(GRID.centres()[..., 2][None, None], None, torch.zeros(1, 2, *GRID.shape))
+    with pytest.raises(ConfigError, match="semantics"):
+        static_stage(scene, GRID, clip, config(semantics=0.1), 0.5)
+    labelled = dataclasses.replace(clip.current, semantics=torch.zeros(1, 3, 64, 96, dtype=torch.long))
+    losses = static_stage(scene, GRID, dataclasses.replace(clip, current=labelled), config(semantics=1.0), 0.5)
+    assert losses["semantics"].item() == pytest.approx(math.log(2), rel=1e-3)
+
+
+def test_beta_falls_then_stays():
+    schedule = StaticStageConfig(beta_start=0.5, beta_end=0.2, beta_anneal=0.7)
+    assert [schedule.beta(p) for p in (0.0, 0.35, 0.7, 1.0)] == pytest.approx([0.5, 0.35, 0.2, 0.2])
+    assert StaticStageConfig(beta_anneal=0.0).beta(0.0) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("wrong", [{"rows": 1}, {"beta_end": 0.0}, {"dssim": 1.5}])
+def test_impossible_configuration_is_refused(wrong):
+    with pytest.raises(ConfigError, match=next(iter(wrong)).split("_")[0]):
+        StaticStageConfig(**wrong)
+
+
+def learn(clip: Clip, settings: StaticStageConfig, steps: int) -> Tensor:
+    """A free SDF grid, no network, after `steps` of Adam on the static stage's objective."""
+    sdf = torch.full((1, 1, *GRID.shape), 1.0, requires_grad=True)
+    optimizer = torch.optim.Adam([sdf], lr=0.1)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, 0.005)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(steps):
+        optimizer.zero_grad()
+        static_stage(Scene(sdf), GRID, clip, settings, step / steps, generator)["total"].backward()
+        optimizer.step()
+        schedule.step()
+    return sdf.detach()
+
+
+def depth_error(sdf: Tensor, clip: Clip, depth: Tensor) -> float:
+    """Mean relative error of the depth of pixels whose true point is in the box."""
+    rays = pixel_rays(clip.current, GRID)
+    seen = render(Scene(sdf), GRID, rays, 96, 0.1)
+    inside = depth < rays.far
+    return ((seen.depth - depth).abs() / depth)[inside].mean().item()
+
+
+def test_images_alone_teach_a_free_grid_the_street(street):
+    clip, depth = street
+    before = depth_error(torch.full((1, 1, *GRID.shape), 1.0), clip, depth)
+    after = depth_error(learn(clip, config(), 100), clip, depth)
+    print(f"abs rel of a free grid: {before:.3f} -> {after:.3f}")
+    assert before > 0.5 and after < 0.2
