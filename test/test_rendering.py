@@ -153,9 +153,9 @@ def test_absent_camera_has_no_valid_ray():
 
 
 def test_single_frame_is_refused_with_what_to_do():
-    frame = blank_frame()
+    single, _ = AnalyticStreet.random(0).frame(SMALL_RIG, 0.0, 0)
     with pytest.raises(DataError, match="unsqueeze"):
-        camera_rays(dataclasses.replace(frame, images=frame.images[0]), GRID, 2, 2)
+        camera_rays(single, GRID, 2, 2)
 
 
 def test_lidar_rays_end_at_their_returns():

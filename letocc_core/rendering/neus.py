@@ -7,7 +7,7 @@ from torch.nn.functional import logsigmoid
 
 
 def neus_weights(
-    sdf: Float[Tensor, "*r s+1"], beta: float | Float[Tensor, "*#r 1"]
+    sdf: Float[Tensor, "*r edges"], beta: float | Float[Tensor, "*#r 1"]
 ) -> tuple[Float[Tensor, "*r s"], Float[Tensor, "*r s"]]:
     """Weights and opacities alpha of the intervals between neighbouring samples of `sdf` (m, positive = free).
 

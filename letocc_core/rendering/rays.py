@@ -98,7 +98,7 @@ def lidar_rays(
     return dataclasses.replace(rays, valid=rays.valid & valid), ranges
 
 
-def sample_edges(rays: Rays, samples: int, generator: torch.Generator | None = None) -> Float[Tensor, "*r s+1"]:
+def sample_edges(rays: Rays, samples: int, generator: torch.Generator | None = None) -> Float[Tensor, "*r edges"]:
     """t of the ends of `samples` intervals from near to far: uniform, or each inner end moved within its stratum."""
     fraction = torch.arange(samples + 1, device=rays.near.device, dtype=rays.near.dtype).expand(*rays.near.shape, -1)
     if generator is not None:

@@ -38,7 +38,7 @@ class Rendered:
     weights: Float[Tensor, "*r s"]
     t: Float[Tensor, "*r s"]  # m
     points: Float[Tensor, "*r s 3"]  # m, ego axes
-    sdf: Float[Tensor, "*r s+1"]  # m, at the ends of the intervals
+    sdf: Float[Tensor, "*r edges"]  # m, at the ends of the intervals
     velocity: Float[Tensor, "*r s 2"] | None = None  # m/s, of each sample
     flow: Float[Tensor, "*r 2"] | None = None  # m/s, sum w v
     semantics: Float[Tensor, "*r k"] | None = None  # sum w softmax(logits): class probabilities, summing to opacity
