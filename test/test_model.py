@@ -12,6 +12,7 @@ from letocc_core.frame import Frame
 from letocc_core.geometry import se3
 from letocc_core.model.backbone import BackboneConfig, build_backbone
 from letocc_core.model.let_occ_flow import LetOccFlow
+from letocc_core.model.parameters import by_module
 from letocc_core.model.temporal import TemporalConfig, TemporalFusion, warp
 
 VARIANTS = {
@@ -205,3 +206,8 @@ def test_backbone_starts_from_a_folder_of_weights(tmp_path):
     assert all(
         torch.equal(a, b) for a, b in zip(saved.state_dict().values(), loaded.state_dict().values(), strict=True)
     )
+
+
+def test_the_table_of_parameters_leaves_nothing_out():
+    model = build(sweep={"depths": 8})
+    assert sum(by_module(model).values()) == sum(p.numel() for p in model.parameters())
