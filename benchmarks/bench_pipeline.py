@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 import yaml
@@ -45,7 +46,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures (ms) to this file as well")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    model, input_config = _model(options)
+    model, input_config = load_model(options)
     pipeline = OccFlowPipeline(model, input_config, device=options.device)
     times = measure(pipeline, options.cameras, options.steps)
     rows = {name: _figures(values) for name, values in times.items()}
@@ -126,12 +127,13 @@ class ModuleClock:
 
 
 def frame_sets(height: int, width: int, cameras: int, count: int) -> Iterator[FrameSet]:
-    """Noise seen by cameras of 70 degrees all around a vehicle that drives straight on."""
+    """Noise of 8 pixels a grain seen by cameras of 70 degrees all around a vehicle that drives straight on."""
     focal = width / 2 / np.tan(np.radians(35))
     calibration = Calibration(width, height, np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]]))
     mounts = np.stack([_mount(2 * np.pi * i / cameras) for i in range(cameras)])
     rng = np.random.default_rng(0)
-    images = tuple(rng.integers(0, 256, (height, width, 3), np.uint8) for _ in range(cameras))
+    coarse = [rng.integers(0, 256, (height // 8, width // 8, 3), np.uint8) for _ in range(cameras)]
+    images = tuple(cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC) for noise in coarse)
     for i in range(count):
         T_world_ego = np.eye(4)
         T_world_ego[0, 3] = SPEED * PERIOD * i
@@ -145,7 +147,7 @@ def _mount(yaw: float) -> np.ndarray:
     return np.array([[s, 0, c, 0], [-c, 0, s, 0], [0, -1, 0, CAMERA_HEIGHT], [0, 0, 0, 1]])
 
 
-def _model(options: argparse.Namespace) -> tuple[LetOccFlow, InputConfig]:
+def load_model(options: argparse.Namespace) -> tuple[LetOccFlow, InputConfig]:
     if options.checkpoint:
         return checkpoint.load_model(options.checkpoint, options.device)[:2]
     text = yaml.safe_load(options.config.read_text())

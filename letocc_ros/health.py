@@ -48,6 +48,7 @@ class Health:
             self._dropped: Counter[str] = Counter()
             self._resets: Counter[str] = Counter()
             self._latencies: deque[float] = deque(maxlen=LATENCIES)
+            self._steps: deque[float] = deque(maxlen=LATENCIES)
             self._stages: dict[str, float] = {}
             self._problems: dict[tuple[str, ...], Problem] = {}
             self._since = self._clock()
@@ -69,6 +70,7 @@ class Health:
             self._sets_out += 1
             self._last_out = self._clock()
             self._latencies.append(latency)
+            self._steps.append(sum(stages.values()))
             self._stages = stages
             if reset_reason is not None:
                 self._resets[reset_reason.split(":")[0]] += 1
@@ -137,6 +139,7 @@ class Health:
         if self._latencies:
             median, p95 = 1e3 * np.percentile(self._latencies, [50, 95])
             values |= {"latency median (ms)": f"{median:.1f}", "latency p95 (ms)": f"{p95:.1f}"}
+            values["network median (ms)"] = f"{1e3 * np.median(self._steps):.1f}"
         values |= {f"last {stage} (ms)": f"{1e3 * seconds:.1f}" for stage, seconds in self._stages.items()}
         return values
 

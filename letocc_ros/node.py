@@ -236,6 +236,8 @@ class OccFlowNode(LifecycleNode):
         """In the worker's thread: one set through the pipeline, and out to whoever listens."""
         try:
             answer = self._pipeline.step(frames)
+            if not self.context.ok():  # interrupted meanwhile: there is nothing left to publish with
+                return
             for output in self._outputs:
                 if output.publisher.get_subscription_count():
                     output.publisher.publish(output.convert(answer))

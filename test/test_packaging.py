@@ -180,3 +180,9 @@ def test_a_ros_installation_keeps_its_own_numpy():
     system = {"numpy": "1.26.4", "setuptools": "68.1.2", "pyyaml": "6.0.1"}
     assert constraints(lines, system) == ["tqdm==4.70.1", "setuptools==79.0.1", "numpy==1.26.4"]
     assert constraints(["scipy==1.17.1"], {}) == ["scipy==1.17.1"]
+
+
+def test_readme_points_to_files_that_exist():
+    readme = (ROOT / "README.md").read_text()
+    targets = [part.split(")")[0] for part in readme.split("](")[1:]]
+    assert not [t for t in targets if not t.startswith("http") and not (ROOT / t).exists()]
