@@ -288,7 +288,7 @@ def config(**values) -> StaticStageConfig:
 def test_the_true_street_explains_the_images(street):
     clip, _ = street
     grid = GridSpec((-12.0, -12.0, -0.8), (12.0, 12.0, 4.0), 0.2)
-    sharp = config(samples=128, beta_start=0.03, beta_end=0.03, auto_mask=False)
+    sharp = config(samples=128, beta_start=0.03, beta_end=0.03, auto_mask="none")
     truth = AnalyticStreet.random(1).distance(grid)
     losses = [
         static_stage(Scene(sdf), grid, clip, sharp, 1.0)["photometric"].item()
@@ -311,7 +311,7 @@ def test_a_batch_is_the_mean_of_its_clips(street):
     clip, _ = street
     other, _ = AnalyticStreet.random(2).clip(Rig(headings=(0, 75, -75), height=64, width=96))
     fields = torch.stack([GRID.centres()[..., 2], GRID.centres()[..., 2] - 0.3])[:, None]
-    plain = config(auto_mask=False, behind=0.0, edge=0.0)
+    plain = config(auto_mask="none", behind=0.0, edge=0.0)
     single = [Clip(*(_first(part) for part in (c.current, c.history, c.sources))) for c in (clip, other)]
     both = static_stage(Scene(fields), GRID, collate(single), plain, 0.5)["total"]
     alone = [static_stage(Scene(fields[i : i + 1]), GRID, c, plain, 0.5)["total"] for i, c in enumerate((clip, other))]
@@ -334,7 +334,7 @@ def test_cameras_together_equal_cameras_alone(street):
         return dataclasses.replace(frame, **{name: getattr(frame, name)[:, n : n + 1] for name in names})
 
     scene = Scene(GRID.centres()[..., 2][None, None] - 0.2)
-    plain = config(auto_mask=False, dssim=0.3)
+    plain = config(auto_mask="none", dssim=0.3)
     together = static_stage(scene, GRID, clip, plain, 0.5)["photometric"]
     alone = [
         static_stage(scene, GRID, Clip(only(clip.current, n), (), tuple(only(s, n) for s in clip.sources)), plain, 0.5)
@@ -349,11 +349,19 @@ def test_a_ray_cannot_hide_where_no_source_looks(street):
     y = GRID.centres()[..., 1]
     wall = (1.4 - y).abs()[None, None] - 0.3  # the camera at 75 degrees looks through it
     sdf = wall.clone().requires_grad_()
-    still = config(auto_mask=False, eikonal=0.0, hessian=0.0, sparsity=0.0, behind=0.0)
+    still = config(auto_mask="none", eikonal=0.0, hessian=0.0, sparsity=0.0, behind=0.0)
     static_stage(Scene(sdf), GRID, clip, still, 0.0)["total"].backward()
     inside = (wall < 0) & (GRID.centres()[..., 0] > 0) & (GRID.centres()[..., 2].abs() < 3)
     assert sdf.grad[inside].abs().sum() > 0
     assert (sdf.grad[inside]).sum() < 0  # descending makes it free
+
+
+@pytest.mark.parametrize("mask", ["best_sample", "rendered"])
+def test_a_vehicle_that_stands_still_learns_nothing(street, mask):
+    clip, _ = street
+    parked = Clip(clip.current, (), (clip.current, clip.current))
+    losses = static_stage(Scene(GRID.centres()[..., 2][None, None]), GRID, parked, config(auto_mask=mask), 0.5)
+    assert losses["photometric"].item() == 0
 
 
 def test_movable_pixels_can_be_left_out(street):

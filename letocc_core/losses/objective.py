@@ -32,7 +32,7 @@ class StaticStageConfig:
     sources: Literal["mean", "minimum"] = "mean"  # over source frames: sample by sample (SelfOcc), or best of each ray
     background: int = 1  # samples beyond the box, up to 500 m, of which the best stands for what leaves it; 0: none
     dssim: float = 0.0  # share of D-SSIM in the photometric term
-    auto_mask: bool = True  # leave out rays that the unwarped source explains better
+    auto_mask: Literal["best_sample", "rendered", "none"] = "best_sample"  # what an unwarped source must not beat
     movable: bool = True  # use rays through movable objects: parked ones teach, moving ones mislead
     photometric: float = 1.0  # weights from here on
     lidar: float = 0.05
@@ -99,20 +99,33 @@ def photometric_term(
 
     The part of a ray that no surface stops ends somewhere beyond the box. It costs what the best of
     `config.background` samples out there costs, so that sky and far houses need no wall at the box's end.
+
+    Rays on which nothing seems to move are left out: those that an unwarped source explains better than the rendered
+    colours (Monodepth2), or better than the best of all their samples, which does not give up rays yet to be solved.
     """
     points = torch.cat([seen.points, rays.at(_background(rays, config.background))], dim=-2)
     velocity = None if seen.velocity is None else F.pad(seen.velocity, (0, 0, 0, config.background))
     matches = photometric.match(points, target, clip.current, clip.sources, velocity, config.sources == "mean")
     weights = _with_background(seen, matches.cost[..., config.samples :])
     errors = photometric.photometric(matches, target, weights, config.dssim)
-    still = None
-    if config.auto_mask:
-        still = photometric.unwarped_error(rays.pixels, target, clip.sources, config.dssim)
-    best, counted = photometric.minimum_over_views(errors, matches.seen, still)
+    best, counted = photometric.minimum_over_views(errors, matches.seen, _unwarped(rays, target, clip, config))
+    if config.auto_mask == "best_sample":
+        counted = counted & _moves(matches, photometric.unwarped_error(rays.pixels, target, clip.sources, 0.0))
     counted = counted & rays.valid
     if not config.movable and clip.current.movable is not None:
         counted = counted & ~_nearest(clip.current.movable, rays.pixels)
     return torch.where(counted, best, 0.0).sum() / counted.sum().clamp(min=1)
+
+
+def _unwarped(rays: Rays, target: Tensor, clip: Clip, config: StaticStageConfig) -> Tensor | None:
+    if config.auto_mask != "rendered":
+        return None
+    return photometric.unwarped_error(rays.pixels, target, clip.sources, config.dssim)
+
+
+def _moves(matches: photometric.Matches, unwarped: Float[Tensor, "U *r"]) -> Tensor:
+    """Rays [*r] with a sample in some view that matches better than every unwarped source does."""
+    return matches.cost.amin(-1).amin(0) < unwarped.amin(0)
 
 
 def _background(rays: Rays, count: int) -> Float[Tensor, "*r k"]:
