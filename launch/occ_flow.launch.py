@@ -26,7 +26,9 @@ def arguments() -> list[DeclareLaunchArgument]:
         return DeclareLaunchArgument(name, default_value=str(default), description=description, choices=choices)
 
     return [
-        argument("checkpoint", "", "Checkpoint (.safetensors); empty: as in params_file, where empty is the shipped one."),
+        argument(
+            "checkpoint", "", "Checkpoint (.safetensors); empty: as in params_file, where empty is the shipped one."
+        ),
         argument("cameras", "", "Camera names, with commas, the anchor first; empty: as in params_file."),
         argument("params_file", share / "config" / "occ_flow.yaml", "Parameters of the node (YAML)."),
         argument("namespace", "", "Namespace of the node; camera topics are relative to it."),
