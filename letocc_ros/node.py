@@ -38,6 +38,7 @@ from letocc_core.stream.synchronizer import Dropped
 from letocc_core.stream.types import FrameSet, OccFlow
 from letocc_ros import conversions, parameters
 from letocc_ros.health import Health
+from letocc_ros.middleware import make_room_for_images
 from letocc_ros.msg import OccFlowGrid
 from letocc_ros.parameters import NodeParameters
 from letocc_ros.worker import LatestWorker
@@ -329,6 +330,7 @@ def _expected(path: str) -> dict | None:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node until it is interrupted; exit status 1 if it cannot start."""
+    make_room_for_images()
     rclpy.init(args=args)
     node = None
     try:

@@ -205,7 +205,7 @@ class _AsAnswered:
     def _on_answer(self, data: bytes) -> None:
         stamp_ns = header_stamp_ns(data)
         while self._open and self._open[0] <= stamp_ns:
-            self._open.popleft()
+            self.unanswered += self._open.popleft() < stamp_ns  # answers come in order: this one was dropped
 
     def _find_answers(self, seconds: float) -> str:
         """The topic on which a node publishes `OccFlowGrid`."""

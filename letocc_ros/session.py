@@ -11,11 +11,13 @@ from rclpy.node import Node
 from rclpy.subscription import Subscription
 
 from letocc_core.errors import DataError
+from letocc_ros.middleware import make_room_for_images
 
 
 @contextmanager
 def session(name: str) -> Iterator[tuple[Node, SingleThreadedExecutor]]:
     """A node and the executor that spins it, independent of any other use of rclpy in this process."""
+    make_room_for_images()
     context = Context()
     context.init()
     try:

@@ -120,6 +120,20 @@ def write_bag(path: Path, sets: int, kind: str = "jpeg") -> Path:
     return path
 
 
+def write_large_images(path: Path, sets: int) -> Path:
+    """A drive of one camera whose lossless images are larger than Fast DDS's default shared memory of 512 KiB."""
+    calibration = Calibration(640, 480, np.array([[400.0, 0, 319.5], [0, 400, 239.5], [0, 0, 1]]))
+    camera = CAMERAS[0]
+    noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)  # PNG cannot compress it: 0.9 MB
+    with BagWriter(path) as bag:
+        bag.write_tf_static(START_NS, [("base_link", optical_frame(camera), T_EGO_CAM[camera])])
+        for i in range(sets):
+            bag.write_tf(stamp(i), "odom", "base_link", pose(i))
+            bag.write_camera_info(camera, stamp(i), calibration)
+            bag.write_image(camera, stamp(i), noise, "png")
+    return path
+
+
 def frame_set(index: int) -> FrameSet:
     """Set `index` of the drive, as the assembler would make it."""
     return FrameSet(

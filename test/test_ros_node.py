@@ -304,6 +304,20 @@ def test_player_refuses_what_it_cannot_play(bag: Path, tmp_path: Path):
         play(bag, as_fast=True, anchor="camera_top")
 
 
+def test_images_larger_than_the_default_shared_memory(checkpoint: Path, tmp_path: Path):
+    """Best effort, as cameras send: with Fast DDS's own settings every one of these would be lost."""
+    bag = rig.write_large_images(tmp_path / "large", sets=4)
+    topic = "/occ_flow_node/occupancy"
+    with (
+        node_process(f"checkpoint:={checkpoint}", f"cameras:=[{CAMERAS[0]}]"),
+        Recorder(tmp_path / "answers", {topic: "letocc_ros/msg/OccFlowGrid"}) as recorder,
+    ):
+        recorder.wait_for_publishers()
+        play(bag, as_fast=True, patience=10)
+        recorder.wait_for(topic, 4, 10)
+    assert [stamp_ns for stamp_ns, _ in recorder.received[topic]] == [stamp(i) for i in range(4)]
+
+
 def test_playing_to_nobody(bag: Path, capsys: pytest.CaptureFixture):
     """It says so, and plays all the same."""
     assert play(bag, rate=20, wait=0.2).sets == SETS
