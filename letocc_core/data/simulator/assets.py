@@ -41,8 +41,11 @@ def mesh(asset: Asset):
     return np.concatenate(vertices).astype(np.float32), np.concatenate(triangles).astype(np.uint32)
 
 
-def solid_points(asset: Asset, spacing: float, top: float = 6.0) -> Float[np.ndarray, "n 3"]:
-    """A lattice of points (m, local) that fills the solids below `top`, faces included, at most `spacing` apart."""
+def solid_points(asset: Asset, spacing: float, top: float = 6.0, shell: float = np.inf) -> Float[np.ndarray, "n 3"]:
+    """A lattice of points (m, local) that fills the solids below `top`, faces included, at most `spacing` apart.
+
+    Boxes are filled to a depth of `shell` (m) below their faces only.
+    """
     out = []
     for part in asset.parts:
         size = np.array(part.size)
@@ -60,6 +63,8 @@ def solid_points(asset: Asset, spacing: float, top: float = 6.0) -> Float[np.nda
             points = points[(unit[:, :2] ** 2).sum(1) <= 1.05]
         elif part.kind == "ellipsoid":
             points = points[(unit**2).sum(1) <= 1.05]
+        else:
+            points = points[((1 - np.abs(unit)) * size / 2).min(1) <= shell]
         out.append(points)
     return np.concatenate(out) if out else np.zeros((0, 3))
 

@@ -1,6 +1,6 @@
 """Which voxels hold matter. Solids are filled (a car is occupied inside), the ground is the layer that holds its surface."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -24,14 +24,11 @@ class OccupancyTruth:
         self.grid = grid
         self.centres = grid.centres().numpy()
         self._spacing = 0.6 * grid.voxel_size
+        self._shell = 1.5 * grid.voxel_size
         self._reach = float(np.abs([*grid.lower[:2], *grid.upper[:2]]).max() * np.sqrt(2) + 1)
         self._cache: dict[int, np.ndarray] = {}
         self._line = cKDTree(world.line.points)
-        placed = [_place(self._solid(asset), T) for asset, T in statics]
-        self._points = np.concatenate(placed) if placed else np.zeros((0, 3))
-        self._labels = np.repeat([CLASS_NAMES.index(a.label) for a, _ in statics], [len(p) for p in placed]).astype(
-            np.uint8
-        )
+        self._statics = list(statics)
 
     def at(
         self, T_world_ego: Float[np.ndarray, "4 4"], actors: Sequence[tuple[Asset, np.ndarray, np.ndarray]]
@@ -43,16 +40,20 @@ class OccupancyTruth:
         """
         labels, velocity = self._ground(T_world_ego), np.zeros((*self.grid.shape, 2), np.float32)
         T_ego_world = np.linalg.inv(T_world_ego)
-        near = np.abs(self._points[:, :2] - T_world_ego[:2, 3]).max(1) < self._reach
-        index, inside = self._voxels(_place(self._points[near], T_ego_world))
-        labels[tuple(index.T)] = self._labels[near][inside]
+        for asset, T in self._statics:
+            if self.is_near(asset, T, T_world_ego):
+                for voxels in self._solid_voxels(asset, T_ego_world @ T):
+                    labels[voxels] = CLASS_NAMES.index(asset.label)
         for asset, T, speed in actors:
-            if np.abs(T[:2, 3] - T_world_ego[:2, 3]).max() > self._reach + asset.radius:
-                continue
-            index, _ = self._voxels(_place(self._solid(asset), T_ego_world @ T))
-            labels[tuple(index.T)] = CLASS_NAMES.index(asset.label)
-            velocity[tuple(index.T)] = speed @ T_world_ego[:2, :2]
+            if self.is_near(asset, T, T_world_ego):
+                for voxels in self._solid_voxels(asset, T_ego_world @ T):
+                    labels[voxels] = CLASS_NAMES.index(asset.label)
+                    velocity[voxels] = speed @ T_world_ego[:2, :2]
         return labels, velocity
+
+    def is_near(self, asset: Asset, T: Float[np.ndarray, "4 4"], T_world_ego: Float[np.ndarray, "4 4"]) -> bool:
+        """Whether a thing with world pose `T` may reach into the grid."""
+        return float(np.abs(T[:2, 3] - T_world_ego[:2, 3]).max()) < self._reach + asset.radius
 
     def visible(
         self, depth: Float[np.ndarray, "N H W"], K: Float[np.ndarray, "N 3 3"], T_ego_cam: Float[np.ndarray, "N 4 4"]
@@ -70,11 +71,23 @@ class OccupancyTruth:
             seen[inside] |= shown >= z[inside] - 0.5 * self.grid.voxel_size
         return seen.reshape(self.grid.shape)
 
-    def _solid(self, asset: Asset) -> np.ndarray:
-        key = id(asset)
-        if key not in self._cache:
-            self._cache[key] = assets.solid_points(asset, self._spacing, top=self.grid.upper[2])
-        return self._cache[key]
+    def _solid_voxels(self, asset: Asset, T_ego_thing: np.ndarray) -> Iterator[tuple]:
+        """Indices into the grid of the voxels that hold some of an upright thing: its surface, and the inside of boxes."""
+        if id(asset) not in self._cache:
+            self._cache[id(asset)] = assets.solid_points(asset, self._spacing, self.grid.upper[2], self._shell)
+        yield self._voxels(_place(self._cache[id(asset)], T_ego_thing))
+        for part in asset.parts:
+            if part.kind == "box" and min(part.size[:2]) > 2 * self._shell:
+                yield self._inside(part, T_ego_thing)
+
+    def _inside(self, box: assets.Part, T_ego_thing: np.ndarray) -> tuple:
+        """Indices of the voxels whose centre lies in a box of an upright thing."""
+        centre = T_ego_thing[:3, :3] @ box.centre + T_ego_thing[:3, 3]
+        half = np.array(box.size) / 2 + 1e-6
+        local = (self.centres[:, :, 0, :2] - centre[:2]) @ T_ego_thing[:2, :2]
+        layers = np.flatnonzero(np.abs(self.centres[0, 0, :, 2] - centre[2]) <= half[2])
+        x, y = np.nonzero((np.abs(local) <= half[:2]).all(-1))
+        return x[:, None], y[:, None], layers
 
     def _ground(self, T_world_ego: np.ndarray) -> np.ndarray:
         """The layer that holds z = 0: road, kerb (the pavement) or open ground by distance to the centre line."""
@@ -88,11 +101,13 @@ class OccupancyTruth:
         labels[:, :, layer] = np.array([CLASS_NAMES.index(n) for n in ("road", "kerb", "ground")], np.uint8)[names]
         return labels
 
-    def _voxels(self, points: Float[np.ndarray, "n 3"]) -> tuple[np.ndarray, np.ndarray]:
-        """Indices of the voxels that hold the points inside the box, and which points those are."""
+    def _voxels(self, points: Float[np.ndarray, "n 3"]) -> tuple[np.ndarray, ...]:
+        """Indices of the voxels that hold the points inside the box."""
         index = np.floor((points - np.array(self.grid.lower)) / self.grid.voxel_size).astype(int)
-        inside = ((index >= 0) & (index < np.array(self.grid.shape))).all(1)
-        return index[inside], inside
+        x, y, z = index.T
+        X, Y, Z = self.grid.shape
+        inside = (x >= 0) & (x < X) & (y >= 0) & (y < Y) & (z >= 0) & (z < Z)
+        return x[inside], y[inside], z[inside]
 
 
 def _place(points: np.ndarray, T: np.ndarray) -> np.ndarray:

@@ -43,10 +43,10 @@ class CentreLine:
 
     def pose(self, s: float, d: float, reverse: bool = False) -> Float[np.ndarray, "4 4"]:
         """World pose at (s, d), heading along the line, or against it if `reverse`."""
-        index = s / STEP
-        lattice = np.arange(len(self.points))
-        heading = np.interp(index, lattice, self.heading)
-        x, y = (np.interp(index, lattice, self.points[:, i]) for i in (0, 1))
+        index = min(max(s / STEP, 0.0), len(self.points) - 1.0)
+        i = min(int(index), len(self.points) - 2)
+        x, y = (self.points[i + 1] - self.points[i]) * (index - i) + self.points[i]
+        heading = (self.heading[i + 1] - self.heading[i]) * (index - i) + self.heading[i]
         T = np.eye(4)
         T[:2, 3] = x - d * np.sin(heading), y + d * np.cos(heading)
         yaw = heading + (np.pi if reverse else 0.0)

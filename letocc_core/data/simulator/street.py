@@ -88,7 +88,7 @@ class Street:
         T_world_ego = self.pose(t)
         T_ego_cam, K = self.rig.T_ego_cam(), self.rig.intrinsics()
         poses = self._thing_poses(t)
-        dynamic = self._actor_scene(t, T_world_ego)
+        dynamic = self._actor_scene(t, poses, T_world_ego)
         directions = self._rays(K, T_world_ego @ T_ego_cam)  # [N, H, W, 3], optical z = 1
         origins = np.broadcast_to((T_world_ego @ T_ego_cam)[:, None, None, :3, 3], directions.shape)
         hits = self._cast(dynamic, origins, directions)
@@ -121,7 +121,11 @@ class Street:
         if self.grid is None:
             empty = np.zeros((0, 0, 0), np.uint8)
             return Truth(depth, *flow, movable, labels, empty, np.zeros((0, 0, 0, 2), np.float32), empty.astype(bool))
-        actors = [(a.asset, a.pose(self.world.line, t), self._velocity(i, t)) for i, a in enumerate(self.world.actors)]
+        actors = [
+            (a.asset, T, self._velocity(i, t))
+            for i, (a, T) in enumerate(zip(self.world.actors, poses[self._first_actor :], strict=False))
+            if self._occupancy.is_near(a.asset, T, T_world_ego)
+        ]
         occupancy, velocity = self._occupancy.at(T_world_ego, actors)
         visible = self._occupancy.visible(depth, K, T_ego_cam)
         hidden = np.nonzero(~visible)
@@ -140,14 +144,13 @@ class Street:
             scene.add_triangles(o3d.core.Tensor(placed), o3d.core.Tensor(triangles.astype(np.uint32)))
         return scene
 
-    def _actor_scene(self, t: float, T_world_ego: np.ndarray):
+    def _actor_scene(self, t: float, poses: np.ndarray, T_world_ego: np.ndarray):
         """Scene of the actors near the ego vehicle, and the thing that each of its geometries is."""
         near, meshes = [], []
         for i, actor in enumerate(self.world.actors):
-            if not 0 < actor.along(t) < self.world.line.length:
-                continue
-            T = actor.pose(self.world.line, t)
-            if np.hypot(*(T[:2, 3] - T_world_ego[:2, 3])) < REACH:
+            T = poses[self._first_actor + i]
+            on_the_line = 0 < actor.along(t) < self.world.line.length
+            if on_the_line and np.hypot(*(T[:2, 3] - T_world_ego[:2, 3])) < REACH:
                 near.append(self._first_actor + i)
                 meshes.append((*self._actor_meshes[i], T))
         return self._scene(meshes), np.array([*near, SKY])
