@@ -30,7 +30,8 @@ class StaticStageConfig:
     beta_end: float = 0.2  # m, and at the end of the annealing
     beta_anneal: float = 0.7  # share of the stage over which it falls
     sources: Literal["mean", "minimum"] = "mean"  # over source frames: sample by sample (SelfOcc), or best of each ray
-    background: int = 1  # samples beyond the box, up to 500 m, of which the best stands for what leaves it; 0: none
+    background: int = 2  # samples beyond the box, up to 500 m, of which the best stands for what leaves it; 0: none
+    ground: float = -0.2  # m, height below which a ray that leaves the box has met the ground inside it
     dssim: float = 0.0  # share of D-SSIM in the photometric term
     auto_mask: Literal["best_sample", "rendered", "none"] = "best_sample"  # what an unwarped source must not beat
     movable: bool = True  # use rays through movable objects: parked ones teach, moving ones mislead
@@ -103,7 +104,7 @@ def photometric_term(
     Rays on which nothing seems to move are left out: those that an unwarped source explains better than the rendered
     colours (Monodepth2), or better than the best of all their samples, which does not give up rays yet to be solved.
     """
-    points = torch.cat([seen.points, rays.at(_background(rays, config.background))], dim=-2)
+    points = torch.cat([seen.points, rays.at(_background(rays, config))], dim=-2)
     velocity = None if seen.velocity is None else F.pad(seen.velocity, (0, 0, 0, config.background))
     matches = photometric.match(points, target, clip.current, clip.sources, velocity, config.sources == "mean")
     weights = _with_background(seen, matches.cost[..., config.samples :])
@@ -128,11 +129,17 @@ def _moves(matches: photometric.Matches, unwarped: Float[Tensor, "U *r"]) -> Ten
     return matches.cost.amin(-1).amin(0) < unwarped.amin(0)
 
 
-def _background(rays: Rays, count: int) -> Float[Tensor, "*r k"]:
-    """t (m) of samples beyond the box, uniform in inverse depth from just behind it to `FAR_AWAY`; one: the latter."""
-    share = torch.linspace(0, 1, count + 1, device=rays.far.device, dtype=rays.far.dtype)[1:]
+def _background(rays: Rays, config: StaticStageConfig) -> Float[Tensor, "*r k"]:
+    """t (m) at which the part of a ray that no surface in the box stops may end.
+
+    Beyond the box, uniform in inverse depth up to `FAR_AWAY`; one sample: the latter. A ray that leaves the box below the
+    ground ends there: else a part of the road would be taken for holes, through which some distance matches by chance.
+    """
+    share = torch.linspace(0, 1, config.background + 1, device=rays.far.device, dtype=rays.far.dtype)[1:]
     nearest = 1 / rays.far.clamp(max=FAR_AWAY)[..., None]
-    return 1 / (nearest + (1 / FAR_AWAY - nearest) * share)
+    beyond = 1 / (nearest + (1 / FAR_AWAY - nearest) * share)
+    below = rays.at(rays.far[..., None])[..., 2] < config.ground
+    return torch.where(below, rays.far[..., None], beyond)
 
 
 def _with_background(seen: Rendered, cost: Float[Tensor, "V *r k"]) -> Float[Tensor, "V *r s"]:
