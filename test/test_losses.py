@@ -15,8 +15,8 @@ from letocc_core.errors import ConfigError, DataError
 from letocc_core.frame import Clip, Frame, collate, stack
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.losses import edge, eikonal, hessian, lidar, photometric, semantics, sparsity
-from letocc_core.losses.objective import StaticStageConfig, static_stage
-from letocc_core.rendering.rays import pixel_rays
+from letocc_core.losses.objective import StaticStageConfig, background_samples, static_stage
+from letocc_core.rendering.rays import Rays, pixel_rays
 from letocc_core.rendering.render import render
 
 GRID = GridSpec((-12.0, -12.0, -1.2), (12.0, 12.0, 4.4), 0.4)
@@ -354,6 +354,20 @@ def test_a_ray_cannot_hide_where_no_source_looks(street):
     inside = (wall < 0) & (GRID.centres()[..., 0] > 0) & (GRID.centres()[..., 2].abs() < 3)
     assert sdf.grad[inside].abs().sum() > 0
     assert (sdf.grad[inside]).sum() < 0  # descending makes it free
+
+
+def test_what_leaves_the_box_ends_far_away_or_on_the_ground():
+    """From 1.5 m above the road: one ray leaves the box ahead at 10 m, the other through its floor at 5 m."""
+    rays = Rays(
+        torch.tensor([0.0, 0, 1.5]).expand(2, 3),
+        torch.tensor([[1.0, 0, 0], [1, 0, -0.5]]),
+        torch.zeros(2),
+        torch.tensor([10.0, 5.0]),
+        torch.ones(2, dtype=torch.bool),
+    )
+    ends = background_samples(rays, StaticStageConfig(background=2))
+    torch.testing.assert_close(ends, torch.tensor([[1 / 0.051, 500], [5, 5]]))  # halfway from 1/10 to 1/500: 0.051
+    assert background_samples(rays, StaticStageConfig(background=1)).tolist() == [[500], [5]]
 
 
 @pytest.mark.parametrize("mask", ["best_sample", "rendered"])

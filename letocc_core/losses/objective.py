@@ -104,7 +104,7 @@ def photometric_term(
     Rays on which nothing seems to move are left out: those that an unwarped source explains better than the rendered
     colours (Monodepth2), or better than the best of all their samples, which does not give up rays yet to be solved.
     """
-    points = torch.cat([seen.points, rays.at(_background(rays, config))], dim=-2)
+    points = torch.cat([seen.points, rays.at(background_samples(rays, config))], dim=-2)
     velocity = None if seen.velocity is None else F.pad(seen.velocity, (0, 0, 0, config.background))
     matches = photometric.match(points, target, clip.current, clip.sources, velocity, config.sources == "mean")
     weights = _with_background(seen, matches.cost[..., config.samples :])
@@ -129,7 +129,7 @@ def _moves(matches: photometric.Matches, unwarped: Float[Tensor, "U *r"]) -> Ten
     return matches.cost.amin(-1).amin(0) < unwarped.amin(0)
 
 
-def _background(rays: Rays, config: StaticStageConfig) -> Float[Tensor, "*r k"]:
+def background_samples(rays: Rays, config: StaticStageConfig) -> Float[Tensor, "*r k"]:
     """t (m) at which the part of a ray that no surface in the box stops may end.
 
     Beyond the box, uniform in inverse depth up to `FAR_AWAY`; one sample: the latter. A ray that leaves the box below the
