@@ -1,7 +1,7 @@
 """Checkpoints: weights in safetensors, with the configuration that made them in the file's metadata.
 
 Metadata keys: `config` (JSON: the whole training configuration; the sections `model` and `input` are what running it
-takes) and whatever `save` was given besides (versions, command, seed, step, ...), each as JSON.
+takes) and whatever `save` was given besides (versions, command, seed, steps trained, ...), each as JSON.
 """
 
 import json

@@ -30,6 +30,7 @@ from letocc_core.metrics.depth import DepthRange
 from letocc_core.metrics.frame_score import DepthTruth, Prediction, RayTruth
 from letocc_core.metrics.ray_iou import select_origins
 from letocc_core.stream.types import FrameSet, OccFlow
+from letocc_core.versions import versions
 
 MAX_SWEEP_PIXELS = 4096  # pixels a camera at which depth is compared with a LiDAR sweep
 
@@ -316,7 +317,6 @@ def evaluate_checkpoint(
     """
     from letocc_core.checkpoint import load_model
     from letocc_core.stream.pipeline import OccFlowPipeline
-    from letocc_core.train import versions
 
     model, input_config, metadata = load_model(checkpoint)
     warmup = model.config.temporal.frames

@@ -10,8 +10,6 @@ the uninterrupted run exactly (same machine, same number of threads).
 
 import json
 import math
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -25,13 +23,14 @@ import yaml
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
-from letocc_core import __version__, checkpoint
+from letocc_core import checkpoint
 from letocc_core import config as configuration
 from letocc_core.data import clips
 from letocc_core.errors import ConfigError, LetOccError
 from letocc_core.frame import Clip, InputConfig, collate
 from letocc_core.losses.objective import StaticStageConfig, static_stage
 from letocc_core.model.let_occ_flow import Fields, LetOccFlow, ModelConfig
+from letocc_core.versions import versions
 
 
 class TrainingError(LetOccError):
@@ -261,6 +260,11 @@ class _Run:
         ]
         _write_atomically(log, "".join(f"{line}\n" for line in kept))
 
+    def _trained(self) -> dict[str, int]:
+        """Steps done of each stage that was begun."""
+        done = [*(stage.steps for stage in self.config.stages[: self.stage]), self.step]
+        return {stage.name: steps for stage, steps in zip(self.config.stages, done, strict=False)}
+
     def export(self, path: Path) -> None:
         """The model alone, as safetensors with everything needed to run it."""
         checkpoint.save(
@@ -268,8 +272,7 @@ class _Run:
             self.model,
             self.plain,
             seed=self.config.seed,
-            step=self.step,
-            stage=self.stage,
+            trained=self._trained(),
             command=self.command,
             versions=versions(),
         )
@@ -297,19 +300,6 @@ class StepSampler(Sampler[list[int]]):
                     order = torch.randperm(self.size, generator=generator).tolist()
                 batch.append(order[position % self.size])
             yield batch
-
-
-def versions() -> dict[str, str]:
-    """Versions of what computed a result, and the commit it came from."""
-    root = Path(__file__).resolve().parents[1]
-    git = subprocess.run(["git", "-C", str(root), "describe", "--always", "--dirty"], capture_output=True, text=True)
-    return {
-        "letocc": __version__,
-        "git": git.stdout.strip() or "unknown",
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-    }
 
 
 def _open_run(plain: dict, name: str, out: Path, resume: Path | None, command: str) -> Path:

@@ -21,7 +21,7 @@ from letocc_core.data.simulator.rig import Rig
 from letocc_core.evaluate import Recorded, evaluate, moment_of
 from letocc_core.metrics import results
 from letocc_core.stream.types import OccFlow
-from letocc_core.train import versions
+from letocc_core.versions import versions
 from letocc_core.viz.overview import overview, save_png
 from letocc_core.viz.replay_gif import write_gif
 from letocc_ros.player import Played, play

@@ -365,9 +365,10 @@ def test_what_leaves_the_box_ends_far_away_or_on_the_ground():
         torch.tensor([10.0, 5.0]),
         torch.ones(2, dtype=torch.bool),
     )
-    ends = background_samples(rays, StaticStageConfig(background=2))
-    torch.testing.assert_close(ends, torch.tensor([[1 / 0.051, 500], [5, 5]]))  # halfway from 1/10 to 1/500: 0.051
-    assert background_samples(rays, StaticStageConfig(background=1)).tolist() == [[500], [5]]
+    two, one = (background_samples(rays, StaticStageConfig(background=n)).double() for n in (2, 1))
+    expected = torch.tensor([[1 / 0.051, 500], [5, 5]]).double()  # halfway from 1/10 to 1/500: 0.051
+    torch.testing.assert_close(two, expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(one, expected[:, 1:], rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("mask", ["best_sample", "rendered"])

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from letocc_core import config as configuration
 from letocc_core import train as training
+from letocc_core.checkpoint import read_metadata
 from letocc_core.errors import ConfigError
 from letocc_core.train import OptimizerConfig, StepSampler, TrainConfig, learning_rate_factor
 
@@ -80,6 +81,7 @@ def test_a_run_leaves_what_it_promises(uninterrupted):
     assert (run / "model.safetensors").is_file()
     assert list((run / "tensorboard").iterdir())
     assert json.loads((run / "about.json").read_text())["versions"]["torch"] == torch.__version__
+    assert read_metadata(run / "model.safetensors")["trained"] == {"static": 6}
     entries = losses(uninterrupted)
     assert [e["step"] for e in entries] == list(range(6))
     assert all(e["total"] == e["total"] and e["learning_rate"] > 0 for e in entries)
