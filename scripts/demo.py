@@ -25,7 +25,7 @@ from letocc_core.versions import versions
 from letocc_core.viz.overview import overview, save_png
 from letocc_core.viz.replay_gif import write_gif
 from letocc_ros.player import Played, play
-from letocc_ros.recorder import Recorder, read_answers
+from letocc_ros.recorder import OUTPUTS, Recorder, read_answers
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 WARMUP = 2  # image sets until the network has its whole past
@@ -45,7 +45,10 @@ def main() -> int:
     )
     _say(2, "starting occ_flow_node, playing the bag to it over DDS, recording what it publishes")
     with running_node(options.checkpoint, out / "node.log"), Recorder(out / "output") as recorder:
+        recorder.wait_for_publishers()
         played = play(bag, as_fast=True, wait=30.0, patience=20.0)
+        for topic in OUTPUTS:
+            recorder.wait_for(topic, played.sets - played.unanswered, timeout=5.0)
         published = recorder.received
     answers = list(read_answers(out / "output"))
     if not answers:
