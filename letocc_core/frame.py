@@ -5,6 +5,7 @@ One class serves a single frame and a batch of them: `*batch` below is nothing, 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -39,7 +40,7 @@ class Frame:
 
     def to(self, device: torch.device | str) -> "Frame":
         """The same frame on another device."""
-        return Frame(**{f.name: None if (v := getattr(self, f.name)) is None else v.to(device) for f in fields(self)})
+        return _to(self, device)
 
     def unsqueeze(self) -> "Frame":
         """A batch of one."""
@@ -47,26 +48,47 @@ class Frame:
 
 
 @dataclass(frozen=True)
+class FlowCue:
+    """Optical flow from the images of a clip's current frame to those of the same cameras at another instant."""
+
+    stamp: Int[Tensor, "*batch"]  # ns, int64, of the other instant, as are the poses and intrinsics
+    K: Float[Tensor, "*batch N 3 3"]  # px
+    T_ego_cam: Float[Tensor, "*batch N 4 4"]  # m, float32
+    T_world_ego: Float[Tensor, "*batch 4 4"]  # m, float64
+    flow: Float[Tensor, "*batch N 2 H W"]  # px (u, v), at the pixels of the current images
+    valid: Bool[Tensor, "*batch N H W"]  # where it can be trusted
+
+    def to(self, device: torch.device | str) -> "FlowCue":
+        """The same cue on another device."""
+        return _to(self, device)
+
+
+@dataclass(frozen=True)
 class Clip:
-    """A training sample: the current frame, its past for the network, its neighbours for supervision."""
+    """A training sample: the current frame, its past for the network, its neighbours and cues for supervision."""
 
     current: Frame
     history: tuple[Frame, ...]  # newest first; what the temporal fusion and the plane sweep see
     sources: tuple[Frame, ...]  # frames into which the current rays are projected (previous and next)
+    cues: tuple[FlowCue, ...] = ()  # for motion; their instants are chosen apart from the sources
 
     def to(self, device: torch.device | str) -> "Clip":
         return Clip(
             self.current.to(device),
             tuple(f.to(device) for f in self.history),
             tuple(f.to(device) for f in self.sources),
+            tuple(c.to(device) for c in self.cues),
         )
 
 
-def stack(frames: Sequence[Frame]) -> Frame:
-    """A batch [B] of single frames. LiDAR sweeps are padded with NaN rows; a field is kept if all frames have it."""
+Item = TypeVar("Item", Frame, FlowCue)
+
+
+def stack(items: Sequence[Item]) -> Item:
+    """A batch [B] of single ones. LiDAR sweeps are padded with NaN rows; a field is kept if all have it."""
 
     def join(name: str):
-        values = [getattr(f, name) for f in frames]
+        values = [getattr(item, name) for item in items]
         if any(v is None for v in values):
             return None
         if name == "lidar":
@@ -74,13 +96,17 @@ def stack(frames: Sequence[Frame]) -> Frame:
             values = [torch.nn.functional.pad(v, (0, 0, 0, size - len(v)), value=float("nan")) for v in values]
         return torch.stack(values)
 
-    return Frame(**{f.name: join(f.name) for f in fields(Frame)})
+    return type(items[0])(**{f.name: join(f.name) for f in fields(items[0])})
 
 
 def collate(clips: Sequence[Clip]) -> Clip:
     """Batch clips of equal structure (`DataLoader(collate_fn=collate)`)."""
-    return Clip(
-        stack([c.current for c in clips]),
-        tuple(stack(list(frames)) for frames in zip(*(c.history for c in clips), strict=True)),
-        tuple(stack(list(frames)) for frames in zip(*(c.sources for c in clips), strict=True)),
+    history, sources, cues = (
+        tuple(stack(list(items)) for items in zip(*(getattr(c, name) for c in clips), strict=True))
+        for name in ("history", "sources", "cues")
     )
+    return Clip(stack([c.current for c in clips]), history, sources, cues)
+
+
+def _to(item: Item, device: torch.device | str) -> Item:
+    return type(item)(**{f.name: None if (v := getattr(item, f.name)) is None else v.to(device) for f in fields(item)})

@@ -1,0 +1,1 @@
+"""2D cues that supervise motion: computed from images alone, before training."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from torch.utils.data import Dataset
 
@@ -18,6 +19,8 @@ class SimulatorData:
     scenes: int = 600  # streets
     frames: int = 7  # frames a street, `input.history_interval` apart
     lidar: bool = False  # also simulate LiDAR sweeps for the range loss
+    cue: Literal["none", "dis", "true"] = "none"  # optical flow for motion: estimated from the images, or the truth
+    cue_interval: float = 0.05  # s to the instants before and after that the flow leads to
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,8 @@ def build(config: DataConfig, input_config: InputConfig, past_frames: int) -> Da
             past_frames=past_frames,
             frames=streets.frames,
             lidar=streets.lidar,
+            cue=streets.cue,
+            cue_interval=streets.cue_interval,
             cache=config.cache,
             workers=config.workers,
         )

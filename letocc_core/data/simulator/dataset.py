@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from letocc_core.cues.flow import Dis, decode, encode, trusted_flow
 from letocc_core.data.simulator.rig import Rig
 from letocc_core.data.simulator.street import Street
-from letocc_core.frame import Clip, Frame, InputConfig
+from letocc_core.frame import Clip, FlowCue, Frame, InputConfig
 
 RENDERER = 1  # raise when the same seed gives other images, so that stale caches are not read
 
@@ -30,6 +31,8 @@ class SimulatorClips(Dataset):
         lidar: also simulate a sweep a frame.
         cache: folder for rendered streets.
         workers: processes that render.
+        cue: optical flow from each clip's current frame: none, estimated (`cues.flow.Dis`), or the truth.
+        cue_interval: s to the instants before and after that it leads to.
     """
 
     def __init__(
@@ -42,6 +45,8 @@ class SimulatorClips(Dataset):
         lidar: bool,
         cache: Path,
         workers: int,
+        cue: str = "none",
+        cue_interval: float = 0.05,
     ):
         self.seeds, self.past_frames = list(seeds), past_frames
         self.first = max(past_frames, 1)
@@ -49,7 +54,11 @@ class SimulatorClips(Dataset):
         settings = (RENDERER, Rig.load(rig).resized(*input.image_size), input.history_interval, frames, lidar)
         key = hashlib.sha256(repr(settings).encode()).hexdigest()[:12]
         self.folder = Path(cache) / f"streets_{key}"
-        self._render(settings[1:], workers)
+        self._render("rendering streets", "", render_street, settings[1:], workers)
+        self.cue_suffix = "" if cue == "none" else f"_{cue}_{cue_interval:g}"
+        if self.cue_suffix:
+            times = [(self.first + i) * input.history_interval for i in range(self.per_street)]
+            self._render("optical flow", self.cue_suffix, render_cues, (settings[1], times, cue, cue_interval), workers)
 
     def __len__(self) -> int:
         return len(self.seeds) * max(self.per_street, 0)
@@ -57,29 +66,29 @@ class SimulatorClips(Dataset):
     def __getitem__(self, index: int) -> Clip:
         street, offset = divmod(index, self.per_street)
         now = self.first + offset
-        with np.load(_path(self.folder, self.seeds[street])) as file:
-            data = {name: file[name] for name in file.files}
+        data = _load(self.folder, self.seeds[street])
         history = tuple(_frame(data, now - k) for k in range(1, self.past_frames + 1))
-        return Clip(_frame(data, now), history, (_frame(data, now - 1), _frame(data, now + 1)))
+        cues = _cues(_load(self.folder, self.seeds[street], self.cue_suffix), data, offset) if self.cue_suffix else ()
+        return Clip(_frame(data, now), history, (_frame(data, now - 1), _frame(data, now + 1)), cues)
 
-    def _render(self, settings: tuple, workers: int) -> None:
-        """Render the streets that the cache lacks."""
+    def _render(self, what: str, suffix: str, render: Callable, settings: tuple, workers: int) -> None:
+        """Let `render(path, seed, *settings)` write the files that the cache lacks."""
         from multiprocessing import get_context
 
         from tqdm import tqdm
 
-        missing = [seed for seed in self.seeds if not _path(self.folder, seed).exists()]
+        missing = {seed: path for seed in self.seeds if not (path := _path(self.folder, seed, suffix)).exists()}
         if not missing:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            jobs = [pool.submit(render_street, self.folder, seed, *settings) for seed in missing]
-            for job in tqdm(jobs, desc="rendering streets", unit="street", dynamic_ncols=True):
+            jobs = [pool.submit(render, path, seed, *settings) for seed, path in missing.items()]
+            for job in tqdm(jobs, desc=what, unit="street", dynamic_ncols=True):
                 job.result()
 
 
-def render_street(folder: Path, seed: int, rig: Rig, interval: float, frames: int, lidar: bool) -> None:
-    """Render one street's frames and write them in one step, so that a killed writer leaves nothing half-written."""
+def render_street(path: Path, seed: int, rig: Rig, interval: float, frames: int, lidar: bool) -> None:
+    """Render one street's frames into a file."""
     street = Street(seed, rig)
     sets = [street.render(i * interval, truth=False, lidar=lidar) for i in range(frames)]
     data = {
@@ -94,13 +103,57 @@ def render_street(folder: Path, seed: int, rig: Rig, interval: float, frames: in
     if lidar:
         data["lidar_count"] = np.array([len(s.lidar) for s in sets])
         data["lidar"] = np.concatenate([s.lidar for s in sets])
-    temporary = folder / f".{seed}_{os.getpid()}.npz"
+    _save(path, data)
+
+
+def render_cues(path: Path, seed: int, rig: Rig, times: list[float], cue: str, interval: float) -> None:
+    """Optical flow from one street's images at `times` (s) to those `interval` s before and after, into a file."""
+    street = Street(seed, rig, flow_interval=interval)
+    flows, stamps, poses = [], [], []
+    for t in times:
+        now = street.render(t, truth=cue == "true", lidar=False)
+        others = [street.render(t + sign * interval, truth=False, lidar=False) for sign in (-1, 1)]
+        if cue == "true":
+            flows.append([encode(f) for f in (now.truth.flow_backward, now.truth.flow_forward)])
+        else:
+            flows.append([trusted_flow(Dis(), now.images, other.images) for other in others])
+        stamps.append([other.stamp_ns for other in others])
+        poses.append([other.T_world_ego for other in others])
+    _save(path, {"flow": np.array(flows), "stamp": np.array(stamps), "T_world_ego": np.array(poses)})
+
+
+def _save(path: Path, data: dict[str, np.ndarray]) -> None:
+    """Write in one step, so that a killed writer leaves nothing half-written."""
+    temporary = path.with_name(f".{path.stem}_{os.getpid()}.npz")
     np.savez(temporary, **data)
-    temporary.replace(_path(folder, seed))
+    temporary.replace(path)
 
 
-def _path(folder: Path, seed: int) -> Path:
-    return folder / f"{seed:06d}.npz"
+def _path(folder: Path, seed: int, suffix: str = "") -> Path:
+    return folder / f"{seed:06d}{suffix}.npz"
+
+
+def _load(folder: Path, seed: int, suffix: str = "") -> dict[str, np.ndarray]:
+    with np.load(_path(folder, seed, suffix)) as file:
+        return {name: file[name] for name in file.files}
+
+
+def _cues(data: dict[str, np.ndarray], street: dict[str, np.ndarray], clip: int) -> tuple[FlowCue, ...]:
+    """The cues of one clip of a street, whose cameras do not move on the vehicle."""
+    cues = []
+    for stamp, T_world_ego, packed in zip(*(data[k][clip] for k in ("stamp", "T_world_ego", "flow")), strict=True):
+        flow, valid = decode(packed)
+        cues.append(
+            FlowCue(
+                stamp=torch.tensor(int(stamp)),
+                K=torch.from_numpy(street["K"]).float(),
+                T_ego_cam=torch.from_numpy(street["T_ego_cam"]).float(),
+                T_world_ego=torch.from_numpy(T_world_ego),
+                flow=torch.from_numpy(flow).movedim(-1, 1),
+                valid=torch.from_numpy(valid),
+            )
+        )
+    return tuple(cues)
 
 
 def _frame(data: dict[str, np.ndarray], i: int) -> Frame:
