@@ -61,6 +61,7 @@ def _add_train(commands) -> None:
         "--resume", nargs="?", type=Path, const=Path("latest"), metavar="RUN", help="go on with this run, or the newest"
     )
     p.add_argument("--init", type=Path, metavar="CHECKPOINT", help="start from these weights")
+    p.add_argument("--stage", metavar="NAME", help="train this stage of the configuration alone, for example motion")
     p.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
     p.add_argument("--loader-workers", type=int, default=1, help="processes that load clips (default: 1)")
     p.add_argument("--threads", type=int, help="CPU threads of the training process (default: as torch chooses)")
@@ -76,6 +77,8 @@ def _train(options: argparse.Namespace) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     config = configuration.load(TrainConfig, options.config, options.overrides)
+    if options.stage is not None:
+        config = config.only_stage(options.stage)
     resume = options.resume
     if resume == Path("latest"):
         resume = options.out / options.config.stem / "latest"

@@ -13,7 +13,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
@@ -28,7 +28,7 @@ from letocc_core import config as configuration
 from letocc_core.data import clips
 from letocc_core.errors import ConfigError, LetOccError
 from letocc_core.frame import Clip, InputConfig, collate
-from letocc_core.losses.objective import StaticStageConfig, static_stage
+from letocc_core.losses.objective import MotionConfig, StaticStageConfig, stage_losses
 from letocc_core.model.let_occ_flow import Fields, LetOccFlow, ModelConfig
 from letocc_core.versions import versions
 
@@ -43,6 +43,7 @@ class OptimizerConfig:
 
     learning_rate: float = 1e-3  # of the modules trained from scratch
     backbone_factor: float = 1.0  # learning rate of the image backbone relative to that (0.1 with pre-trained weights)
+    geometry_factor: float = 1.0  # of all but the flow field, where an earlier stage trained it
     weight_decay: float = 0.01
     warmup_steps: int = 50  # steps of linear warm-up
     schedule: Literal["cosine", "multistep"] = "cosine"
@@ -55,10 +56,11 @@ class OptimizerConfig:
 class StageConfig:
     """One stage of the schedule: an objective, for a number of steps."""
 
-    name: Literal["static"] = "static"  # static world: SDF only (SelfOcc's objective)
+    name: str = "static"  # each stage has its own
     steps: int = 3000
     batch_size: int = 2
     objective: StaticStageConfig = field(default_factory=StaticStageConfig)
+    motion: MotionConfig | None = None  # also learn how the world moves (the papers' second stage)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
 
@@ -75,6 +77,18 @@ class TrainConfig:
     history_dropout: float = 0.1  # share of samples trained without a past, so that the first frames work too
     checkpoint_every: int = 250  # steps between checkpoints
     picture_every: int = 250  # steps between pictures in TensorBoard
+
+    def __post_init__(self):
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) != len(names):
+            raise ConfigError(f"stages: names {', '.join(names)}, expected a name of its own for each")
+
+    def only_stage(self, name: str) -> "TrainConfig":
+        """The same configuration with one of its stages; raises `ConfigError` if it has none of that name."""
+        stages = tuple(stage for stage in self.stages if stage.name == name)
+        if not stages:
+            raise ConfigError(f"no stage '{name}'; stages: {', '.join(stage.name for stage in self.stages)}")
+        return replace(self, stages=stages)
 
 
 def train(
@@ -184,7 +198,7 @@ class _Run:
             clip = Clip(clip.current, (), clip.sources)
         fields = forward_clip(self.model, clip, self.config.history_gradient)
         progress = self.step / stage.steps
-        losses = static_stage(fields, self.model.config.grid, clip, stage.objective, progress, generator)
+        losses = stage_losses(fields, self.model.config.grid, clip, stage.objective, progress, generator, stage.motion)
         self._check_finite(losses, clip)
         optimizer.zero_grad(set_to_none=True)
         losses["total"].backward()
@@ -204,10 +218,11 @@ class _Run:
             raise TrainingError(f"loss term {bad[0]} is not finite at step {self.step}; the batch and weights: {path}")
 
     def _optimizer(self, config: OptimizerConfig) -> torch.optim.Optimizer:
-        """AdamW over two groups: the backbone at its own rate, the rest."""
+        """AdamW; the backbone, and in a later stage all but the flow field, at their own rates."""
         groups: dict[float, list[nn.Parameter]] = {}
         for name, parameter in self.model.named_parameters():
             factor = config.backbone_factor if name.startswith("pyramid.backbone.") else 1.0
+            factor *= 1.0 if name.startswith("fields.flow.") else config.geometry_factor
             groups.setdefault(factor, []).append(parameter)
         optimizer = torch.optim.AdamW(
             [{"params": p, "base_rate": config.learning_rate * f} for f, p in groups.items()],

@@ -15,7 +15,7 @@ from letocc_core.errors import ConfigError, DataError
 from letocc_core.frame import Clip, Frame, collate, stack
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.losses import edge, eikonal, hessian, lidar, photometric, semantics, sparsity
-from letocc_core.losses.objective import StaticStageConfig, background_samples, static_stage
+from letocc_core.losses.objective import StaticStageConfig, background_samples, stage_losses
 from letocc_core.rendering.rays import Rays, pixel_rays
 from letocc_core.rendering.render import render
 
@@ -291,7 +291,7 @@ def test_the_true_street_explains_the_images(street):
     sharp = config(samples=128, beta_start=0.03, beta_end=0.03, auto_mask="none")
     truth = AnalyticStreet.random(1).distance(grid)
     losses = [
-        static_stage(Scene(sdf), grid, clip, sharp, 1.0)["photometric"].item()
+        stage_losses(Scene(sdf), grid, clip, sharp, 1.0)["photometric"].item()
         for sdf in (truth, truth + 1.0, torch.ones_like(truth))
     ]
     assert losses[0] < 0.6 * losses[1] and losses[0] < 0.6 * losses[2]
@@ -300,8 +300,8 @@ def test_the_true_street_explains_the_images(street):
 def test_terms_are_weighted_and_summed(street):
     clip, _ = street
     scene = Scene(GRID.centres()[..., 2][None, None].clone())
-    once = static_stage(scene, GRID, clip, config(edge=0.02), 0.5)
-    twice = static_stage(scene, GRID, clip, config(edge=0.04, behind=0.0), 0.5)
+    once = stage_losses(scene, GRID, clip, config(edge=0.02), 0.5)
+    twice = stage_losses(scene, GRID, clip, config(edge=0.04, behind=0.0), 0.5)
     assert set(once) == {"photometric", "eikonal", "hessian", "edge", "sparsity", "behind", "total"}
     assert "behind" not in twice and twice["edge"].item() == pytest.approx(2 * once["edge"].item())
     assert once["total"].item() == pytest.approx(sum(v.item() for k, v in once.items() if k != "total"))
@@ -313,8 +313,8 @@ def test_a_batch_is_the_mean_of_its_clips(street):
     fields = torch.stack([GRID.centres()[..., 2], GRID.centres()[..., 2] - 0.3])[:, None]
     plain = config(auto_mask="none", behind=0.0, edge=0.0)
     single = [Clip(*(_first(part) for part in (c.current, c.history, c.sources))) for c in (clip, other)]
-    both = static_stage(Scene(fields), GRID, collate(single), plain, 0.5)["total"]
-    alone = [static_stage(Scene(fields[i : i + 1]), GRID, c, plain, 0.5)["total"] for i, c in enumerate((clip, other))]
+    both = stage_losses(Scene(fields), GRID, collate(single), plain, 0.5)["total"]
+    alone = [stage_losses(Scene(fields[i : i + 1]), GRID, c, plain, 0.5)["total"] for i, c in enumerate((clip, other))]
     torch.testing.assert_close(both, (alone[0] + alone[1]) / 2, rtol=1e-4, atol=1e-6)
 
 
@@ -335,9 +335,9 @@ def test_cameras_together_equal_cameras_alone(street):
 
     scene = Scene(GRID.centres()[..., 2][None, None] - 0.2)
     plain = config(auto_mask="none", dssim=0.3)
-    together = static_stage(scene, GRID, clip, plain, 0.5)["photometric"]
+    together = stage_losses(scene, GRID, clip, plain, 0.5)["photometric"]
     alone = [
-        static_stage(scene, GRID, Clip(only(clip.current, n), (), tuple(only(s, n) for s in clip.sources)), plain, 0.5)
+        stage_losses(scene, GRID, Clip(only(clip.current, n), (), tuple(only(s, n) for s in clip.sources)), plain, 0.5)
         for n in range(3)
     ]
     torch.testing.assert_close(together, sum(losses["photometric"] for losses in alone) / 3)
@@ -350,7 +350,7 @@ def test_a_ray_cannot_hide_where_no_source_looks(street):
     wall = (1.4 - y).abs()[None, None] - 0.3  # the camera at 75 degrees looks through it
     sdf = wall.clone().requires_grad_()
     still = config(auto_mask="none", eikonal=0.0, hessian=0.0, sparsity=0.0, behind=0.0)
-    static_stage(Scene(sdf), GRID, clip, still, 0.0)["total"].backward()
+    stage_losses(Scene(sdf), GRID, clip, still, 0.0)["total"].backward()
     inside = (wall < 0) & (GRID.centres()[..., 0] > 0) & (GRID.centres()[..., 2].abs() < 3)
     assert sdf.grad[inside].abs().sum() > 0
     assert (sdf.grad[inside]).sum() < 0  # descending makes it free
@@ -375,7 +375,7 @@ def test_what_leaves_the_box_ends_far_away_or_on_the_ground():
 def test_a_vehicle_that_stands_still_learns_nothing(street, mask):
     clip, _ = street
     parked = Clip(clip.current, (), (clip.current, clip.current))
-    losses = static_stage(Scene(GRID.centres()[..., 2][None, None]), GRID, parked, config(auto_mask=mask), 0.5)
+    losses = stage_losses(Scene(GRID.centres()[..., 2][None, None]), GRID, parked, config(auto_mask=mask), 0.5)
     assert losses["photometric"].item() == 0
 
 
@@ -383,9 +383,9 @@ def test_movable_pixels_can_be_left_out(street):
     clip, _ = street
     scene = Scene(GRID.centres()[..., 2][None, None])
     masked = dataclasses.replace(clip.current, movable=torch.ones(1, 3, 64, 96, dtype=torch.bool))
-    losses = static_stage(scene, GRID, dataclasses.replace(clip, current=masked), config(movable=False), 0.5)
+    losses = stage_losses(scene, GRID, dataclasses.replace(clip, current=masked), config(movable=False), 0.5)
     assert losses["photometric"].item() == 0
-    assert static_stage(scene, GRID, clip, config(movable=False), 0.5)["photometric"].item() > 0
+    assert stage_losses(scene, GRID, clip, config(movable=False), 0.5)["photometric"].item() > 0
 
 
 def test_lidar_term_is_there_when_the_sweep_is(street):
@@ -394,18 +394,18 @@ def test_lidar_term_is_there_when_the_sweep_is(street):
     frame = dataclasses.replace(clip.current, lidar=sweep, lidar_origin=torch.tensor([[0.0, 0.0, 1.8]]))
     road = Scene(GRID.centres()[..., 2][None, None])
     sharp = config(beta_start=0.02, beta_end=0.02, samples=128, lidar=1.0)
-    assert static_stage(road, GRID, dataclasses.replace(clip, current=frame), sharp, 0.5)["lidar"].item() < 0.03
+    assert stage_losses(road, GRID, dataclasses.replace(clip, current=frame), sharp, 0.5)["lidar"].item() < 0.03
     raised = Scene(road.sdf - 1.0)
-    assert static_stage(raised, GRID, dataclasses.replace(clip, current=frame), sharp, 0.5)["lidar"].item() > 0.2
+    assert stage_losses(raised, GRID, dataclasses.replace(clip, current=frame), sharp, 0.5)["lidar"].item() > 0.2
 
 
 def test_semantic_term_wants_labels(street):
     clip, _ = street
     scene = Scene(GRID.centres()[..., 2][None, None], None, torch.zeros(1, 2, *GRID.shape))
     with pytest.raises(ConfigError, match="semantics"):
-        static_stage(scene, GRID, clip, config(semantics=0.1), 0.5)
+        stage_losses(scene, GRID, clip, config(semantics=0.1), 0.5)
     labelled = dataclasses.replace(clip.current, semantics=torch.zeros(1, 3, 64, 96, dtype=torch.long))
-    losses = static_stage(scene, GRID, dataclasses.replace(clip, current=labelled), config(semantics=1.0), 0.5)
+    losses = stage_losses(scene, GRID, dataclasses.replace(clip, current=labelled), config(semantics=1.0), 0.5)
     assert losses["semantics"].item() == pytest.approx(math.log(2), rel=1e-3)
 
 
@@ -429,7 +429,7 @@ def learn(clip: Clip, settings: StaticStageConfig, steps: int) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     for step in range(steps):
         optimizer.zero_grad()
-        static_stage(Scene(sdf), GRID, clip, settings, step / steps, generator)["total"].backward()
+        stage_losses(Scene(sdf), GRID, clip, settings, step / steps, generator)["total"].backward()
         optimizer.step()
         schedule.step()
     return sdf.detach()

@@ -114,8 +114,8 @@ def test_resume_refuses_another_configuration(uninterrupted, cache):
 
 def test_a_loss_that_is_not_finite_stops_the_run(cache, tmp_path, monkeypatch):
     config = configuration.load(TrainConfig, REPOSITORY / "config/street.yaml", [*TINY, f"data.cache={cache}"])
-    real = training.static_stage
-    monkeypatch.setattr(training, "static_stage", lambda *a: {**real(*a), "eikonal": torch.tensor(float("nan"))})
+    real = training.stage_losses
+    monkeypatch.setattr(training, "stage_losses", lambda *a: {**real(*a), "eikonal": torch.tensor(float("nan"))})
     with pytest.raises(training.TrainingError, match="eikonal is not finite at step 0"):
         training.train(config, "nan", out=tmp_path, loader_workers=0)
     assert (tmp_path / "nan/latest/batch_0_0.pt").is_file()

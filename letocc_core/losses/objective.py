@@ -1,4 +1,4 @@
-"""The static stage: the terms that shape geometry while the world is taken to stand still (SelfOcc's objective)."""
+"""The objective of a stage: the terms that shape geometry (SelfOcc's), and with `MotionConfig` those that teach motion."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from letocc_core.errors import ConfigError
-from letocc_core.frame import Clip, Frame
+from letocc_core.frame import Clip, FlowCue, Frame
 from letocc_core.geometry.grid import GridSpec, sample_volume
-from letocc_core.losses import edge, eikonal, hessian, lidar, photometric, semantics, sparsity
+from letocc_core.losses import edge, eikonal, hessian, lidar, optical_flow, photometric, semantics, sparsity
 from letocc_core.rendering.rays import Rays, camera_rays, lidar_rays
 from letocc_core.rendering.render import Rendered, SceneFields, render
 
@@ -59,23 +59,38 @@ class StaticStageConfig:
         return self.beta_start + (self.beta_end - self.beta_start) * done
 
 
-def static_stage(
+@dataclass(frozen=True)
+class MotionConfig:
+    """What the motion stage adds: flow cues tell what moves, and how; weights are of errors in pixels (Let Occ Flow 3.4)."""
+
+    flow: float = 0.02  # weight of the cue on rays that move: supervises motion only, their geometry is not touched
+    static_flow: float = 0.005  # weight of the cue on the others: supervises geometry
+    static_cues: Literal["both", "forward", "none"] = "both"  # which cues do so (Table 6)
+    still: float = 0.1  # weight of the motion (m/s) rendered on rays that do not move
+    threshold: float = 1.0  # px of flow that a static world does not explain, beyond which a ray moves; 8 at full size
+    disentangle: bool = True  # tell moving rays from the others; False: all supervise motion and geometry (Table 5)
+
+
+def stage_losses(
     fields: SceneFields,
     grid: GridSpec,
     clip: Clip,
     config: StaticStageConfig,
     progress: float,
     generator: torch.Generator | None = None,
+    motion: MotionConfig | None = None,
 ) -> dict[str, Tensor]:
     """Weighted terms and their sum, `total`, of a batched clip; terms of weight 0 are absent.
 
     Args:
         progress: share of the stage that is done, for the annealing of beta.
+        motion: also learn how the world moves; the clip needs cues.
         generator: of the rays' jitter; None: cell centres and uniform samples.
     """
     beta = config.beta(progress)
     rays = camera_rays(clip.current, grid, config.rows, config.columns, generator)
-    seen = render(fields, grid, rays, config.samples, beta, generator, semantics=config.semantics > 0)
+    reads = {"motion": motion is not None, "semantics": config.semantics > 0}
+    seen = render(fields, grid, rays, config.samples, beta, generator, **reads)
     target = photometric.sample_colours(clip.current.images, rays.pixels)
     terms = {
         "photometric": lambda: photometric_term(seen, rays, target, clip, config),
@@ -90,7 +105,53 @@ def static_stage(
     if clip.current.lidar is None:
         del terms["lidar"]
     weighted = {name: weight * term() for name, term in terms.items() if (weight := getattr(config, name)) > 0}
+    if motion is not None:
+        weighted |= motion_terms(seen, rays, clip, motion)
     return {**weighted, "total": sum(weighted.values())}
+
+
+def motion_terms(seen: Rendered, rays: Rays, clip: Clip, config: MotionConfig) -> dict[str, Tensor]:
+    """Weighted terms that teach motion, over all cues of a clip: `flow`, `static_flow` and `still`.
+
+    Raises `ConfigError` if the clip has no cues.
+    """
+    if not clip.cues:
+        raise ConfigError("a motion stage wants flow cues; set data.simulator.cue, or compute them: letocc cues flow")
+    found = [_cue_terms(seen, rays, clip, cue, config) for cue in clip.cues]
+    mean = {name: sum(terms[name] for terms in found) / len(found) for name in found[0]}
+    return {name: weight * mean[name] for name in mean if (weight := getattr(config, name)) > 0}
+
+
+def _cue_terms(seen: Rendered, rays: Rays, clip: Clip, cue: FlowCue, config: MotionConfig) -> dict[str, Tensor]:
+    """The terms of one cue. A ray that the cue does not know, on an object that could move, teaches nothing."""
+    target, known = optical_flow.cue_at(cue, rays.pixels)
+    inside = rays.valid & (seen.opacity.detach() > 0.5)  # what lies beyond the box has no voxels that could move
+    known = known & inside
+    movable = None if clip.current.movable is None else _nearest(clip.current.movable, rays.pixels)
+
+    def flow(weights: Tensor, velocity: Tensor | None) -> Tensor:
+        return optical_flow.rendered_flow(seen.points, weights, rays.pixels, clip.current, cue, velocity)
+
+    static = flow(seen.weights, None)
+    moves = known
+    if config.disentangle:
+        moves = known & optical_flow.dynamic_rays(target, static.detach(), movable, config.threshold)
+    moving = flow(seen.weights.detach() if config.disentangle else seen.weights, seen.velocity)
+    still = inside & ~moves & (known if movable is None else known | ~movable)
+    speed = (seen.weights.detach()[..., None] * seen.velocity).sum(-2).abs().sum(-1)
+    teaches = config.static_cues == "both" or (config.static_cues == "forward" and cue_is_later(clip, cue))
+    error, counted = optical_flow.flow_error(moving, target, moves)
+    scale = optical_flow.dynamic_scale(known.sum(), moves.sum())
+    return {
+        "flow": scale * torch.where(counted, error, 0.0).sum() / known.sum().clamp(min=1),
+        "static_flow": optical_flow.mean_over(*optical_flow.flow_error(static, target, known & ~moves & teaches)),
+        "still": optical_flow.mean_over(speed, still),
+    }
+
+
+def cue_is_later(clip: Clip, cue: FlowCue) -> bool:
+    """Whether a cue leads to the future of its clip."""
+    return bool((cue.stamp > clip.current.stamp).all())
 
 
 def photometric_term(

@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from letocc_core.frame import Frame
-from letocc_core.geometry import camera, se3
+from letocc_core.geometry import camera
+from letocc_core.losses.reprojection import reproject
 
 
 @dataclass(frozen=True)
@@ -130,15 +131,10 @@ def sample_colours(images: Float[Tensor, "B N C H W"], pixels: Float[Tensor, "B 
 
 def _look_up(points: Tensor, current: Frame, source: Frame, velocity: Tensor | None) -> tuple[Tensor, Tensor]:
     """Colours of the samples in one source, and whether they lie on an image of a camera that is there."""
-    if velocity is not None:
-        seconds = (source.stamp - current.stamp).to(points.dtype) * 1e-9
-        shift = velocity * seconds.view(-1, *[1] * (velocity.dim() - 1))
-        points = points + F.pad(shift, (0, 1))
-    T = se3.inverse(source.T_ego_cam) @ se3.relative(source.T_world_ego, current.T_world_ego)[:, None].to(points.dtype)
-    pixels, depth = camera.project(se3.transform(T, points.flatten(2, -2)), source.K)
-    inside = camera.in_image(pixels, depth, *source.images.shape[-2:]) & source.camera_valid[..., None]
-    colours = sample_colours(source.images, pixels)
-    return colours.view(*points.shape[:-1], 3), inside.view(points.shape[:-1])
+    pixels, depth = reproject(points, current, source, velocity)
+    seen = source.camera_valid.view(*source.camera_valid.shape, *[1] * (depth.dim() - 2))
+    inside = camera.in_image(pixels, depth, *source.images.shape[-2:]) & seen
+    return sample_colours(source.images, pixels), inside
 
 
 def _lattice_dssim(colours: Tensor, target: Tensor) -> Tensor:

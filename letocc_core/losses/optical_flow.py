@@ -1,0 +1,76 @@
+"""Motion from 2D cues: optical flow supervises what moves, and the geometry of what does not (Let Occ Flow 3.4)."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from letocc_core.frame import FlowCue, Frame
+from letocc_core.geometry.camera import MIN_DEPTH
+from letocc_core.losses.reprojection import reproject
+
+MOST_MEDIANS = 100  # of the error, beyond which a ray is left out
+MOST_SCALE = 20  # of the rays that move
+
+
+def rendered_flow(
+    points: Float[Tensor, "B N *p s 3"],
+    weights: Float[Tensor, "B N *p s"],
+    pixels: Float[Tensor, "B N *p 2"],
+    current: Frame,
+    cue: FlowCue,
+    velocity: Float[Tensor, "B N *p s 2"] | None = None,
+) -> Float[Tensor, "B N *p 2"]:
+    """Optical flow (px) that rays show at the cue's instant: sum w pi(T (x + v dt)) - p (eq. 9).
+
+    Args:
+        points: m, samples of the rays in current ego axes.
+        weights: of the samples; their sum is taken to be 1, without samples behind the other camera.
+        velocity: m/s, of each sample; None: the world stands still.
+    """
+    there, depth = reproject(points, current, cue, velocity)
+    weights = weights * (depth > MIN_DEPTH)
+    share = weights / weights.sum(-1, keepdim=True).clamp(min=1e-3)
+    return (share[..., None] * there).sum(-2) - pixels
+
+
+def cue_at(cue: FlowCue, pixels: Float[Tensor, "B N *p 2"]) -> tuple[Float[Tensor, "B N *p 2"], Bool[Tensor, "B N *p"]]:
+    """Flow (px) of the cue at the nearest pixels, and where it can be trusted."""
+    height, width = cue.valid.shape[-2:]
+    u, v = pixels.round().long().unbind(-1)
+    index = (v.clamp(0, height - 1) * width + u.clamp(0, width - 1)).flatten(2)
+    flow = cue.flow.flatten(3).gather(3, index[:, :, None].expand(-1, -1, 2, -1)).transpose(2, 3)
+    return flow.view(pixels.shape), cue.valid.flatten(2).gather(2, index).view(pixels.shape[:-1])
+
+
+def dynamic_rays(
+    cue: Float[Tensor, "*r 2"], static: Float[Tensor, "*r 2"], movable: Bool[Tensor, "*r"] | None, threshold: float
+) -> Bool[Tensor, "*r"]:
+    """Rays whose flow a world that stands still does not explain, on objects that could move (eq. 10).
+
+    Args:
+        cue, static: px, the cue and the flow rendered without motion.
+        movable: rays on such objects; None: not known, so that the flow alone decides.
+        threshold: px.
+    """
+    moves = (cue - static).norm(dim=-1) > threshold
+    return moves if movable is None else moves & movable
+
+
+def dynamic_scale(count: int | Tensor, dynamic: int | Tensor) -> Tensor:
+    """Weight of each ray that moves: all of them count as much as the others, up to 20 times (eq. 11)."""
+    return (torch.as_tensor(count) / torch.as_tensor(dynamic).clamp(min=1)).clamp(max=MOST_SCALE)
+
+
+def flow_error(
+    flow: Float[Tensor, "*r 2"], cue: Float[Tensor, "*r 2"], counted: Bool[Tensor, "*r"]
+) -> tuple[Float[Tensor, "*r"], Bool[Tensor, "*r"]]:
+    """L1 distance (px) to the cue, and the counted rays without those beyond 100 times the median (eq. 9)."""
+    error = (flow - cue).abs().sum(-1)
+    if not counted.any():
+        return error, counted
+    return error, counted & (error.detach() <= MOST_MEDIANS * error.detach()[counted].median())
+
+
+def mean_over(values: Float[Tensor, "*r"], counted: Bool[Tensor, "*r"]) -> Float[Tensor, ""]:
+    """Mean of the counted entries; 0 if there are none."""
+    return torch.where(counted, values, 0.0).sum() / counted.sum().clamp(min=1)
