@@ -71,6 +71,26 @@ def load_weights(path: str | Path, model: torch.nn.Module, config: Mapping[str, 
     return metadata
 
 
+def load_matching(path: str | Path, model: torch.nn.Module) -> list[str]:
+    """Put those of a checkpoint's weights into `model` that have its names and shapes, to train on from there.
+
+    Returns the names of the model's tensors that stay as they are, such as those of a part that is new.
+
+    Raises:
+        CheckpointError: missing, a pickle, damaged, without configuration, or with fewer than half of the tensors.
+    """
+    path = Path(path)
+    read_metadata(path)
+    own, stored = model.state_dict(), _read_tensors(path)
+    matching = {name: t for name, t in stored.items() if name in own and t.shape == own[name].shape}
+    if 2 * len(matching) < len(own):
+        raise CheckpointError(
+            f"{path}: {len(matching)} of the model's {len(own)} tensors are in it; expected at least half, to start from"
+        )
+    model.load_state_dict(matching, strict=False)
+    return [name for name in own if name not in matching]
+
+
 def read_metadata(path: str | Path) -> dict[str, Any]:
     """Metadata of a checkpoint, without reading its weights. Raises `CheckpointError`."""
     path = Path(path)
@@ -127,14 +147,17 @@ def _compare(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any], 
         )
 
 
-def _load(path: Path, model: torch.nn.Module) -> None:
-    """Copy the tensors, after checking that they are the model's."""
-    own = model.state_dict()
+def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         with safe_open(str(path), "pt") as file:
-            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except SafetensorError as error:
         raise CheckpointError(f"{path}: damaged ({error}); copy or export it again") from error
+
+
+def _load(path: Path, model: torch.nn.Module) -> None:
+    """Copy the tensors, after checking that they are the model's."""
+    own, stored = model.state_dict(), _read_tensors(path)
     problems = [f"lacks {name}" for name in own if name not in stored]
     problems += [f"has {name}, which the model has not" for name in stored if name not in own]
     problems += [

@@ -106,7 +106,7 @@ def train(
     Args:
         name: of the configuration; runs go to `out/name/<time>` with a link `out/name/latest`.
         resume: folder of an earlier run of the same configuration to go on with.
-        init: checkpoint whose weights to start from.
+        init: checkpoint whose weights to start from, as far as this model has them.
         loader_workers: processes that load clips; 0 loads them between the steps.
 
     Raises:
@@ -119,7 +119,8 @@ def train(
     torch.manual_seed(config.seed)
     model = LetOccFlow(config.model).to(device)
     if init is not None:
-        checkpoint.load_weights(init, model, plain)
+        fresh = checkpoint.load_matching(init, model)
+        print(f"starting from {init}" + (f"; new: {', '.join(fresh)}" if fresh else ""), file=sys.stderr)
     run = _Run(folder, model, plain, config, device, command)
     run.restore()
     for index, stage in enumerate(config.stages):

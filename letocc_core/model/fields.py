@@ -7,6 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from letocc_core.model.motion_sweep import SCALE
+
+GATE_START = -2.0  # logit of the share of the evidence of motion that is believed before training
 MOST_VOXELS = 2**19  # at which an MLP is evaluated at once, to bound the memory of its hidden layer
 
 
@@ -34,13 +37,19 @@ class Fields:
 
 
 class FieldHeads(nn.Module):
-    """One MLP a field; their last layers start at zero, so that the world starts free and still."""
+    """One MLP a field; their last layers start at zero, so that the world starts free and still.
 
-    def __init__(self, config: FieldsConfig, dim: int):
+    Args:
+        dim: channels of the volume.
+        motion: channels of the evidence of motion, of which the first two are a velocity; 0: there is none. With it the
+            flow field is a gate, that lets this velocity through, and a correction.
+    """
+
+    def __init__(self, config: FieldsConfig, dim: int, motion: int = 0):
         super().__init__()
         self.config = config
         self.sdf = self._mlp(dim, 1)
-        self.flow = self._mlp(dim, 2)
+        self.flow = self._mlp(dim + motion, 3 if motion else 2)
         self.semantics = self._mlp(dim, config.classes) if config.classes else None
 
     def _mlp(self, inputs: int, outputs: int) -> nn.Sequential:
@@ -49,10 +58,19 @@ class FieldHeads(nn.Module):
         nn.init.zeros_(last.bias)
         return nn.Sequential(nn.Linear(inputs, self.config.hidden), nn.ReLU(), last)
 
-    def forward(self, volume: Float[Tensor, "B C X Y Z"]) -> Fields:
+    def forward(
+        self, volume: Float[Tensor, "B C X Y Z"], evidence: Float[Tensor, "B motion X Y Z"] | None = None
+    ) -> Fields:
         sdf = self._evaluate(self.sdf, volume) * self.config.sdf_scale + self.config.sdf_start
         semantics = None if self.semantics is None else self._evaluate(self.semantics, volume)
-        return Fields(sdf, self._evaluate(self.flow, volume), semantics)
+        return Fields(sdf, self._flow(volume, evidence), semantics)
+
+    def _flow(self, volume: Tensor, evidence: Tensor | None) -> Float[Tensor, "B 2 X Y Z"]:
+        """Velocity (m/s)."""
+        if evidence is None:
+            return self._evaluate(self.flow, volume)
+        out = self._evaluate(self.flow, torch.cat([volume, evidence], dim=1))
+        return out[:, :2] + torch.sigmoid(out[:, 2:] + GATE_START) * evidence[:, :2] * SCALE
 
     @staticmethod
     def _evaluate(mlp: nn.Module, volume: Float[Tensor, "B C X Y Z"]) -> Float[Tensor, "B K X Y Z"]:

@@ -12,9 +12,10 @@ from letocc_core.errors import ConfigError
 from letocc_core.frame import Frame
 from letocc_core.geometry import se3
 from letocc_core.geometry.grid import GridSpec
-from letocc_core.model import plane_sweep
+from letocc_core.model import motion_sweep, plane_sweep
 from letocc_core.model.backbone import BackboneConfig, FeaturePyramid
 from letocc_core.model.fields import FieldHeads, Fields, FieldsConfig
+from letocc_core.model.motion_sweep import MotionSweepConfig
 from letocc_core.model.plane_sweep import PlaneSweepConfig
 from letocc_core.model.recompute import recompute_activations
 from letocc_core.model.refinement import Refinement, RefinementConfig, ResidualBlock
@@ -34,6 +35,7 @@ class ModelConfig:
     refinement: RefinementConfig = field(default_factory=RefinementConfig)
     fields: FieldsConfig = field(default_factory=FieldsConfig)
     sweep: PlaneSweepConfig | None = None  # plane-sweep evidence from past frames as a further input
+    motion_sweep: MotionSweepConfig | None = None  # evidence of motion from past frames as an input of the flow field
     occupancy_scale: float = 0.1  # m, probability = sigmoid(-sdf / occupancy_scale)
     occupancy_threshold: float = 0.5  # a voxel is occupied above this probability
     checkpoint_activations: bool = False  # recompute blocks of layers in the backward pass: less memory, more time
@@ -43,8 +45,9 @@ class ModelConfig:
             raise ConfigError(
                 f"model.grid has {self.grid.shape} voxels, expected even numbers: the TPV has half of them"
             )
-        if self.sweep and self.temporal.frames < 1:
-            raise ConfigError("model.sweep compares with past frames, but model.temporal.frames is 0")
+        for name, sweep in (("sweep", self.sweep), ("motion_sweep", self.motion_sweep)):
+            if sweep and self.temporal.frames < 1:
+                raise ConfigError(f"model.{name} compares with past frames, but model.temporal.frames is 0")
         for name, heads in (("encoder", self.encoder.heads), ("temporal", self.temporal.heads)):
             if self.dim % heads:
                 raise ConfigError(f"model.dim {self.dim} is not a multiple of model.{name}.heads {heads}")
@@ -60,7 +63,7 @@ class EncodedFrame:
     T_ego_cam: Float[Tensor, "B N 4 4"]  # m
     camera_valid: Bool[Tensor, "B N"]
     K: Float[Tensor, "B N 3 3"]  # px, of the full images
-    grey: Float[Tensor, "B N h w"] | None  # brightness at half resolution, kept for the plane sweep
+    grey: Float[Tensor, "B N h w"] | None  # brightness at half resolution, kept for the sweeps
 
 
 class LetOccFlow(nn.Module):
@@ -75,7 +78,7 @@ class LetOccFlow(nn.Module):
         self.encoder = TPVEncoder(config.encoder, coarse, config.dim, levels)
         self.temporal = TemporalFusion(config.temporal, coarse, config.dim)
         self.refinement = Refinement(config.refinement, config.dim, extra_coarse=extra, extra_fine=extra)
-        self.fields = FieldHeads(config.fields, config.dim // 2)
+        self.fields = FieldHeads(config.fields, config.dim // 2, motion_sweep.CHANNELS if config.motion_sweep else 0)
         if config.checkpoint_activations:
             recompute_activations(self._blocks())
 
@@ -96,7 +99,7 @@ class LetOccFlow(nn.Module):
         B, N, _, H, W = frame.images.shape
         maps = [m.view(B, N, *m.shape[1:]) for m in self.pyramid(frame.images.flatten(0, 1))]
         volume = self.encoder(maps, frame.K, frame.T_ego_cam, frame.camera_valid, (H, W))
-        grey = plane_sweep.grey_half(frame.images) if self.config.sweep else None
+        grey = plane_sweep.grey_half(frame.images) if self.config.sweep or self.config.motion_sweep else None
         return EncodedFrame(frame.stamp, volume, frame.T_world_ego, frame.T_ego_cam, frame.camera_valid, frame.K, grey)
 
     def decode(self, current: EncodedFrame, history: Sequence[EncodedFrame] = ()) -> Fields:
@@ -111,7 +114,7 @@ class LetOccFlow(nn.Module):
         if fine is not None:
             volume = torch.cat([volume, F.avg_pool3d(fine, 2)], dim=1)
         # 3D refinement and upsampling, then the fields (eq. 7)
-        fields = self.fields(self.refinement(volume, fine))
+        fields = self.fields(self.refinement(volume, fine), self._motion(current, past, T_past_now))
         return self._with_prior(fields, fine) if self.config.sweep and self.config.sweep.prior else fields
 
     def _sweep(
@@ -126,6 +129,20 @@ class LetOccFlow(nn.Module):
         valid = [p.camera_valid & current.camera_valid for p in past]
         swept = plane_sweep.sweep_depth(current.grey, [p.grey for p in past], K, past_K, T, valid, config)
         return plane_sweep.lift(swept, self.config.grid, K, current.T_ego_cam, config.truncation)
+
+    def _motion(
+        self, current: EncodedFrame, past: Sequence[EncodedFrame], T_past_now: Sequence[Tensor]
+    ) -> Float[Tensor, "B C X Y Z"] | None:
+        """Evidence of motion at every output voxel, or None without a motion sweep in the configuration."""
+        config = self.config.motion_sweep
+        if config is None:
+            return None
+        now, *then = (
+            motion_sweep.View(f.stamp, f.grey, plane_sweep.half_intrinsics(f.K), f.T_ego_cam, f.camera_valid)
+            for f in (current, *past)
+        )
+        coarse = motion_sweep.sweep_velocity(now, then, T_past_now, self.config.grid.coarser(2), config)
+        return F.interpolate(coarse, scale_factor=2, mode="trilinear", align_corners=False)
 
     def _with_prior(self, fields: Fields, evidence: Float[Tensor, "B C X Y Z"]) -> Fields:
         """The network's SDF as a correction of the plane sweep's signed distance, where that is known."""
