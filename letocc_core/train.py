@@ -196,7 +196,7 @@ class _Run:
         for group in optimizer.param_groups:
             group["lr"] = group["base_rate"] * factor
         if torch.rand((), generator=generator, device=self.device) < self.config.history_dropout:
-            clip = Clip(clip.current, (), clip.sources)
+            clip = replace(clip, history=())
         fields = forward_clip(self.model, clip, self.config.history_gradient)
         progress = self.step / stage.steps
         losses = stage_losses(fields, self.model.config.grid, clip, stage.objective, progress, generator, stage.motion)

@@ -24,11 +24,11 @@ TINY = [
     "model.grid.voxel_size=0.8",
     "data.simulator.scenes=2",
     "data.simulator.frames=5",
-    "stages.0.steps=6",
-    "stages.0.batch_size=1",
-    "stages.0.objective.rows=4",
-    "stages.0.objective.columns=6",
-    "stages.0.objective.samples=16",
+    *(
+        f"stages.{i}.{change}"
+        for i in (0, 1)
+        for change in ("steps=4", "batch_size=1", "objective.rows=4", "objective.columns=6", "objective.samples=16")
+    ),
     "checkpoint_every=2",
     "picture_every=5",
 ]
@@ -81,20 +81,22 @@ def test_a_run_leaves_what_it_promises(uninterrupted):
     assert (run / "model.safetensors").is_file()
     assert list((run / "tensorboard").iterdir())
     assert json.loads((run / "about.json").read_text())["versions"]["torch"] == torch.__version__
-    assert read_metadata(run / "model.safetensors")["trained"] == {"static": 6}
+    assert read_metadata(run / "model.safetensors")["trained"] == {"static": 4, "motion": 4}
     entries = losses(uninterrupted)
-    assert [e["step"] for e in entries] == list(range(6))
+    assert [(e["stage"], e["step"]) for e in entries] == [(s, i) for s in ("static", "motion") for i in range(4)]
+    assert all({"flow", "static_flow", "still"} <= e.keys() for e in entries if e["stage"] == "motion")
     assert all(e["total"] == e["total"] and e["learning_rate"] > 0 for e in entries)
 
 
-def test_killed_and_resumed_run_repeats_the_uninterrupted_one(uninterrupted, cache, tmp_path):
+@pytest.mark.parametrize("steps", [3, 6])  # in the first stage, in the second
+def test_killed_and_resumed_run_repeats_the_uninterrupted_one(uninterrupted, cache, tmp_path, steps: int):
     process = subprocess.Popen(
         command(tmp_path, cache), cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     log = tmp_path / "street/latest/losses.jsonl"
     deadline = time.monotonic() + 240
-    while not (log.is_file() and len(log.read_text().splitlines()) >= 3):
-        assert process.poll() is None and time.monotonic() < deadline, "training did not reach its third step"
+    while not (log.is_file() and len(log.read_text().splitlines()) >= steps):
+        assert process.poll() is None and time.monotonic() < deadline, f"training did not reach step {steps}"
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
@@ -102,6 +104,22 @@ def test_killed_and_resumed_run_repeats_the_uninterrupted_one(uninterrupted, cac
     assert losses(tmp_path) == losses(uninterrupted)
     a, b = (load_file(run / "street/latest/model.safetensors") for run in (tmp_path, uninterrupted))
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_the_second_stage_alone_starts_from_a_checkpoint_without_its_parts(cache, tmp_path):
+    """A checkpoint of the static stage without a motion sweep: the flow field has more inputs now."""
+    only = [*TINY, f"data.cache={cache}", "stages.0.steps=1", "stages.1.steps=1"]
+    plain = configuration.load(TrainConfig, REPOSITORY / "config/street.yaml", [*only, "model.motion_sweep=null"])
+    static = training.train(plain.only_stage("static"), "static", out=tmp_path, loader_workers=0)
+    whole = configuration.load(TrainConfig, REPOSITORY / "config/street.yaml", only)
+    init = static / "model.safetensors"
+    folder = training.train(whole.only_stage("motion"), "motion", out=tmp_path, loader_workers=0, init=init)
+    assert read_metadata(folder / "model.safetensors")["trained"] == {"motion": 1}
+    before, after = load_file(init), load_file(folder / "model.safetensors")
+    assert before["fields.flow.0.weight"].shape != after["fields.flow.0.weight"].shape
+    assert before["fields.sdf.0.weight"].shape == after["fields.sdf.0.weight"].shape
+    with pytest.raises(ConfigError, match="no stage 'flow'; stages: static, motion"):
+        whole.only_stage("flow")
 
 
 def test_resume_refuses_another_configuration(uninterrupted, cache):
