@@ -345,9 +345,9 @@ def evaluate_checkpoint(
 
 
 def _bag_frames(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Cameras and TF frames of the recordings that a checkpoint was trained on; the defaults for any other."""
+    """Cameras, TF frames and slop of the recordings that a checkpoint was trained on; the defaults for any other."""
     trained = config.get("data", {}).get("bag") or {}
-    known = {k: trained[k] for k in ("base_frame", "fixed_frame") if k in trained}
+    known = {k: trained[k] for k in ("base_frame", "fixed_frame", "slop") if k in trained}
     return {"cameras": tuple(trained.get("cameras", ())), **known}
 
 

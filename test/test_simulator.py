@@ -176,6 +176,31 @@ def test_clips_are_cached_and_hold_their_neighbours(tmp_path):
     assert written == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.npz")}
 
 
+def test_cues_of_a_clip_lead_to_the_instants_around_it(tmp_path):
+    """True flow as rendered; estimated flow agrees with it on most pixels; streets that are there are not rendered again."""
+    options = {
+        "rig": "kitti", "input": InputConfig((48, 160)), "past_frames": 1, "frames": 3, "lidar": False, "workers": 1,
+        "cache": tmp_path,
+    }  # fmt: skip
+    plain = SimulatorClips(range(3, 4), **options)[0]
+    written = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.npz")}
+    true, estimated = (SimulatorClips(range(3, 4), **options, cue=cue)[0] for cue in ("true", "dis"))
+    assert {p: p.stat().st_mtime_ns for p in written} == written
+    assert plain.cues == () and torch.equal(plain.current.images, true.current.images)
+    street = Street(3, Rig.load("kitti").resized(48, 160))
+    frame = street.render(0.2)
+    for cue, flow, sign in zip(true.cues, (frame.truth.flow_backward, frame.truth.flow_forward), (-1, 1), strict=True):
+        assert int(cue.stamp - true.current.stamp) == sign * 50_000_000
+        assert np.array_equal(cue.T_world_ego.numpy(), street.pose(0.2 + sign * 0.05))
+        short = np.nan_to_num(np.linalg.norm(flow, axis=-1), nan=99) <= 20
+        assert np.array_equal(cue.valid.numpy(), short)
+        assert np.abs(cue.flow.movedim(1, -1).numpy() - flow)[short].max() <= 0.5 / 64 + 1e-4
+    for seen, known in zip(estimated.cues, true.cues, strict=True):
+        both = seen.valid & known.valid
+        error = (seen.flow - known.flow).norm(dim=1)[both]
+        assert both.float().mean() > 0.3 and error.median() < 0.5
+
+
 def test_bag_holds_what_was_rendered(tmp_path):
     [bag] = simulate(tmp_path, seed=7, seconds=0.4, rate_hz=5, image_size=(48, 84), workers=1)
     names = tuple(Rig.load("nuscenes").cameras)

@@ -40,14 +40,20 @@ def simulated_street(
     return [_simulated_sample(street.render(t)) for t in times]
 
 
-def recorded_drive(bag: Path, cameras: tuple[str, ...] = (), base_frame: str = "base_link", fixed_frame: str = "odom"):
+def recorded_drive(
+    bag: Path,
+    cameras: tuple[str, ...] = (),
+    base_frame: str = "base_link",
+    fixed_frame: str = "odom",
+    slop: float = 0.02,
+) -> list[Sample]:
     """All image sets of a bag with the LiDAR sweep nearest to each, as `Recording` pairs them."""
     from letocc_core.data.recording import Recording
 
     nowhere = np.zeros(3)
     return [
         Sample(s.frame_set, s.sweep.origin, lidar=s.sweep.points) if s.sweep else Sample(s.frame_set, nowhere)
-        for s in Recording(bag, cameras, base_frame, fixed_frame)
+        for s in Recording(bag, cameras, base_frame, fixed_frame, slop=slop)
     ]
 
 
