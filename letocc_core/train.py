@@ -114,6 +114,7 @@ def train(
         TrainingError: a loss term turned NaN or infinite; names term and step, and saves the batch.
     """
     plain = configuration.to_dict(config)
+    init = None if init is None else init.resolve()  # `latest` is about to become this run
     folder = _open_run(plain, name, out, resume, command)
     dataset = clips.build(config.data, config.input, config.model.temporal.frames)
     torch.manual_seed(config.seed)
