@@ -224,6 +224,14 @@ def test_free_behind_counts_samples_three_metres_behind():
     assert sparsity.free_behind(sdf, t, torch.tensor([9.0])).item() == 0
 
 
+def test_free_start_counts_how_deep_the_camera_sits_in_matter():
+    sdf = torch.tensor([[1.0, 0.5], [0.1, -0.5]], requires_grad=True)
+    loss = sparsity.free_start(sdf)
+    loss.backward()
+    assert loss.item() == pytest.approx((0.3 + 0.9) / 4)
+    assert sdf.grad.tolist() == [[0, 0], [-0.25, -0.25]]
+
+
 def test_voxels_behind_the_only_camera_are_unseen():
     now, _, _ = ramp_frames()
     grid = GridSpec((-4.0, -4.0, -1.0), (4.0, 4.0, 1.0), 1.0)
@@ -302,7 +310,7 @@ def test_terms_are_weighted_and_summed(street):
     scene = Scene(GRID.centres()[..., 2][None, None].clone())
     once = stage_losses(scene, GRID, clip, config(edge=0.02), 0.5)
     twice = stage_losses(scene, GRID, clip, config(edge=0.04, behind=0.0), 0.5)
-    assert set(once) == {"photometric", "eikonal", "hessian", "edge", "sparsity", "behind", "total"}
+    assert set(once) == {"photometric", "eikonal", "hessian", "edge", "sparsity", "behind", "start", "total"}
     assert "behind" not in twice and twice["edge"].item() == pytest.approx(2 * once["edge"].item())
     assert once["total"].item() == pytest.approx(sum(v.item() for k, v in once.items() if k != "total"))
 

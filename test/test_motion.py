@@ -166,7 +166,7 @@ def wall() -> Scene:
 
 OBJECTIVE = StaticStageConfig(
     rows=6, columns=8, samples=32, beta_start=0.1, beta_end=0.1,
-    photometric=0, eikonal=0, hessian=0, sparsity=0, behind=0,
+    photometric=0, eikonal=0, hessian=0, sparsity=0, behind=0, start=0,
 )  # fmt: skip
 
 

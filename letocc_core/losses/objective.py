@@ -42,6 +42,7 @@ class StaticStageConfig:
     edge: float = 0.0
     sparsity: float = 0.002  # in voxels that no camera sees
     behind: float = 0.002  # more than 3 m behind the rendered surface
+    start: float = 0.05  # matter where rays start: at the cameras
     semantics: float = 0.0
 
     def __post_init__(self):
@@ -99,6 +100,7 @@ def stage_losses(
         "edge": lambda: _edge(seen, rays, target),
         "sparsity": lambda: sparsity.free_space(fields.sdf, sparsity.unseen_voxels(clip.current, grid)),
         "behind": lambda: sparsity.free_behind(seen.sdf[..., 1:], seen.t, seen.depth),
+        "start": lambda: sparsity.free_start(seen.sdf[..., 0]),
         "lidar": lambda: _lidar(fields, grid, clip.current, config, beta, generator),
         "semantics": lambda: _semantics(seen, rays, clip.current),
     }

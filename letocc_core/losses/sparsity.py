@@ -30,3 +30,11 @@ def unseen_voxels(frame: Frame, grid: GridSpec) -> Bool[Tensor, "B X Y Z"]:
     pixels, depth = camera.project(se3.transform(se3.inverse(frame.T_ego_cam), centres), frame.K)
     seen = camera.in_image(pixels, depth, *frame.images.shape[-2:]) & frame.camera_valid[..., None]
     return ~seen.any(1).view(-1, *grid.shape)
+
+
+def free_start(sdf: Float[Tensor, "*r"], margin: float = 0.4) -> Float[Tensor, ""]:
+    """Mean of how far the SDF where rays start falls short of `margin` (m): a camera does not sit inside of matter.
+
+    NeuS weights say nothing of it: a ray that starts inside pays only where it enters matter again.
+    """
+    return (margin - sdf).clamp(min=0).mean()
