@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_simulate(commands)
     _add_train(commands)
     _add_eval(commands)
+    _add_results(commands)
     _add_replay(commands)
     _add_play(commands)
     _add_bag(commands)
@@ -124,6 +125,18 @@ def _simulate(options: argparse.Namespace) -> None:
         workers=options.workers,
     ):
         print(path)
+
+
+def _add_results(commands) -> None:
+    p = commands.add_parser("results", help="write the page of results from result files")
+    p.add_argument("page", type=Path, help="YAML file that says what it shows, for example docs/results.yaml")
+    p.set_defaults(run=_results)
+
+
+def _results(options: argparse.Namespace) -> None:
+    from letocc_core.results_page import write_page
+
+    print(write_page(options.page))
 
 
 def _add_eval(commands) -> None:

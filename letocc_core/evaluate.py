@@ -320,8 +320,13 @@ def evaluate_checkpoint(
 
     model, input_config, metadata = load_model(checkpoint)
     warmup = model.config.temporal.frames
+    spread = {}
     if data == "simulator":
-        tally = _score_streets(checkpoint, metadata["config"], model.config.grid, seeds, warmup, workers, cache, config)
+        streets = _score_streets(
+            checkpoint, metadata["config"], model.config.grid, seeds, warmup, workers, cache, config
+        )
+        tally = sum(streets, start=Tally())
+        spread = {"spread": results.spread([street.results() for street in streets])}
     else:
         pipeline = OccFlowPipeline(model, input_config)
         drive = sequences.recorded_drive(Path(data), **_bag_frames(metadata["config"]))
@@ -333,6 +338,7 @@ def evaluate_checkpoint(
         )
     found = {
         **tally.results(),
+        **spread,
         "checkpoint": str(checkpoint),
         "config": metadata["config"],
         "versions": versions(),
@@ -360,8 +366,8 @@ def _score_streets(
     workers: int,
     cache: Path,
     config: EvaluationConfig,
-) -> Tally:
-    """Score simulated streets, spread over processes of one thread each."""
+) -> list[Tally]:
+    """Score simulated streets one by one, over processes of one thread each."""
     from tqdm import tqdm
 
     mean = training_mean(trained, grid, workers, cache, config)
@@ -369,7 +375,7 @@ def _score_streets(
     with _processes(workers) as pool:
         jobs = [pool.submit(_score_street, checkpoint, seed, rig, warmup, mean, config) for seed in seeds]
         bar = tqdm(jobs, unit="street", desc="evaluating", file=sys.stderr)
-        return sum((job.result() for job in bar), start=Tally())
+        return [job.result() for job in bar]
 
 
 def _processes(workers: int) -> ProcessPoolExecutor:

@@ -99,10 +99,10 @@ def test_impossible_settings_are_refused(wrong: dict):
 
 
 def test_the_flow_field_lets_part_of_the_evidence_through():
-    """Before training: sigmoid(-2) of the velocity that the evidence gives."""
-    heads = FieldHeads(FieldsConfig(hidden=8), dim=4, motion=CHANNELS)
+    """Before training: sigmoid(-1) of the velocity that the evidence gives."""
+    heads = FieldHeads(FieldsConfig(hidden=8, flow_scale=1.0), dim=4, motion=CHANNELS)
     evidence = torch.zeros(1, CHANNELS, 2, 2, 2)
     evidence[:, 0], evidence[:, 1] = 0.5, -0.2
     flow = heads(torch.zeros(1, 4, 2, 2, 2), evidence).flow
-    share = torch.sigmoid(torch.tensor(-2.0))
+    share = torch.sigmoid(torch.tensor(-1.0))
     torch.testing.assert_close(flow[0, :, 0, 0, 0], torch.tensor([5.0, -2.0]) * share, atol=0.02, rtol=0.02)

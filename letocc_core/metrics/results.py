@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Mapping
+import statistics
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +41,18 @@ COLUMNS = (  # heading, group, key, decimals
     ("abs rel", "depth", "abs_rel", 3),
     ("RMSE (m)", "depth", "rmse", 2),
     ("mAVE (m/s)", "motion", "mave", 2),
+    ("with cue", "motion", "mave_supervised", 2),
+    ("direction (deg)", "motion", "direction_error_deg", 0),
+    ("false motion", "motion", "false_motion", 3),
     ("EPE (px)", "flow2d", "epe", 2),
+    ("EPE fg", "flow2d", "epe_fg", 2),
 )
 
 
 def validate_results(results: Mapping[str, Any], source: str = "results") -> None:
     """Check a result file's content; `DataError` lists everything that is wrong with it."""
-    wrong = _wrong_groups(results, "", {*GROUPS, *ABOUT, "baselines"})
+    wrong = _wrong_groups(results, "", {*GROUPS, *ABOUT, "baselines", "spread"})
+    wrong += _wrong_groups(results.get("spread", {}), "spread.", set(GROUPS))
     baselines = results.get("baselines", {})
     wrong += [f"baselines.{n}: unknown; known: {', '.join(BASELINES)}" for n in baselines if n not in BASELINES]
     for name, groups in baselines.items():
@@ -57,6 +63,17 @@ def validate_results(results: Mapping[str, Any], source: str = "results") -> Non
     wrong += [f"{key} is missing" for key in ("scenes", "frames", "versions") if key not in results]
     if wrong:
         raise DataError(f"{source}: not a result file as docs/results-format.md describes: {'; '.join(wrong)}")
+
+
+def spread(scenes: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Standard deviation of every figure over the results of single scenes that have it; absent with fewer than two."""
+    out: dict[str, dict[str, float]] = {}
+    for group, keys in GROUPS.items():
+        for key in keys:
+            values = [scene[group][key] for scene in scenes if key in scene.get(group, {})]
+            if len(values) > 1:
+                out.setdefault(group, {})[key] = statistics.stdev(values)
+    return out
 
 
 def write_results(path: Path, results: Mapping[str, Any]) -> None:
@@ -87,13 +104,14 @@ def rows(results: Mapping[str, Any], name: str = "letocc") -> dict[str, Mapping[
     return {name: results, **results.get("baselines", {})}
 
 
-def markdown_table(methods: Mapping[str, Mapping[str, Any]]) -> str:
-    """A Markdown table, one row a method; columns that no method has are left out.
+def markdown_table(methods: Mapping[str, Mapping[str, Any]], groups: Collection[str] = tuple(GROUPS)) -> str:
+    """A Markdown table, one row a method; columns that no method has are left out. Spreads are given as `0.12 ± 0.03`.
 
     Args:
         methods: groups of the results format by the method's name, such as `rows(...)` gives, or several of them.
+        groups: those to show.
     """
-    columns = [c for c in COLUMNS if any(c[2] in m.get(c[1], {}) for m in methods.values())]
+    columns = [c for c in COLUMNS if c[1] in groups and any(c[2] in m.get(c[1], {}) for m in methods.values())]
     body = [[name, *(_cell(m, *c[1:]) for c in columns)] for name, m in methods.items()]
     table = [["", *(c[0] for c in columns)], *body]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
@@ -110,7 +128,10 @@ def _line(cells: list[str], widths: list[int]) -> str:
 
 def _cell(method: Mapping[str, Any], group: str, key: str, decimals: int) -> str:
     value = method.get(group, {}).get(key)
-    return "" if value is None else f"{value:.{decimals}f}"
+    if value is None:
+        return ""
+    deviation = method.get("spread", {}).get(group, {}).get(key)
+    return f"{value:.{decimals}f}" + ("" if deviation is None else f" ± {deviation:.{decimals}f}")
 
 
 def _wrong_groups(values: Mapping[str, Any], prefix: str, known: set[str]) -> list[str]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from letocc_core.model.motion_sweep import SCALE
 
-GATE_START = -2.0  # logit of the share of the evidence of motion that is believed before training
+GATE_START = -1.0  # logit of the share of the evidence of motion that is believed before training
 MOST_VOXELS = 2**19  # at which an MLP is evaluated at once, to bound the memory of its hidden layer
 
 
@@ -21,6 +21,7 @@ class FieldsConfig:
     classes: int = 0  # semantic classes; 0: no semantic field
     sdf_scale: float = 1.0  # m, SDF of a unit of the last layer's output
     sdf_start: float = 0.5  # m, SDF everywhere before training: free
+    flow_scale: float = 10.0  # m/s, velocity of a unit of the last layer's output
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,10 @@ class FieldHeads(nn.Module):
 
     def _flow(self, volume: Tensor, evidence: Tensor | None) -> Float[Tensor, "B 2 X Y Z"]:
         """Velocity (m/s)."""
+        inputs = volume if evidence is None else torch.cat([volume, evidence], dim=1)
+        out = self._evaluate(self.flow, inputs) * self.config.flow_scale
         if evidence is None:
-            return self._evaluate(self.flow, volume)
-        out = self._evaluate(self.flow, torch.cat([volume, evidence], dim=1))
+            return out
         return out[:, :2] + torch.sigmoid(out[:, 2:] + GATE_START) * evidence[:, :2] * SCALE
 
     @staticmethod

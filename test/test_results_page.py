@@ -1,0 +1,80 @@
+"""The page of results: figures come from result files alone."""
+
+from pathlib import Path
+
+import pytest
+
+from letocc_core.errors import ConfigError, DataError
+from letocc_core.metrics import results
+from letocc_core.results_page import render_page, write_page
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PAGE = """
+title: Results
+text: Measured here.
+sections:
+- heading: Streets
+  text: Eight of them.
+  groups: [depth, ray_iou]
+  rows:
+  - {label: ours, file: ours.json}
+  - {label: flat, file: ours.json, baseline: flat_road}
+  goals:
+  - {text: abs rel, file: ours.json, key: depth.abs_rel, wanted: 0.2, is_at: most}
+  - {text: against the road, file: ours.json, key: ray_iou.2m, over: baselines.flat_road.ray_iou.2m, wanted: 5, is_at: least}
+"""
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Path:
+    found = {
+        "depth": {"abs_rel": 0.1234, "rmse": 2.5},
+        "ray_iou": {"2m": 0.4},
+        "iou": {"mean": 0.3},
+        "spread": {"depth": {"abs_rel": 0.02}},
+        "baselines": {"flat_road": {"ray_iou": {"2m": 0.1}}},
+        "scenes": 2,
+        "frames": 4,
+        "versions": {},
+    }
+    results.write_results(tmp_path / "ours.json", found)
+    path = tmp_path / "page.yaml"
+    path.write_text(PAGE)
+    return path
+
+
+def test_tables_and_goals_come_from_the_files(page: Path):
+    lines = write_page(page).read_text().splitlines()
+    assert lines[0] == "# Results" and "## Streets" in lines
+    cells = [[c.strip() for c in line.split("|")[1:-1]] for line in lines if line.startswith("|")]
+    assert cells[0] == ["", "RayIoU@2", "abs rel", "RMSE (m)"]  # not IoU: not among the groups
+    assert cells[2:4] == [["ours", "0.400", "0.123 ± 0.020", "2.50"], ["flat", "0.100", "", ""]]
+    assert cells[-2:] == [
+        ["abs rel", "at most 0.2", "0.123", "met"],
+        ["against the road", "at least 5", "4", "missed"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error", "message"),
+    [
+        ("ours.json}", "none.json}", DataError, "none.json: cannot be read"),
+        ("baseline: flat_road", "baseline: zero_velocity", DataError, "has no baseline 'zero_velocity'; row 'flat'"),
+        ("key: depth.abs_rel", "key: depth.sq_rel", DataError, "ours.json: has no figure 'depth.sq_rel'"),
+        ("heading: Streets", "headline: Streets", ConfigError, "headline"),
+    ],
+)
+def test_what_is_not_there_is_named(page: Path, old: str, new: str, error: type, message: str):
+    page.write_text(page.read_text().replace(old, new, 1))
+    with pytest.raises(error, match=message):
+        render_page(page)
+
+
+def test_spread_is_the_deviation_over_scenes():
+    scenes = [{"depth": {"abs_rel": 0.1}}, {"depth": {"abs_rel": 0.3}, "iou": {"mean": 0.5}}]
+    assert results.spread(scenes) == {"depth": {"abs_rel": pytest.approx(0.1414, abs=1e-4)}}
+
+
+def test_the_page_of_this_repository_is_what_its_result_files_give():
+    path = REPOSITORY / "docs/results.yaml"
+    assert path.with_suffix(".md").read_text() == render_page(path), "run: letocc results docs/results.yaml"
