@@ -43,7 +43,7 @@ class OptimizerConfig:
 
     learning_rate: float = 1e-3  # of the modules trained from scratch
     backbone_factor: float = 1.0  # learning rate of the image backbone relative to that (0.1 with pre-trained weights)
-    geometry_factor: float = 1.0  # of all but the flow field, where an earlier stage trained it
+    geometry_factor: float = 1.0  # of all but the flow field, where an earlier stage trained it; 0: it stays as it is
     weight_decay: float = 0.01
     warmup_steps: int = 50  # steps of linear warm-up
     schedule: Literal["cosine", "multistep"] = "cosine"
@@ -225,9 +225,10 @@ class _Run:
         for name, parameter in self.model.named_parameters():
             factor = config.backbone_factor if name.startswith("pyramid.backbone.") else 1.0
             factor *= 1.0 if name.startswith("fields.flow.") else config.geometry_factor
+            parameter.requires_grad_(factor > 0)
             groups.setdefault(factor, []).append(parameter)
         optimizer = torch.optim.AdamW(
-            [{"params": p, "base_rate": config.learning_rate * f} for f, p in groups.items()],
+            [{"params": p, "base_rate": config.learning_rate * f} for f, p in groups.items() if f > 0],
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
         )

@@ -1,5 +1,6 @@
 """Optical flow between two images, where it can be trusted, and how it is kept on disk."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -7,6 +8,9 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
+from letocc_core.errors import ConfigError
+
+LONGEST = 20 / 224  # of an image's width, beyond which an estimator is wrong more often than right
 STEPS = 64  # of a pixel, in which flow is kept (as KITTI does)
 UNKNOWN = np.iinfo(np.int16).min  # of what cannot be trusted
 
@@ -60,25 +64,29 @@ def trusted_flow(
     images: UInt8[np.ndarray, "N H W 3"],
     others: UInt8[np.ndarray, "N H W 3"],
     tolerance: float = 0.5,
-    longest: float = 20.0,
-) -> Int[np.ndarray, "N H W 2"]:
-    """Flow of N cameras in int16 steps of 1/64 px; `UNKNOWN` where forward and backward disagree, or it is too long.
+) -> tuple[Int[np.ndarray, "N H W 2"], Int[np.ndarray, "N H W 2"]]:
+    """Flow of N cameras from `images` to `others`, and back, encoded; `UNKNOWN` where the two disagree.
 
     Args:
-        tolerance: px, largest distance after going forward and backward.
-        longest: px; beyond it an estimator is wrong more often than right.
+        tolerance: px, largest distance after going there and back.
     """
-    flows = []
-    for image, other in zip(images, others, strict=True):
-        forward, backward = estimator(image, other), estimator(other, image)
-        flows.append(np.where(consistent(forward, backward, tolerance)[..., None], forward, np.nan))
-    return encode(np.stack(flows), longest)
+    there, back = (
+        np.stack([estimator(a, b) for a, b in zip(*pair, strict=True)]) for pair in ((images, others), (others, images))
+    )
+    return tuple(
+        encode(np.stack([_where_consistent(f, b, tolerance) for f, b in zip(*pair, strict=True)]))
+        for pair in ((there, back), (back, there))
+    )
 
 
-def encode(flow: Float[np.ndarray, "*n 2"], longest: float = 20.0) -> Int[np.ndarray, "*n 2"]:
-    """Flow (px) in int16 steps of 1/64 px; `UNKNOWN` where it is NaN or longer than `longest` px."""
+def _where_consistent(forward: np.ndarray, backward: np.ndarray, tolerance: float) -> np.ndarray:
+    return np.where(consistent(forward, backward, tolerance)[..., None], forward, np.nan)
+
+
+def encode(flow: Float[np.ndarray, "*n H W 2"]) -> Int[np.ndarray, "*n H W 2"]:
+    """Flow (px) in int16 steps of 1/64 px; `UNKNOWN` where it is NaN or longer than `LONGEST` widths of the image."""
     with np.errstate(invalid="ignore"):
-        known = np.linalg.norm(flow, axis=-1, keepdims=True) <= longest
+        known = np.linalg.norm(flow, axis=-1, keepdims=True) <= min(LONGEST * flow.shape[-2], -UNKNOWN // STEPS - 1)
     return np.where(known, np.round(np.where(known, flow, 0) * STEPS), UNKNOWN).astype(np.int16)
 
 
@@ -86,3 +94,13 @@ def decode(flow: Int[np.ndarray, "*n 2"]) -> tuple[Float[np.ndarray, "*n 2"], Bo
     """Flow in px (0 where unknown), and where it is known."""
     valid = flow[..., 0] != UNKNOWN
     return np.where(valid[..., None], flow, 0).astype(np.float32) / STEPS, valid
+
+
+ESTIMATORS: Mapping[str, Callable[[], FlowEstimator]] = {"dis": Dis}  # by the name that configurations use
+
+
+def flow_estimator(name: str) -> FlowEstimator:
+    """The estimator of this name; `ConfigError` with the names there are."""
+    if name not in ESTIMATORS:
+        raise ConfigError(f"no estimator of optical flow '{name}'; there are: {', '.join(ESTIMATORS)}")
+    return ESTIMATORS[name]()

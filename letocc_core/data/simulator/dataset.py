@@ -1,9 +1,7 @@
 """Training clips from simulated streets, rendered on first use over several processes and cached."""
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from letocc_core.cues.flow import Dis, decode, encode, trusted_flow
+from letocc_core.cues.flow import decode, encode, flow_estimator, trusted_flow
+from letocc_core.data import cache
 from letocc_core.data.simulator.rig import Rig
 from letocc_core.data.simulator.street import Street
 from letocc_core.frame import Clip, FlowCue, Frame, InputConfig
@@ -73,18 +72,8 @@ class SimulatorClips(Dataset):
 
     def _render(self, what: str, suffix: str, render: Callable, settings: tuple, workers: int) -> None:
         """Let `render(path, seed, *settings)` write the files that the cache lacks."""
-        from multiprocessing import get_context
-
-        from tqdm import tqdm
-
-        missing = {seed: path for seed in self.seeds if not (path := _path(self.folder, seed, suffix)).exists()}
-        if not missing:
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            jobs = [pool.submit(render, path, seed, *settings) for seed, path in missing.items()]
-            for job in tqdm(jobs, desc=what, unit="street", dynamic_ncols=True):
-                job.result()
+        jobs = {_path(self.folder, seed, suffix): (seed, *settings) for seed in self.seeds}
+        cache.write_missing(what, "street", render, jobs, workers)
 
 
 def render_street(path: Path, seed: int, rig: Rig, interval: float, frames: int, lidar: bool) -> None:
@@ -103,7 +92,7 @@ def render_street(path: Path, seed: int, rig: Rig, interval: float, frames: int,
     if lidar:
         data["lidar_count"] = np.array([len(s.lidar) for s in sets])
         data["lidar"] = np.concatenate([s.lidar for s in sets])
-    _save(path, data)
+    cache.save(path, data)
 
 
 def render_cues(path: Path, seed: int, rig: Rig, times: list[float], cue: str, interval: float) -> None:
@@ -116,17 +105,10 @@ def render_cues(path: Path, seed: int, rig: Rig, times: list[float], cue: str, i
         if cue == "true":
             flows.append([encode(f) for f in (now.truth.flow_backward, now.truth.flow_forward)])
         else:
-            flows.append([trusted_flow(Dis(), now.images, other.images) for other in others])
+            flows.append([trusted_flow(flow_estimator(cue), now.images, other.images)[0] for other in others])
         stamps.append([other.stamp_ns for other in others])
         poses.append([other.T_world_ego for other in others])
-    _save(path, {"flow": np.array(flows), "stamp": np.array(stamps), "T_world_ego": np.array(poses)})
-
-
-def _save(path: Path, data: dict[str, np.ndarray]) -> None:
-    """Write in one step, so that a killed writer leaves nothing half-written."""
-    temporary = path.with_name(f".{path.stem}_{os.getpid()}.npz")
-    np.savez(temporary, **data)
-    temporary.replace(path)
+    cache.save(path, {"flow": np.array(flows), "stamp": np.array(stamps), "T_world_ego": np.array(poses)})
 
 
 def _path(folder: Path, seed: int, suffix: str = "") -> Path:

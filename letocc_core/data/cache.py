@@ -1,0 +1,75 @@
+"""Files that are computed once: written in one step, over several processes, and only those that are missing."""
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+
+def save(path: Path, arrays: Mapping[str, np.ndarray], compressed: bool = False) -> None:
+    """Write an .npz in one step, so that a killed writer leaves nothing half-written under that name."""
+    temporary = path.with_name(f".{path.stem}_{os.getpid()}.npz")
+    (np.savez_compressed if compressed else np.savez)(temporary, **arrays)
+    temporary.replace(path)
+
+
+def write_missing(
+    what: str,
+    unit: str,
+    write: Callable[..., None],
+    jobs: Mapping[Path, tuple],
+    workers: int,
+    shard: tuple[int, int] = (1, 1),
+) -> int:
+    """Let `write(path, *arguments)` make each file of `jobs` that is not there; returns how many it made.
+
+    Prints what the first file says about time and space. An interrupted call goes on with what is missing.
+
+    Args:
+        workers: processes; `write` is sent to them by name. 0: this process.
+        shard: (i, n) for the i-th of n callers, which share the work.
+    """
+    mine = dict(list(jobs.items())[shard[0] - 1 :: shard[1]])
+    missing = [(path, arguments) for path, arguments in mine.items() if not path.exists()]
+    if not missing:
+        return 0
+    for folder in {path.parent for path, _ in missing}:
+        folder.mkdir(parents=True, exist_ok=True)
+    with tqdm(total=len(mine), initial=len(mine) - len(missing), desc=what, unit=unit, dynamic_ncols=True) as bar:
+        bar.refresh()
+        for i, seconds in enumerate(_run(write, missing, workers)):
+            if i == 0:
+                bar.write(_estimate(what, missing[0][0], len(missing), seconds / max(workers, 1)), file=sys.stderr)
+            bar.update()
+    return len(missing)
+
+
+def _run(write: Callable[..., None], jobs: list[tuple[Path, tuple]], workers: int):
+    """Seconds that each job took, in the order of `jobs`."""
+    if workers == 0:
+        yield from (_timed(write, path, arguments) for path, arguments in jobs)
+        return
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    try:
+        for job in [pool.submit(_timed, write, path, arguments) for path, arguments in jobs]:
+            yield job.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _timed(write: Callable[..., None], path: Path, arguments: tuple[Any, ...]) -> float:
+    start = perf_counter()
+    write(path, *arguments)
+    return perf_counter() - start
+
+
+def _estimate(what: str, first: Path, count: int, seconds: float) -> str:
+    minutes, megabytes = count * seconds / 60, count * first.stat().st_size / 1e6
+    return f"{what}: {count} files to write, about {minutes:.1f} min and {megabytes:.0f} MB in {first.parent}"
