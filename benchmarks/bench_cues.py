@@ -47,7 +47,7 @@ def frames(options: argparse.Namespace, interval: float):
 
 def score(frame: SimFrame, later: SimFrame, estimator: Dis, tolerance: float, interval: float) -> np.ndarray:
     """For each pixel of an object or the ground [n, 4]: moves, is trusted, error (px), motion (px)."""
-    flow, valid = decode(trusted_flow(estimator, frame.images, later.images, tolerance))
+    flow, valid = decode(trusted_flow(estimator, frame.images, later.images, tolerance)[0])
     true = frame.truth.flow_forward
     known = np.isfinite(true).all(-1)
     motion = np.linalg.norm(true - static_flow(frame, later), axis=-1)

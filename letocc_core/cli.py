@@ -50,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_replay(commands)
     _add_play(commands)
     _add_bag(commands)
+    _add_cues(commands)
     return parser
 
 
@@ -232,6 +233,51 @@ def _bag_convert(options: argparse.Namespace) -> None:
 
         path = nuscenes_to_bag(options.root, options.scene, options.out)
     print(path)
+
+
+def _add_cues(commands) -> None:
+    cues = commands.add_parser("cues", help="compute what supervises motion, before training")
+    kinds = cues.add_subparsers(required=True, metavar="WHAT")
+    p = kinds.add_parser("flow", help="optical flow between the frames of bags, both ways, where it can be trusted")
+    p.add_argument("bags", type=Path, nargs="+", metavar="BAG", help="bags; KITTI and nuScenes: see `letocc bag`")
+    p.add_argument("--config", type=Path, help="training configuration: image size, cameras, cache (default: defaults)")
+    p.add_argument(
+        "--estimator", default="dis", help="of optical flow (default: dis, OpenCV's, which needs no weights)"
+    )
+    p.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
+    p.add_argument("--shard", type=shard, default=(1, 1), metavar="I/N", help="the I-th of N parts, for N machines")
+    p.set_defaults(run=_cues_flow)
+
+
+def _cues_flow(options: argparse.Namespace) -> None:
+    from dataclasses import replace
+
+    from letocc_core.data.bag_clips import BagClips
+    from letocc_core.data.clips import BagData, DataConfig
+    from letocc_core.frame import InputConfig
+    from letocc_core.model.let_occ_flow import ModelConfig
+
+    data, input, model = DataConfig(bag=BagData(())), InputConfig(), ModelConfig()
+    if options.config is not None:
+        from letocc_core import config as configuration
+        from letocc_core.train import TrainConfig
+
+        config = configuration.load(TrainConfig, options.config)
+        data, input, model = config.data, config.input, config.model
+    bag = replace(data.bag or BagData(()), bags=tuple(options.bags), cue=options.estimator)
+    dataset = BagClips(bag, input, model.temporal.frames, data.cache)
+    count = dataset.write_flow(options.workers, options.shard)
+    print(f"{count} pairs of frames computed")
+    for files in dataset.flows:
+        print(files.folder)
+
+
+def shard(text: str) -> tuple[int, int]:
+    """`2/8`, the second of eight parts, as two numbers."""
+    part, slash, parts = text.partition("/")
+    if not (slash and part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a part such as 2/8")
+    return int(part), int(parts)
 
 
 def seed_range(text: str) -> range:

@@ -192,7 +192,7 @@ def test_cues_of_a_clip_lead_to_the_instants_around_it(tmp_path):
     for cue, flow, sign in zip(true.cues, (frame.truth.flow_backward, frame.truth.flow_forward), (-1, 1), strict=True):
         assert int(cue.stamp - true.current.stamp) == sign * 50_000_000
         assert np.array_equal(cue.T_world_ego.numpy(), street.pose(0.2 + sign * 0.05))
-        short = np.nan_to_num(np.linalg.norm(flow, axis=-1), nan=99) <= 20
+        short = np.nan_to_num(np.linalg.norm(flow, axis=-1), nan=99) <= 20 / 224 * 160
         assert np.array_equal(cue.valid.numpy(), short)
         assert np.abs(cue.flow.movedim(1, -1).numpy() - flow)[short].max() <= 0.5 / 64 + 1e-4
     for seen, known in zip(estimated.cues, true.cues, strict=True):

@@ -1,26 +1,30 @@
 """Training samples from ROS bags: a current frame, its past for the network, two source frames for the losses.
 
 Source frames are the papers': one before and one after the current frame, drawn by a Gaussian over the distance that
-the ego vehicle drove between them (Let Occ Flow, B.3). Images are decoded once, at the network's size, into a cache on
-disk.
+the ego vehicle drove between them (Let Occ Flow, 3.4). Flow cues lead to the frames recorded just before and after it, or
+to the source before it, as the papers' auxiliary previous frame. Images are decoded once, at the network's size, into a
+cache on disk, and their optical flow is kept beside them.
 """
 
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from torch.utils.data import Dataset
 
+from letocc_core.cues.flow import decode
+from letocc_core.data.bag_cues import FlowFiles
 from letocc_core.data.recording import RecordedSet, Recording
 from letocc_core.errors import DataError
-from letocc_core.frame import Clip, Frame, InputConfig
+from letocc_core.frame import Clip, FlowCue, Frame, InputConfig
 from letocc_core.geometry.rectify import Rectifier
 from letocc_core.stream.preprocess import to_frame
 
@@ -38,6 +42,7 @@ class ClipIndices:
     current: int
     history: tuple[int, ...]  # newest first
     sources: tuple[int, int]  # before and after
+    cues: tuple[int, ...] = ()  # where optical flow leads to: before and after, or nowhere
 
 
 class BagClips(Dataset):
@@ -47,7 +52,7 @@ class BagClips(Dataset):
         data: which bags, cameras and frames, and how source frames are chosen.
         input: image size and history interval.
         past_frames: frames of history, `input.history_interval` apart (nearest recorded frame within half of that).
-        cache: folder for decoded frames.
+        cache: folder for decoded frames, and their optical flow (`write_flow`).
 
     A frame is a current frame if its whole history and a source on either side exist, and its sweep where the recording
     has LiDAR; `left_out` counts the others.
@@ -69,6 +74,17 @@ class BagClips(Dataset):
                 )
             self.clips += [(i, clip) for clip in clips]
             self.left_out += left_out
+        self.flows = [] if data.cue == "none" else [FlowFiles(store.folder, data.cue) for store in self.stores]
+
+    def write_flow(self, workers: int = 0, shard: tuple[int, int] = (1, 1)) -> int:
+        """Compute the optical flow of all clips that is not on disk yet; returns how many files that were.
+
+        Args:
+            workers: processes; 0: this one.
+            shard: (i, n) for the i-th of n callers, which share the work.
+        """
+        pairs = [[(c.current, j) for k, c in self.clips if k == i for j in c.cues] for i in range(len(self.stores))]
+        return sum(flow.write(pairs[i], workers, shard) for i, flow in enumerate(self.flows))
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -80,6 +96,7 @@ class BagClips(Dataset):
             store.frame(clip.current),
             tuple(store.frame(i, lidar=False) for i in clip.history),
             tuple(store.frame(i, lidar=False) for i in clip.sources),
+            tuple(store.cue(j, self.flows[number].read(clip.current, j)) for j in clip.cues),
         )
 
 
@@ -112,7 +129,7 @@ def choose_clips(
         pairs = {
             tuple(_draw(side, distance[side], data, generator) for side in (before, after)): None for _ in range(DRAWS)
         }
-        clips += [ClipIndices(current, history, pair) for pair in pairs]
+        clips += [ClipIndices(current, history, pair, _cues(pair, before, after, data)) for pair in pairs]
     return clips, left_out
 
 
@@ -120,6 +137,7 @@ def choose_clips(
 class FrameStore:
     """The decoded frames of one recording, F of N cameras, mapped from files so that loader processes share them."""
 
+    folder: Path  # with an .npy file for each of the following
     stamps_ns: np.ndarray  # [F] int64
     T_world_ego: np.ndarray  # [F, 4, 4] float64 m
     T_ego_cam: np.ndarray  # [F, N, 4, 4] float32 m
@@ -139,7 +157,8 @@ class FrameStore:
         folder = cache / "bags" / f"{path.stem}-{_key(recording, input)}"
         if not folder.is_dir():
             _fill(folder, recording, input)
-        return cls(**{f.name: np.load(folder / f"{f.name}.npy", mmap_mode="r") for f in dataclasses.fields(cls)})
+        arrays = [f.name for f in dataclasses.fields(cls) if f.name != "folder"]
+        return cls(folder, **{name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in arrays})
 
     def __len__(self) -> int:
         return len(self.stamps_ns)
@@ -166,6 +185,25 @@ class FrameStore:
             lidar=points,
             lidar_origin=origin,
         )
+
+    def cue(self, i: int, flow: Int[np.ndarray, "N H W 2"]) -> FlowCue:
+        """The cue whose encoded flow leads to frame i."""
+        pixels, valid = decode(flow)
+        return FlowCue(
+            stamp=torch.tensor(self.stamps_ns[i]),
+            K=torch.tensor(self.K[i]),
+            T_ego_cam=torch.tensor(self.T_ego_cam[i]),
+            T_world_ego=torch.tensor(self.T_world_ego[i]),
+            flow=torch.from_numpy(pixels).movedim(-1, 1),
+            valid=torch.from_numpy(valid),
+        )
+
+
+def _cues(sources: tuple[int, int], before: np.ndarray, after: np.ndarray, data: "BagData") -> tuple[int, ...]:
+    """Frames to which the optical flow of a clip leads."""
+    if data.cue == "none":
+        return ()
+    return (int(before[-1]) if data.cue_previous == "neighbour" else sources[0], int(after[0]))
 
 
 def _history(stamps_ns: np.ndarray, current: int, interval: float, count: int) -> tuple[int, ...] | None:
@@ -204,8 +242,9 @@ def _fill(folder: Path, recording: Recording, input: InputConfig) -> None:
     """Decode a recording into `folder`; a kill on the way leaves nothing under that name."""
     from tqdm import tqdm
 
-    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
-    temporary.mkdir(parents=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}.", suffix=".tmp"))
+    temporary.chmod(0o755)
     try:
         columns: dict[str, list[np.ndarray]] = {}
         rectifier = Rectifier(*input.image_size)
@@ -224,10 +263,18 @@ def _fill(folder: Path, recording: Recording, input: InputConfig) -> None:
             np.save(temporary / f"{name}.npy", np.stack(values))
         _to_npy(temporary, "images", np.uint8, (len(columns["stamps_ns"]), *images.shape))
         _to_npy(temporary, "points", np.float32, (points, 3))
+        _rename(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _rename(temporary: Path, folder: Path) -> None:
+    """Give a folder its final name, unless another process was faster."""
+    try:
         temporary.rename(folder)
-    except BaseException:
-        shutil.rmtree(temporary)
-        raise
+    except OSError:
+        if not folder.is_dir():
+            raise
 
 
 def _row(

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from datetime import timedelta
 from multiprocessing import get_context
 from pathlib import Path
 from time import perf_counter
@@ -71,5 +72,5 @@ def _timed(write: Callable[..., None], path: Path, arguments: tuple[Any, ...]) -
 
 
 def _estimate(what: str, first: Path, count: int, seconds: float) -> str:
-    minutes, megabytes = count * seconds / 60, count * first.stat().st_size / 1e6
-    return f"{what}: {count} files to write, about {minutes:.1f} min and {megabytes:.0f} MB in {first.parent}"
+    time, megabytes = timedelta(seconds=round(count * seconds)), count * first.stat().st_size / 1e6
+    return f"{what}: {count} files to write, about {time} h and {megabytes:.0f} MB in {first.parent}"

@@ -40,6 +40,8 @@ class BagData:
     slop: float = 0.02  # s, largest distance of an image's stamp from that of the first camera's
     lidar: bool = True  # use the recording's LiDAR for the range loss when it has one
     lidar_topic: str = ""  # which PointCloud2 topic; empty: /points, or else the first
+    cue: Literal["none", "dis"] = "none"  # optical flow for motion, to a previous frame and to the next one
+    cue_previous: Literal["neighbour", "source"] = "neighbour"  # which previous one: the papers' is the drawn source
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class DataConfig:
     simulator: SimulatorData | None = None
     bag: BagData | None = None
     cache: Path = Path("runs/cache")  # folder for rendered streets and decoded frames
-    workers: int = 2  # processes that render streets on first use
+    workers: int = 2  # processes that render streets and compute optical flow on first use
 
     def __post_init__(self):
         if (self.simulator is None) == (self.bag is None):
@@ -80,4 +82,6 @@ def build(config: DataConfig, input_config: InputConfig, past_frames: int) -> Da
         )
     from letocc_core.data.bag_clips import BagClips
 
-    return BagClips(config.bag, input_config, past_frames, cache=config.cache)
+    dataset = BagClips(config.bag, input_config, past_frames, cache=config.cache)
+    dataset.write_flow(config.workers)
+    return dataset

@@ -118,7 +118,7 @@ def motion_terms(seen: Rendered, rays: Rays, clip: Clip, config: MotionConfig) -
     Raises `ConfigError` if the clip has no cues.
     """
     if not clip.cues:
-        raise ConfigError("a motion stage wants flow cues: set data.simulator.cue to dis; recordings have none yet")
+        raise ConfigError("a motion stage wants flow cues: set data.simulator.cue or data.bag.cue to dis")
     found = [_cue_terms(seen, rays, clip, cue, config) for cue in clip.cues]
     mean = {name: sum(terms[name] for terms in found) / len(found) for name in found[0]}
     return {name: weight * mean[name] for name in mean if (weight := getattr(config, name)) > 0}

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from letocc_core.cues.flow import decode, encode, flow_estimator, trusted_flow
-from letocc_core.data import cache
+from letocc_core.data.cache import save, write_missing
 from letocc_core.data.simulator.rig import Rig
 from letocc_core.data.simulator.street import Street
 from letocc_core.frame import Clip, FlowCue, Frame, InputConfig
@@ -73,7 +73,7 @@ class SimulatorClips(Dataset):
     def _render(self, what: str, suffix: str, render: Callable, settings: tuple, workers: int) -> None:
         """Let `render(path, seed, *settings)` write the files that the cache lacks."""
         jobs = {_path(self.folder, seed, suffix): (seed, *settings) for seed in self.seeds}
-        cache.write_missing(what, "street", render, jobs, workers)
+        write_missing(what, "street", render, jobs, workers)
 
 
 def render_street(path: Path, seed: int, rig: Rig, interval: float, frames: int, lidar: bool) -> None:
@@ -92,7 +92,7 @@ def render_street(path: Path, seed: int, rig: Rig, interval: float, frames: int,
     if lidar:
         data["lidar_count"] = np.array([len(s.lidar) for s in sets])
         data["lidar"] = np.concatenate([s.lidar for s in sets])
-    cache.save(path, data)
+    save(path, data)
 
 
 def render_cues(path: Path, seed: int, rig: Rig, times: list[float], cue: str, interval: float) -> None:
@@ -108,7 +108,7 @@ def render_cues(path: Path, seed: int, rig: Rig, times: list[float], cue: str, i
             flows.append([trusted_flow(flow_estimator(cue), now.images, other.images)[0] for other in others])
         stamps.append([other.stamp_ns for other in others])
         poses.append([other.T_world_ego for other in others])
-    cache.save(path, {"flow": np.array(flows), "stamp": np.array(stamps), "T_world_ego": np.array(poses)})
+    save(path, {"flow": np.array(flows), "stamp": np.array(stamps), "T_world_ego": np.array(poses)})
 
 
 def _path(folder: Path, seed: int, suffix: str = "") -> Path:
