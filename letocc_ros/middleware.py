@@ -4,7 +4,8 @@ import os
 
 from ament_index_python.packages import get_package_share_path
 
-VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")  # since Jazzy; before
+OLD = ("FASTRTPS_DEFAULT_PROFILES_FILE", {"humble", "iron"})  # the variable, and the distributions that read it
+NEW = "FASTDDS_DEFAULT_PROFILES_FILE"
 
 
 def make_room_for_images() -> None:
@@ -12,6 +13,7 @@ def make_room_for_images() -> None:
 
     Without it a single PNG image of half a megabyte does not fit the shared memory of its publisher, and is lost.
     """
-    if not any(name in os.environ for name in VARIABLES):
-        profile = get_package_share_path("letocc_ros") / "config" / "fastdds.xml"
-        os.environ.update(dict.fromkeys(VARIABLES, str(profile)))
+    if NEW in os.environ or OLD[0] in os.environ:
+        return
+    name = OLD[0] if os.environ.get("ROS_DISTRO") in OLD[1] else NEW
+    os.environ[name] = str(get_package_share_path("letocc_ros") / "config" / "fastdds.xml")
