@@ -238,38 +238,54 @@ def _bag_convert(options: argparse.Namespace) -> None:
 def _add_cues(commands) -> None:
     cues = commands.add_parser("cues", help="compute what supervises motion, before training")
     kinds = cues.add_subparsers(required=True, metavar="WHAT")
-    p = kinds.add_parser("flow", help="optical flow between the frames of bags, both ways, where it can be trusted")
-    p.add_argument("bags", type=Path, nargs="+", metavar="BAG", help="bags; KITTI and nuScenes: see `letocc bag`")
-    p.add_argument("--config", type=Path, help="training configuration: image size, cameras, cache (default: defaults)")
-    p.add_argument(
-        "--estimator", default="dis", help="of optical flow (default: dis, OpenCV's, which needs no weights)"
-    )
-    p.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
-    p.add_argument("--shard", type=shard, default=(1, 1), metavar="I/N", help="the I-th of N parts, for N machines")
-    p.set_defaults(run=_cues_flow)
+    flow = kinds.add_parser("flow", help="optical flow between the frames of bags, both ways, where it can be trusted")
+    flow.add_argument("--estimator", default="dis", help="default: dis, OpenCV's, which needs no weights")
+    masks = kinds.add_parser("masks", help="pixels of objects that could move: Grounding DINO and SAM")
+    masks.add_argument("--detector", type=Path, required=True, help="folder of Grounding DINO's checkpoint")
+    masks.add_argument("--segmenter", type=Path, required=True, help="folder of SAM's checkpoint")
+    masks.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
+    for p, run in ((flow, _cues_flow), (masks, _cues_masks)):
+        p.add_argument("bags", type=Path, nargs="+", metavar="BAG", help="bags; KITTI and nuScenes: see `letocc bag`")
+        p.add_argument("--config", type=Path, help="training configuration: image size, cameras, cache")
+        p.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
+        p.add_argument("--shard", type=shard, default=(1, 1), metavar="I/N", help="the I-th of N parts, for N machines")
+        p.set_defaults(run=run)
 
 
 def _cues_flow(options: argparse.Namespace) -> None:
+    dataset = _clips_of_bags(options, cue=options.estimator)
+    print(f"{dataset.write_flow(options.workers, options.shard)} pairs of frames computed")
+    for files in dataset.flows:
+        print(files.folder)
+
+
+def _cues_masks(options: argparse.Namespace) -> None:
+    from letocc_core.cues.masks import GroundedSam
+
+    masks = GroundedSam(options.detector, options.segmenter, device=options.device)
+    dataset = _clips_of_bags(options, masks=masks)
+    print(f"{dataset.write_masks(options.workers, options.shard)} frames computed")
+    for files in dataset.masks:
+        print(files.folder)
+
+
+def _clips_of_bags(options: argparse.Namespace, **changes):
+    """The clips of `options.bags`, else as `options.config` says."""
     from dataclasses import replace
 
+    from letocc_core import config as configuration
     from letocc_core.data.bag_clips import BagClips
     from letocc_core.data.clips import BagData, DataConfig
     from letocc_core.frame import InputConfig
     from letocc_core.model.let_occ_flow import ModelConfig
+    from letocc_core.train import TrainConfig
 
-    data, input, model = DataConfig(bag=BagData(())), InputConfig(), ModelConfig()
-    if options.config is not None:
-        from letocc_core import config as configuration
-        from letocc_core.train import TrainConfig
-
+    if options.config is None:
+        config = TrainConfig(ModelConfig(), InputConfig(), DataConfig(bag=BagData(())))
+    else:
         config = configuration.load(TrainConfig, options.config)
-        data, input, model = config.data, config.input, config.model
-    bag = replace(data.bag or BagData(()), bags=tuple(options.bags), cue=options.estimator)
-    dataset = BagClips(bag, input, model.temporal.frames, data.cache)
-    count = dataset.write_flow(options.workers, options.shard)
-    print(f"{count} pairs of frames computed")
-    for files in dataset.flows:
-        print(files.folder)
+    data = replace(config.data.bag or BagData(()), bags=tuple(options.bags), **changes)
+    return BagClips(data, config.input, config.model.temporal.frames, config.data.cache)
 
 
 def shard(text: str) -> tuple[int, int]:

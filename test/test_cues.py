@@ -1,6 +1,8 @@
 """Cues of recordings on disk: resumed, shared between processes, safe against a killed writer, read into clips."""
 
+import dataclasses
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import torch
 
 from letocc_core import cli
 from letocc_core.cues.flow import decode, flow_estimator
+from letocc_core.cues.masks import GroundedSam
 from letocc_core.data import cache
 from letocc_core.data.bag_clips import BagClips, choose_clips
 from letocc_core.data.bag_cues import FlowFiles
@@ -146,7 +149,7 @@ for i in range(200):
 
 def test_missing_and_damaged_files_say_what_to_do(bag, tmp_path):
     clips = BagClips(settings(bag), INPUT, 2, tmp_path)
-    with pytest.raises(DataError, match=r"\.npz: no such optical flow; compute it with `letocc cues flow`"):
+    with pytest.raises(DataError, match=r"\.npz: no such file; compute it with `letocc cues flow`"):
         clips[0]
     clips.write_flow()
     clip = clips.clips[0][1]
@@ -163,18 +166,22 @@ def test_estimators_are_named(tmp_path):
 
 
 def test_the_command_writes_what_training_reads(bag, tmp_path, capsys):
-    config = tmp_path / "street.yaml"
-    config.write_text(
-        "input: {image_size: [48, 96]}\nmodel: {temporal: {frames: 2}}\n"
-        f"data: {{bag: {{bags: [elsewhere], cameras: [left, right]}}, cache: {tmp_path / 'cache'}}}\n"
-    )
-    command = ["cues", "flow", str(bag), "--config", str(config), "--workers", "1", "--shard"]
+    command = ["cues", "flow", str(bag), "--config", str(_configuration(tmp_path)), "--workers", "1", "--shard"]
     assert [cli.main([*command, part]) for part in ("1/2", "2/2")] == [0, 0]
     assert "pairs of frames computed" in capsys.readouterr().out
     clips = BagClips(settings(bag), INPUT, 2, tmp_path / "cache")
     assert clips.write_flow() == 0 and clips[0].cues[0].valid.any()
     with pytest.raises(SystemExit):
         cli.main([*command, "3/2"])
+
+
+def _configuration(folder: Path) -> Path:
+    path = folder / "small.yaml"
+    path.write_text(
+        "input: {image_size: [48, 96]}\nmodel: {temporal: {frames: 2}}\n"
+        f"data: {{bag: {{bags: [elsewhere], cameras: [left, right]}}, cache: {folder / 'cache'}}}\n"
+    )
+    return path
 
 
 def test_a_still_picture_has_no_flow(tmp_path):
@@ -187,3 +194,78 @@ def test_a_still_picture_has_no_flow(tmp_path):
     for pair in ((0, 1), (1, 0)):
         flow, valid = decode(files.read(*pair))
         assert valid.all() and np.abs(flow).max() < 0.1
+
+
+# Masks
+
+
+@pytest.fixture(scope="module")
+def grounded_sam(tmp_path_factory) -> GroundedSam:
+    """The real models at toy sizes with random weights: what they find means nothing, how they are called does."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("weights")
+    _toy_detector(transformers, folder / "detector")
+    _toy_segmenter(transformers, folder / "segmenter")
+    return GroundedSam(folder / "detector", folder / "segmenter", threshold=0.0, text_threshold=0.0)
+
+
+def _toy_detector(transformers, folder: Path) -> None:
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "car", "person"]
+    tokenizer = transformers.BertTokenizer(vocab={word: i for i, word in enumerate(words)})
+    swin = {"embed_dim": 8, "depths": [1] * 4, "num_heads": [1] * 4, "window_size": 4, "out_indices": [2, 3, 4]}
+    bert = {"num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 16, "intermediate_size": 16}
+    config = transformers.GroundingDinoConfig(
+        backbone_config=transformers.SwinConfig(**swin),
+        text_config=transformers.BertConfig(vocab_size=len(words), **bert),
+        num_queries=5, d_model=32, encoder_layers=2, decoder_layers=2, encoder_ffn_dim=16, decoder_ffn_dim=16,
+        encoder_attention_heads=2, decoder_attention_heads=2,
+    )  # fmt: skip
+    pictures = transformers.GroundingDinoImageProcessor(size={"shortest_edge": 48, "longest_edge": 96})
+    transformers.GroundingDinoProcessor(pictures, tokenizer).save_pretrained(folder)
+    transformers.GroundingDinoForObjectDetection(config).save_pretrained(folder)
+
+
+def _toy_segmenter(transformers, folder: Path) -> None:
+    small = {"num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 16, "mlp_dim": 16}
+    size = {"image_size": 64, "patch_size": 16}
+    config = transformers.SamConfig(
+        vision_config=transformers.SamVisionConfig(
+            **small, **size, output_channels=16, global_attn_indexes=[0], num_pos_feats=8
+        ),
+        prompt_encoder_config=transformers.SamPromptEncoderConfig(hidden_size=16, mask_input_channels=4, **size),
+        mask_decoder_config=transformers.SamMaskDecoderConfig(**small, iou_head_hidden_dim=16),
+    )
+    square = {"height": 64, "width": 64}
+    pictures = transformers.SamImageProcessor(size={"longest_edge": 64}, pad_size=square)
+    transformers.SamProcessor(pictures).save_pretrained(folder)
+    transformers.SamModel(config).save_pretrained(folder)
+
+
+def test_masks_are_inside_the_image_and_need_a_box(grounded_sam):
+    image = np.random.default_rng(0).integers(0, 256, (48, 96, 3), np.uint8)
+    mask = grounded_sam(image)
+    assert mask.shape == (48, 96) and mask.dtype == bool and mask.any()
+    nothing = dataclasses.replace(grounded_sam, threshold=1.0)
+    assert not nothing(image).any()
+
+
+def test_clips_have_the_masks_that_were_computed(bag, tmp_path, grounded_sam):
+    data = settings(bag, cue="none", masks=grounded_sam)
+    clips = BagClips(data, INPUT, 2, tmp_path)
+    with pytest.raises(DataError, match="no such file; compute it with `letocc cues masks`"):
+        clips[0]
+    assert clips.write_masks(shard=(1, 2)) + clips.write_masks(shard=(2, 2)) == len({c.current for _, c in clips.clips})
+    current = clips[0].current
+    picture = (current.images[1].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
+    assert np.array_equal(current.movable[1].numpy(), grounded_sam(picture))
+    assert clips.write_masks() == 0 and collate([clips[0], clips[1]]).current.movable.shape == (2, 2, 48, 96)
+
+
+def test_absent_weights_say_which_to_put_where(bag, tmp_path, grounded_sam, capsys):
+    command = ["cues", "masks", str(bag), "--workers", "0", "--config", str(_configuration(tmp_path))]
+    weights = ["--segmenter", str(grounded_sam.segmenter), "--detector"]
+    assert cli.main([*command, *weights, str(tmp_path / "nowhere")]) == 1
+    assert re.search(r"nowhere: no transformers checkpoint; put .*grounding-dino-tiny, here", capsys.readouterr().err)
+    assert cli.main([*command, *weights, str(grounded_sam.segmenter)]) == 1
+    assert "not the checkpoint expected" in capsys.readouterr().err

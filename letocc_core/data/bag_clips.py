@@ -21,7 +21,7 @@ from jaxtyping import Int
 from torch.utils.data import Dataset
 
 from letocc_core.cues.flow import decode
-from letocc_core.data.bag_cues import FlowFiles
+from letocc_core.data.bag_cues import FlowFiles, MaskFiles
 from letocc_core.data.recording import RecordedSet, Recording
 from letocc_core.errors import DataError
 from letocc_core.frame import Clip, FlowCue, Frame, InputConfig
@@ -52,7 +52,7 @@ class BagClips(Dataset):
         data: which bags, cameras and frames, and how source frames are chosen.
         input: image size and history interval.
         past_frames: frames of history, `input.history_interval` apart (nearest recorded frame within half of that).
-        cache: folder for decoded frames, and their optical flow (`write_flow`).
+        cache: folder for decoded frames and their cues (`write_flow`, `write_masks`).
 
     A frame is a current frame if its whole history and a source on either side exist, and its sweep where the recording
     has LiDAR; `left_out` counts the others.
@@ -75,6 +75,7 @@ class BagClips(Dataset):
             self.clips += [(i, clip) for clip in clips]
             self.left_out += left_out
         self.flows = [] if data.cue == "none" else [FlowFiles(store.folder, data.cue) for store in self.stores]
+        self.masks = [] if data.masks is None else [MaskFiles(store.folder, data.masks) for store in self.stores]
 
     def write_flow(self, workers: int = 0, shard: tuple[int, int] = (1, 1)) -> int:
         """Compute the optical flow of all clips that is not on disk yet; returns how many files that were.
@@ -83,8 +84,17 @@ class BagClips(Dataset):
             workers: processes; 0: this one.
             shard: (i, n) for the i-th of n callers, which share the work.
         """
-        pairs = [[(c.current, j) for k, c in self.clips if k == i for j in c.cues] for i in range(len(self.stores))]
-        return sum(flow.write(pairs[i], workers, shard) for i, flow in enumerate(self.flows))
+        return sum(
+            files.write([(c.current, j) for k, c in self.clips if k == i for j in c.cues], workers, shard)
+            for i, files in enumerate(self.flows)
+        )
+
+    def write_masks(self, workers: int = 0, shard: tuple[int, int] = (1, 1)) -> int:
+        """The same for the masks of objects that could move."""
+        return sum(
+            files.write([c.current for k, c in self.clips if k == i], workers, shard)
+            for i, files in enumerate(self.masks)
+        )
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -92,8 +102,12 @@ class BagClips(Dataset):
     def __getitem__(self, index: int) -> Clip:
         number, clip = self.clips[index]
         store = self.stores[number]
+        current = store.frame(clip.current)
+        if self.masks:
+            movable = self.masks[number].read(clip.current, current.images.shape[-1])
+            current = dataclasses.replace(current, movable=torch.from_numpy(movable))
         return Clip(
-            store.frame(clip.current),
+            current,
             tuple(store.frame(i, lidar=False) for i in clip.history),
             tuple(store.frame(i, lidar=False) for i in clip.sources),
             tuple(store.cue(j, self.flows[number].read(clip.current, j)) for j in clip.cues),

@@ -1,4 +1,4 @@
-"""2D cues of a recording on disk, beside its decoded frames: one small file for each pair of frames."""
+"""2D cues of a recording on disk, beside its decoded frames: a file a pair of frames for flow, a file a frame for masks."""
 
 import hashlib
 import zlib
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
 
-import cv2
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from letocc_core.cues.flow import UNKNOWN, FlowEstimator, flow_estimator, trusted_flow
+from letocc_core.cues.masks import GroundedSam
 from letocc_core.data.cache import save, write_missing
 from letocc_core.errors import DataError
 
@@ -29,8 +29,7 @@ class FlowFiles:
     @property
     def folder(self) -> Path:
         """Where the files lie; another one when the estimator's settings change."""
-        settings = hashlib.sha256(repr(flow_estimator(self.estimator)).encode()).hexdigest()[:6]
-        return self.frames / f"flow_{self.estimator}_{settings}"
+        return self.frames / f"flow_{self.estimator}_{_key(flow_estimator(self.estimator))}"
 
     def path(self, i: int, j: int) -> Path:
         """The file of two frames, in either order."""
@@ -38,14 +37,7 @@ class FlowFiles:
 
     def read(self, i: int, j: int) -> Int[np.ndarray, "N H W 2"]:
         """Encoded flow from frame i to frame j; raises `DataError` if its file is missing or damaged."""
-        path = self.path(i, j)
-        try:
-            with np.load(path) as file:
-                return file["forward" if i < j else "backward"]
-        except FileNotFoundError:
-            raise DataError(f"{path}: no such optical flow; compute it with `letocc cues flow`") from None
-        except (BadZipFile, ValueError, KeyError, OSError, zlib.error) as error:
-            raise DataError(f"{path}: damaged ({error}); delete it, and compute it with `letocc cues flow`") from error
+        return _read(self.path(i, j), "forward" if i < j else "backward", "letocc cues flow")
 
     def write(self, pairs: Iterable[tuple[int, int]], workers: int, shard: tuple[int, int] = (1, 1)) -> int:
         """Compute what is missing of `pairs`, over processes; returns how many files that were."""
@@ -54,11 +46,54 @@ class FlowFiles:
         return write_missing("optical flow", "pair", write_flow, jobs, workers, shard)
 
 
+@dataclass(frozen=True)
+class MaskFiles:
+    """Pixels of objects that could move, in frames of one recording; a file `<i>.npz` holds packed bits [N, H, W / 8]."""
+
+    frames: Path  # folder of the decoded frames
+    estimator: GroundedSam
+
+    @property
+    def folder(self) -> Path:
+        """Where the files lie; another one when the estimator's settings change."""
+        return self.frames / f"movable_{_key(self.estimator)}"
+
+    def read(self, i: int, width: int) -> Bool[np.ndarray, "N H W"]:
+        """Mask of frame i, `width` px wide; raises `DataError` if its file is missing or damaged."""
+        packed = _read(self.folder / f"{i:06d}.npz", "movable", "letocc cues masks")
+        return np.unpackbits(packed, axis=-1, count=width).astype(bool)
+
+    def write(self, frames: Iterable[int], workers: int, shard: tuple[int, int] = (1, 1)) -> int:
+        """Compute what is missing of `frames`, over processes; returns how many files that were."""
+        jobs = {self.folder / f"{i:06d}.npz": (self.frames, i, self.estimator) for i in sorted(set(frames))}
+        return write_missing("masks", "frame", write_masks, jobs, workers, shard)
+
+
 def write_flow(path: Path, frames: Path, i: int, j: int, estimator: FlowEstimator) -> None:
     """One file: the flow from frame i to frame j and back, unknown for cameras that lack either image."""
-    cv2.setNumThreads(1)  # the work is shared by processes
     images = np.load(frames / "images.npy", mmap_mode="r")
     there = np.load(frames / "camera_valid.npy")[[i, j]].all(axis=0)
     flows = trusted_flow(estimator, *(np.ascontiguousarray(images[k].transpose(0, 2, 3, 1)) for k in (i, j)))
     forward, backward = (np.where(there[:, None, None, None], flow, UNKNOWN).astype(np.int16) for flow in flows)
     save(path, {"forward": forward, "backward": backward}, compressed=True)
+
+
+def write_masks(path: Path, frames: Path, i: int, estimator: GroundedSam) -> None:
+    """One file: the masks of frame i."""
+    images = np.load(frames / "images.npy", mmap_mode="r")[i].transpose(0, 2, 3, 1)
+    masks = np.stack([estimator(np.ascontiguousarray(image)) for image in images])
+    save(path, {"movable": np.packbits(masks, axis=-1)})
+
+
+def _read(path: Path, name: str, command: str) -> np.ndarray:
+    try:
+        with np.load(path) as file:
+            return file[name]
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; compute it with `{command}`") from None
+    except (BadZipFile, ValueError, KeyError, OSError, zlib.error) as error:
+        raise DataError(f"{path}: damaged ({error}); delete it, and compute it with `{command}`") from error
+
+
+def _key(settings: object) -> str:
+    return hashlib.sha256(repr(settings).encode()).hexdigest()[:6]

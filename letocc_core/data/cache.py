@@ -10,7 +10,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import cv2
 import numpy as np
+import torch
 from tqdm import tqdm
 
 
@@ -57,12 +59,18 @@ def _run(write: Callable[..., None], jobs: list[tuple[Path, tuple]], workers: in
     if workers == 0:
         yield from (_timed(write, path, arguments) for path, arguments in jobs)
         return
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread)
     try:
         for job in [pool.submit(_timed, write, path, arguments) for path, arguments in jobs]:
             yield job.result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _one_thread() -> None:
+    """The work is shared by processes."""
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
 
 
 def _timed(write: Callable[..., None], path: Path, arguments: tuple[Any, ...]) -> float:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from torch.utils.data import Dataset
 
+from letocc_core.cues.masks import GroundedSam
 from letocc_core.errors import ConfigError
 from letocc_core.frame import InputConfig
 
@@ -42,6 +43,7 @@ class BagData:
     lidar_topic: str = ""  # which PointCloud2 topic; empty: /points, or else the first
     cue: Literal["none", "dis"] = "none"  # optical flow for motion, to a previous frame and to the next one
     cue_previous: Literal["neighbour", "source"] = "neighbour"  # which previous one: the papers' is the drawn source
+    masks: GroundedSam | None = None  # find objects that could move; None: the flow alone tells what moves
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class DataConfig:
     simulator: SimulatorData | None = None
     bag: BagData | None = None
     cache: Path = Path("runs/cache")  # folder for rendered streets and decoded frames
-    workers: int = 2  # processes that render streets and compute optical flow on first use
+    workers: int = 2  # processes that render streets and compute cues on first use
 
     def __post_init__(self):
         if (self.simulator is None) == (self.bag is None):
@@ -84,4 +86,5 @@ def build(config: DataConfig, input_config: InputConfig, past_frames: int) -> Da
 
     dataset = BagClips(config.bag, input_config, past_frames, cache=config.cache)
     dataset.write_flow(config.workers)
+    dataset.write_masks(config.workers)
     return dataset
