@@ -141,12 +141,12 @@ def learning_rate_factor(config: OptimizerConfig, step: int, steps: int) -> floa
     return config.decay ** sum(progress >= m for m in config.milestones)
 
 
-def forward_clip(model: LetOccFlow, clip: Clip, history_gradient: bool) -> Fields:
+def forward_clip(model: LetOccFlow, clip: Clip, history_gradient: bool, motion: bool = True) -> Fields:
     """Fields of a clip's current frame; the past is encoded without gradient unless asked for."""
     current = model.encode(clip.current)
     with torch.set_grad_enabled(history_gradient and torch.is_grad_enabled()):
         history = [model.encode(frame) for frame in clip.history]
-    return model.decode(current, history)
+    return model.decode(current, history, motion)
 
 
 class _Run:
@@ -198,7 +198,7 @@ class _Run:
             group["lr"] = group["base_rate"] * factor
         if torch.rand((), generator=generator, device=self.device) < self.config.history_dropout:
             clip = replace(clip, history=())
-        fields = forward_clip(self.model, clip, self.config.history_gradient)
+        fields = forward_clip(self.model, clip, self.config.history_gradient, motion=stage.motion is not None)
         progress = self.step / stage.steps
         losses = stage_losses(fields, self.model.config.grid, clip, stage.objective, progress, generator, stage.motion)
         self._check_finite(losses, clip)
@@ -226,6 +226,7 @@ class _Run:
             factor = config.backbone_factor if name.startswith("pyramid.backbone.") else 1.0
             factor *= 1.0 if name.startswith("fields.flow.") else config.geometry_factor
             parameter.requires_grad_(factor > 0)
+            parameter.grad = None  # of an earlier stage: it would count in the norm of one that keeps this frozen
             groups.setdefault(factor, []).append(parameter)
         optimizer = torch.optim.AdamW(
             [{"params": p, "base_rate": config.learning_rate * f} for f, p in groups.items() if f > 0],
@@ -242,7 +243,7 @@ class _Run:
         from letocc_core.viz.depth import depth_strip
 
         self.model.eval()
-        fields = forward_clip(self.model, clip, False)
+        fields = forward_clip(self.model, clip, False, motion=False)
         picture = depth_strip(fields, self.model.config.grid, clip.current, stage.objective, self.step / stage.steps)
         writer.add_image(f"{stage.name}/depth", picture, self.step, dataformats="HWC")
         self.model.train()

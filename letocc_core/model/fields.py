@@ -29,7 +29,7 @@ class Fields:
     """Dense fields on the output grid, in ego axes."""
 
     sdf: Float[Tensor, "B 1 X Y Z"]  # m, positive = free
-    flow: Float[Tensor, "B 2 X Y Z"]  # m/s, (vx, vy) of the matter relative to the world
+    flow: Float[Tensor, "B 2 X Y Z"] | None  # m/s, (vx, vy) of the matter relative to the world; None: not asked for
     semantics: Float[Tensor, "B K X Y Z"] | None = None  # logits
 
     def probability(self, scale: float) -> Float[Tensor, "B X Y Z"]:
@@ -60,11 +60,15 @@ class FieldHeads(nn.Module):
         return nn.Sequential(nn.Linear(inputs, self.config.hidden), nn.ReLU(), last)
 
     def forward(
-        self, volume: Float[Tensor, "B C X Y Z"], evidence: Float[Tensor, "B motion X Y Z"] | None = None
+        self,
+        volume: Float[Tensor, "B C X Y Z"],
+        evidence: Float[Tensor, "B motion X Y Z"] | None = None,
+        motion: bool = True,
     ) -> Fields:
+        """Fields of a refined volume, the flow field only if `motion` is wanted."""
         sdf = self._evaluate(self.sdf, volume) * self.config.sdf_scale + self.config.sdf_start
         semantics = None if self.semantics is None else self._evaluate(self.semantics, volume)
-        return Fields(sdf, self._flow(volume, evidence), semantics)
+        return Fields(sdf, self._flow(volume, evidence) if motion else None, semantics)
 
     def _flow(self, volume: Tensor, evidence: Tensor | None) -> Float[Tensor, "B 2 X Y Z"]:
         """Velocity (m/s)."""

@@ -102,8 +102,12 @@ class LetOccFlow(nn.Module):
         grey = plane_sweep.grey_half(frame.images) if self.config.sweep or self.config.motion_sweep else None
         return EncodedFrame(frame.stamp, volume, frame.T_world_ego, frame.T_ego_cam, frame.camera_valid, frame.K, grey)
 
-    def decode(self, current: EncodedFrame, history: Sequence[EncodedFrame] = ()) -> Fields:
-        """Fields from what was encoded before. A past frame that is missing is replaced by the nearest one there is."""
+    def decode(self, current: EncodedFrame, history: Sequence[EncodedFrame] = (), motion: bool = True) -> Fields:
+        """Fields from what was encoded before. A past frame that is missing is replaced by the nearest one there is.
+
+        Args:
+            motion: also the flow field, which costs a fifth of a training step.
+        """
         past = [*history, *([history[-1] if history else current] * self.config.temporal.frames)]
         past = past[: self.config.temporal.frames]
         # Ego-motion alignment, backward-forward attention, BEV-volume fusion (eqs. 4 to 6)
@@ -114,7 +118,8 @@ class LetOccFlow(nn.Module):
         if fine is not None:
             volume = torch.cat([volume, F.avg_pool3d(fine, 2)], dim=1)
         # 3D refinement and upsampling, then the fields (eq. 7)
-        fields = self.fields(self.refinement(volume, fine), self._motion(current, past, T_past_now))
+        moving = self._motion(current, past, T_past_now) if motion else None
+        fields = self.fields(self.refinement(volume, fine), moving, motion)
         return self._with_prior(fields, fine) if self.config.sweep and self.config.sweep.prior else fields
 
     def _sweep(
