@@ -39,17 +39,23 @@ def ms_deform_attn(
 def _attend(
     value: Tensor, spatial_shapes: Sequence[tuple[int, int]], sampling_locations: Tensor, attention_weights: Tensor
 ) -> Tensor:
+    """The same at once. Queries come last here: views of what `DeformableAttention` gives, copies of anything else."""
     B, _, heads, dim = value.shape
-    queries, points = sampling_locations.shape[1], sampling_locations.shape[4]
-    locations = (2 * sampling_locations - 1).permute(3, 0, 2, 1, 4, 5).flatten(1, 2)  # [levels, B*heads, Q, points, 2]
-    weights = attention_weights.permute(3, 0, 2, 1, 4).reshape(len(spatial_shapes), B * heads, 1, queries, points)
+    queries = attention_weights.shape[1]
+    locations = (2 * sampling_locations - 1).permute(3, 0, 2, 4, 1, 5)  # [levels, B, heads, points, Q, 2]
+    weights = attention_weights.permute(3, 0, 2, 4, 1)
+    maps = value.permute(0, 2, 3, 1).split([h * w for h, w in spatial_shapes], dim=3)
     out = value.new_zeros(B * heads, dim, queries)
-    maps = value.split([h * w for h, w in spatial_shapes], dim=1)
-    for level, (h, w) in enumerate(spatial_shapes):
-        image = maps[level].permute(0, 2, 3, 1).reshape(B * heads, dim, h, w)
-        sampled = F.grid_sample(image, locations[level], mode="bilinear", padding_mode="zeros", align_corners=False)
-        out = out + (sampled * weights[level]).sum(-1)
+    for image, (h, w), at, weight in zip(maps, spatial_shapes, locations, weights, strict=True):
+        image = image.reshape(B * heads, dim, h, w)
+        sampled = F.grid_sample(image, at.flatten(0, 1), mode="bilinear", padding_mode="zeros", align_corners=False)
+        out = out + (sampled * weight.flatten(0, 1)[:, None]).sum(2)
     return out.view(B, heads * dim, queries).transpose(1, 2)
+
+
+def _queries_last(linear: nn.Linear, x: Float[Tensor, "B Q C"]) -> Float[Tensor, "B D Q"]:
+    """A linear layer's output, laid out as images are: neighbouring queries are neighbours in memory."""
+    return torch.baddbmm(linear.bias[:, None], linear.weight.expand(len(x), -1, -1), x.transpose(1, 2))
 
 
 class DeformableAttention(nn.Module):
@@ -99,11 +105,12 @@ class DeformableAttention(nn.Module):
         A query's points are shared out among its anchors.
         """
         B, Q, _, anchors = reference.shape[:4]
-        size = value.new_tensor([[w, h] for h, w in spatial_shapes])
-        offsets = self.offsets(query).view(B, Q, self.heads, self.levels, self.points // anchors, anchors, 2)
-        offsets = offsets / size[:, None, None]
-        locations = (reference[:, :, None, :, None] + offsets).flatten(4, 5)
-        weights = self.weights(query).view(B, Q, self.heads, self.levels, self.points)
-        weights = weights.softmax(-1) / self.levels if self.average else weights.flatten(3).softmax(-1).view_as(weights)
-        value = self.value(value).view(B, value.shape[1], self.heads, -1)
-        return self.output(ms_deform_attn(value, spatial_shapes, locations, weights))
+        heads, levels, points = self.heads, self.levels, self.points
+        size = value.new_tensor([[w, h] for h, w in spatial_shapes]).view(levels, 1, 1, 2, 1)
+        offsets = _queries_last(self.offsets, query).view(B, heads, levels, points // anchors, anchors, 2, Q) / size
+        locations = (reference.permute(0, 2, 3, 4, 1)[:, None, :, None] + offsets).flatten(3, 4)
+        weights = _queries_last(self.weights, query).view(B, heads, levels, points, Q)
+        weights = weights.softmax(3) / levels if self.average else weights.flatten(2, 3).softmax(2).view_as(weights)
+        value = _queries_last(self.value, value).view(B, heads, -1, value.shape[1]).permute(0, 3, 1, 2)
+        attended = ms_deform_attn(value, spatial_shapes, locations.permute(0, 5, 1, 2, 3, 4), weights.movedim(-1, 1))
+        return self.output(attended)
