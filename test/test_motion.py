@@ -119,10 +119,23 @@ def test_gradients_of_rendered_flow():
 
 
 def test_rays_that_a_static_world_does_not_explain_move():
-    seen, still = torch.tensor([[3.0, 4], [0.5, 0], [9, 9]]), torch.tensor([[0.0, 0], [0, 0], [9, 8.5]])
-    assert optical_flow.dynamic_rays(seen, still, None, 1.0).tolist() == [True, False, False]
-    house = torch.tensor([False, True, True])
-    assert optical_flow.dynamic_rays(seen, still, house, 1.0).tolist() == [False, False, False]
+    seen, still = torch.tensor([[[3.0, 4], [0.5, 0], [9, 9]]]), torch.tensor([[[0.0, 0], [0, 0], [9, 7]]])
+    car = torch.tensor([[True, True, False]])
+    assert optical_flow.dynamic_rays(seen, still, car, 1.0).tolist() == [[True, False, False]]
+    assert optical_flow.dynamic_rays(seen, still, ~car, 1.0).tolist() == [[False, False, True]]
+
+
+def test_without_masks_the_neighbours_decide_too():
+    """A lone ray is a speck, one hole in an object is closed; a corner of the image counts what is inside."""
+    moves = torch.zeros(1, 6, 7)
+    moves[0, 0, 6] = 5.0  # a speck
+    moves[0, 2:, :4] = 5.0
+    moves[0, 4, 1] = 0.0  # a hole
+    found = optical_flow.dynamic_rays(moves[..., None].expand(-1, -1, -1, 2), torch.zeros(1, 6, 7, 2), None, 1.0)
+    expected = torch.zeros(1, 6, 7, dtype=torch.bool)
+    expected[0, 2:, :4] = True
+    expected[0, 2, 3] = False  # the object's corner: four of nine
+    assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize(("count", "dynamic", "scale"), [(100, 50, 2), (100, 1, 20), (100, 0, 20), (30, 30, 1)])

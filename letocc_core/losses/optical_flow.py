@@ -1,6 +1,7 @@
 """Motion from 2D cues: optical flow supervises what moves, and the geometry of what does not (Let Occ Flow 3.4)."""
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -43,17 +44,28 @@ def cue_at(cue: FlowCue, pixels: Float[Tensor, "B N *p 2"]) -> tuple[Float[Tenso
 
 
 def dynamic_rays(
-    cue: Float[Tensor, "*r 2"], static: Float[Tensor, "*r 2"], movable: Bool[Tensor, "*r"] | None, threshold: float
-) -> Bool[Tensor, "*r"]:
+    cue: Float[Tensor, "*b h w 2"],
+    static: Float[Tensor, "*b h w 2"],
+    movable: Bool[Tensor, "*b h w"] | None,
+    threshold: float,
+) -> Bool[Tensor, "*b h w"]:
     """Rays whose flow a world that stands still does not explain, on objects that could move (eq. 10).
 
     Args:
         cue, static: px, the cue and the flow rendered without motion.
-        movable: rays on such objects; None: not known, so that the flow alone decides.
+        movable: rays on such objects; None: not known, so that the flow alone decides, by the majority of each 3 x 3
+            rays: without specks and pinholes.
         threshold: px.
     """
     moves = (cue - static).norm(dim=-1) > threshold
-    return moves if movable is None else moves & movable
+    return _majority(moves) if movable is None else moves & movable
+
+
+def _majority(mask: Bool[Tensor, "*b h w"]) -> Bool[Tensor, "*b h w"]:
+    """Median filter of 3 x 3; at the border, of what is inside."""
+    images = mask.float().view(-1, 1, *mask.shape[-2:])
+    share = F.avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
+    return (share > 0.5).view(mask.shape)
 
 
 def dynamic_scale(count: int | Tensor, dynamic: int | Tensor) -> Tensor:
