@@ -239,7 +239,9 @@ def _add_cues(commands) -> None:
     cues = commands.add_parser("cues", help="compute what supervises motion, before training")
     kinds = cues.add_subparsers(required=True, metavar="WHAT")
     flow = kinds.add_parser("flow", help="optical flow between the frames of bags, both ways, where it can be trusted")
-    flow.add_argument("--estimator", default="dis", help="default: dis, OpenCV's, which needs no weights")
+    flow.add_argument(
+        "--estimator", default="dis", help="dis (default) or dis_fine, which is slower; neither needs weights"
+    )
     masks = kinds.add_parser("masks", help="pixels of objects that could move: Grounding DINO and SAM")
     masks.add_argument("--detector", type=Path, required=True, help="folder of Grounding DINO's checkpoint")
     masks.add_argument("--segmenter", type=Path, required=True, help="folder of SAM's checkpoint")

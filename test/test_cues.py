@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from letocc_core import cli
-from letocc_core.cues.flow import decode, flow_estimator
+from letocc_core.cues.flow import Dis, decode, flow_estimator, settings_key
 from letocc_core.cues.masks import GroundedSam
 from letocc_core.data import cache
 from letocc_core.data.bag_clips import BagClips, choose_clips
@@ -160,8 +160,10 @@ def test_missing_and_damaged_files_say_what_to_do(bag, tmp_path):
 
 
 def test_estimators_are_named(tmp_path):
-    assert "flow_dis_" in FlowFiles(tmp_path, "dis").folder.name
-    with pytest.raises(ConfigError, match="no estimator of optical flow 'raft'; there are: dis"):
+    folders = {FlowFiles(tmp_path, name).folder for name in ("dis", "dis_fine")}
+    assert len(folders) == 2 and all(folder.parent == tmp_path for folder in folders)
+    assert settings_key(Dis(2)) != settings_key(Dis(3))
+    with pytest.raises(ConfigError, match="no estimator of optical flow 'raft'; there are: dis, dis_fine"):
         flow_estimator("raft")
 
 

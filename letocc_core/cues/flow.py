@@ -1,7 +1,9 @@
 """Optical flow between two images, where it can be trusted, and how it is kept on disk."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol
 
 import cv2
@@ -96,7 +98,10 @@ def decode(flow: Int[np.ndarray, "*n 2"]) -> tuple[Float[np.ndarray, "*n 2"], Bo
     return np.where(valid[..., None], flow, 0).astype(np.float32) / STEPS, valid
 
 
-ESTIMATORS: Mapping[str, Callable[[], FlowEstimator]] = {"dis": Dis}  # by the name that configurations use
+ESTIMATORS: Mapping[str, Callable[[], FlowEstimator]] = {  # by the names that configurations use
+    "dis": Dis,
+    "dis_fine": partial(Dis, enlarge=3),
+}
 
 
 def flow_estimator(name: str) -> FlowEstimator:
@@ -104,3 +109,8 @@ def flow_estimator(name: str) -> FlowEstimator:
     if name not in ESTIMATORS:
         raise ConfigError(f"no estimator of optical flow '{name}'; there are: {', '.join(ESTIMATORS)}")
     return ESTIMATORS[name]()
+
+
+def settings_key(estimator: object) -> str:
+    """Six letters that change with the settings of an estimator, for the names of what it made."""
+    return hashlib.sha256(repr(estimator).encode()).hexdigest()[:6]

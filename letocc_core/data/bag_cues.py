@@ -1,6 +1,5 @@
 """2D cues of a recording on disk, beside its decoded frames: a file a pair of frames for flow, a file a frame for masks."""
 
-import hashlib
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from zipfile import BadZipFile
 import numpy as np
 from jaxtyping import Bool, Int
 
-from letocc_core.cues.flow import UNKNOWN, FlowEstimator, flow_estimator, trusted_flow
+from letocc_core.cues.flow import UNKNOWN, FlowEstimator, flow_estimator, settings_key, trusted_flow
 from letocc_core.cues.masks import GroundedSam
 from letocc_core.data.cache import save, write_missing
 from letocc_core.errors import DataError
@@ -29,7 +28,7 @@ class FlowFiles:
     @property
     def folder(self) -> Path:
         """Where the files lie; another one when the estimator's settings change."""
-        return self.frames / f"flow_{self.estimator}_{_key(flow_estimator(self.estimator))}"
+        return self.frames / f"flow_{self.estimator}_{settings_key(flow_estimator(self.estimator))}"
 
     def path(self, i: int, j: int) -> Path:
         """The file of two frames, in either order."""
@@ -56,7 +55,7 @@ class MaskFiles:
     @property
     def folder(self) -> Path:
         """Where the files lie; another one when the estimator's settings change."""
-        return self.frames / f"movable_{_key(self.estimator)}"
+        return self.frames / f"movable_{settings_key(self.estimator)}"
 
     def read(self, i: int, width: int) -> Bool[np.ndarray, "N H W"]:
         """Mask of frame i, `width` px wide; raises `DataError` if its file is missing or damaged."""
@@ -93,7 +92,3 @@ def _read(path: Path, name: str, command: str) -> np.ndarray:
         raise DataError(f"{path}: no such file; compute it with `{command}`") from None
     except (BadZipFile, ValueError, KeyError, OSError, zlib.error) as error:
         raise DataError(f"{path}: damaged ({error}); delete it, and compute it with `{command}`") from error
-
-
-def _key(settings: object) -> str:
-    return hashlib.sha256(repr(settings).encode()).hexdigest()[:6]

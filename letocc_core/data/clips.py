@@ -20,7 +20,7 @@ class SimulatorData:
     scenes: int = 600  # streets
     frames: int = 7  # frames a street, `input.history_interval` apart
     lidar: bool = False  # also simulate LiDAR sweeps for the range loss
-    cue: Literal["none", "dis", "true"] = "none"  # optical flow for motion: estimated from the images, or the truth
+    cue: Literal["none", "dis", "dis_fine", "true"] = "none"  # optical flow for motion: estimated, or the truth
     cue_interval: float = 0.05  # s to the instants before and after that the flow leads to
 
 
@@ -41,7 +41,7 @@ class BagData:
     slop: float = 0.02  # s, largest distance of an image's stamp from that of the first camera's
     lidar: bool = True  # use the recording's LiDAR for the range loss when it has one
     lidar_topic: str = ""  # which PointCloud2 topic; empty: /points, or else the first
-    cue: Literal["none", "dis"] = "none"  # optical flow for motion, to a previous frame and to the next one
+    cue: Literal["none", "dis", "dis_fine"] = "none"  # optical flow for motion, to a previous frame and the next one
     cue_previous: Literal["neighbour", "source"] = "neighbour"  # which previous one: the papers' is the drawn source
     masks: GroundedSam | None = None  # find objects that could move; None: the flow alone tells what moves
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from letocc_core.cues.flow import decode, encode, flow_estimator, trusted_flow
+from letocc_core.cues.flow import decode, encode, flow_estimator, settings_key, trusted_flow
 from letocc_core.data.cache import save, write_missing
 from letocc_core.data.simulator.rig import Rig
 from letocc_core.data.simulator.street import Street
@@ -30,7 +30,7 @@ class SimulatorClips(Dataset):
         lidar: also simulate a sweep a frame.
         cache: folder for rendered streets.
         workers: processes that render.
-        cue: optical flow from each clip's current frame: none, estimated (`cues.flow.Dis`), or the truth.
+        cue: optical flow from each clip's current frame: none, by an estimator (`cues.flow.ESTIMATORS`), or the truth (true).
         cue_interval: s to the instants before and after that it leads to.
     """
 
@@ -54,7 +54,7 @@ class SimulatorClips(Dataset):
         key = hashlib.sha256(repr(settings).encode()).hexdigest()[:12]
         self.folder = Path(cache) / f"streets_{key}"
         self._render("rendering streets", "", render_street, settings[1:], workers)
-        self.cue_suffix = "" if cue == "none" else f"_{cue}_{cue_interval:g}"
+        self.cue_suffix = _cue_suffix(cue, cue_interval)
         if self.cue_suffix:
             times = [(self.first + i) * input.history_interval for i in range(self.per_street)]
             self._render("optical flow", self.cue_suffix, render_cues, (settings[1], times, cue, cue_interval), workers)
@@ -74,6 +74,12 @@ class SimulatorClips(Dataset):
         """Let `render(path, seed, *settings)` write the files that the cache lacks."""
         jobs = {_path(self.folder, seed, suffix): (seed, *settings) for seed in self.seeds}
         write_missing(what, "street", render, jobs, workers)
+
+
+def _cue_suffix(cue: str, interval: float) -> str:
+    """Of the names of the files that hold a cue; another one when the estimator's settings change."""
+    settings = "" if cue in ("none", "true") else f"_{settings_key(flow_estimator(cue))}"
+    return "" if cue == "none" else f"_{cue}{settings}_{interval:g}"
 
 
 def render_street(path: Path, seed: int, rig: Rig, interval: float, frames: int, lidar: bool) -> None:
