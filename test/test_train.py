@@ -61,12 +61,12 @@ def cache(tmp_path_factory) -> Path:
 
 
 def command(out: Path, cache: Path, *extra: str) -> list[str]:
-    arguments = ["train", "config/street.yaml", *TINY, f"data.cache={cache}", "--out", str(out), "--threads", "1"]
+    arguments = ["train", "config/street_motion.yaml", *TINY, f"data.cache={cache}", "--out", str(out), "--threads", "1"]
     return [sys.executable, "-m", "letocc_core.cli", *arguments, "--loader-workers", "0", *extra]
 
 
 def losses(out: Path) -> list[dict]:
-    return [json.loads(line) for line in (out / "street/latest/losses.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (out / "street_motion/latest/losses.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def uninterrupted(tmp_path_factory, cache) -> Path:
 
 
 def test_a_run_leaves_what_it_promises(uninterrupted):
-    run = uninterrupted / "street/latest"
+    run = uninterrupted / "street_motion/latest"
     assert (run / "model.safetensors").is_file()
     assert list((run / "tensorboard").iterdir())
     assert json.loads((run / "about.json").read_text())["versions"]["torch"] == torch.__version__
@@ -93,7 +93,7 @@ def test_killed_and_resumed_run_repeats_the_uninterrupted_one(uninterrupted, cac
     process = subprocess.Popen(
         command(tmp_path, cache), cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    log = tmp_path / "street/latest/losses.jsonl"
+    log = tmp_path / "street_motion/latest/losses.jsonl"
     deadline = time.monotonic() + 240
     while not (log.is_file() and len(log.read_text().splitlines()) >= steps):
         assert process.poll() is None and time.monotonic() < deadline, f"training did not reach step {steps}"
@@ -102,16 +102,16 @@ def test_killed_and_resumed_run_repeats_the_uninterrupted_one(uninterrupted, cac
     process.wait()
     subprocess.run(command(tmp_path, cache, "--resume"), cwd=REPOSITORY, check=True, capture_output=True, timeout=300)
     assert losses(tmp_path) == losses(uninterrupted)
-    a, b = (load_file(run / "street/latest/model.safetensors") for run in (tmp_path, uninterrupted))
+    a, b = (load_file(run / "street_motion/latest/model.safetensors") for run in (tmp_path, uninterrupted))
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
 def test_the_second_stage_alone_starts_from_a_checkpoint_without_its_parts(cache, tmp_path):
     """A checkpoint of the static stage without a motion sweep: the flow field has more inputs now."""
     only = [*TINY, f"data.cache={cache}", "stages.0.steps=1", "stages.1.steps=1"]
-    plain = configuration.load(TrainConfig, REPOSITORY / "config/street.yaml", [*only, "model.motion_sweep=null"])
+    plain = configuration.load(TrainConfig, REPOSITORY / "config/street_motion.yaml", [*only, "model.motion_sweep=null"])
     static = training.train(plain.only_stage("static"), "static", out=tmp_path, loader_workers=0)
-    whole = configuration.load(TrainConfig, REPOSITORY / "config/street.yaml", only)
+    whole = configuration.load(TrainConfig, REPOSITORY / "config/street_motion.yaml", only)
     init = static / "model.safetensors"
     folder = training.train(whole.only_stage("motion"), "motion", out=tmp_path, loader_workers=0, init=init)
     assert read_metadata(folder / "model.safetensors")["trained"] == {"motion": 1}
@@ -131,7 +131,7 @@ def test_resume_refuses_another_configuration(uninterrupted, cache):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(cache, tmp_path, monkeypatch):
-    config = configuration.load(TrainConfig, REPOSITORY / "config/street.yaml", [*TINY, f"data.cache={cache}"])
+    config = configuration.load(TrainConfig, REPOSITORY / "config/street_motion.yaml", [*TINY, f"data.cache={cache}"])
     real = training.stage_losses
     monkeypatch.setattr(training, "stage_losses", lambda *a: {**real(*a), "eikonal": torch.tensor(float("nan"))})
     with pytest.raises(training.TrainingError, match="eikonal is not finite at step 0"):
