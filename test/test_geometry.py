@@ -97,6 +97,21 @@ def test_projection_by_hand():
     assert torch.allclose(back, torch.tensor([[1.0, -0.5, 2.0]]))
 
 
+def test_a_lattice_projects_as_its_points_do():
+    K = torch.tensor([[100.0, 0, 50], [0, 110, 40], [0, 0, 1]]).expand(2, 3, 3, 3)
+    T_ego_cam = torch.stack([torch.from_numpy(random_pose(s)) / 10 for s in range(6)]).view(2, 3, 4, 4)
+    T_ego_cam[..., :3, :3] *= 10
+    points = GRID.centres().double().view(1, 1, -1, 3).expand(2, 3, -1, -1)
+    expected, depths = camera.project(se3.transform(se3.inverse(T_ego_cam), points), K.double())
+    axes = [axis.double() for axis in GRID.axes()]
+    pixels, depth = camera.project_lattice(axes, K.double(), T_ego_cam)
+    assert depth.shape == (2, 3, *GRID.shape) and (depth > camera.MIN_DEPTH).any() and (depth < 0).any()
+    torch.testing.assert_close(depth.flatten(2), depths)
+    torch.testing.assert_close(pixels.flatten(2, 4), expected)
+    one, _ = camera.project_lattice(axes, K[0, 0].double(), T_ego_cam[1, 2])
+    torch.testing.assert_close(one, pixels[1, 2])
+
+
 def test_resizing_keeps_projections_on_the_same_content():
     """A bright blob lands where the changed intrinsics say."""
     K = np.array([[300.0, 0, 160], [0, 300, 100], [0, 0, 1]])

@@ -1,10 +1,14 @@
 """Pinhole cameras in the optical frame (z forward, x right, y down). Pixel (0, 0) is the centre of the first pixel."""
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from letocc_core.geometry import se3
 
 MIN_DEPTH = 0.1  # m, nearer points count as behind the camera
 
@@ -19,6 +23,20 @@ def project(
     depth = points[..., 2]
     pixels = points @ K.transpose(-1, -2)
     return pixels[..., :2] / depth.clamp(min=MIN_DEPTH)[..., None], depth
+
+
+def project_lattice(
+    axes: Sequence[Float[Tensor, "_"]], K: Float[Tensor, "*batch 3 3"], T_ego_cam: Float[Tensor, "*batch 4 4"]
+) -> tuple[Float[Tensor, "*batch x y z 2"], Float[Tensor, "*batch x y z"]]:
+    """Pixels and depths, as of `project`, of the points with every combination of x, y and z (m, ego axes).
+
+    In homogeneous coordinates each axis adds its share, so that thousands of points cost a few additions each.
+    """
+    P = (K @ se3.inverse(T_ego_cam)[..., :3, :]).movedim((-2, -1), (0, 1))[..., None]  # [3, 4, *batch, 1]
+    x, y, z = (P[:, i] * axis for i, axis in enumerate(axes))
+    points = x[..., :, None, None] + (y[..., :, None] + (z + P[:, 3])[..., None, :])[..., None, :, :]
+    depth = points[2]
+    return (points[:2] / depth.clamp(min=MIN_DEPTH)).movedim(0, -1), depth
 
 
 def in_image(pixels: Float[Tensor, "*n 2"], depth: Float[Tensor, "*n"], height: int, width: int) -> Tensor:

@@ -37,13 +37,16 @@ class GridSpec:
         """The same box with voxels `factor` times as long."""
         return GridSpec(self.lower, self.upper, self.voxel_size * factor)
 
-    def centres(self, device: torch.device | str = "cpu") -> Float[Tensor, "X Y Z 3"]:
-        """Voxel centres in ego axes (m): lower + (i + 0.5) * voxel_size."""
-        axes = [
+    def axes(self, device: torch.device | str = "cpu") -> list[Float[Tensor, "_"]]:
+        """x, y and z (m) of the voxel centres: lower + (i + 0.5) * voxel_size."""
+        return [
             lo + (torch.arange(n, device=device, dtype=torch.float32) + 0.5) * self.voxel_size
             for lo, n in zip(self.lower, self.shape, strict=True)
         ]
-        return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+
+    def centres(self, device: torch.device | str = "cpu") -> Float[Tensor, "X Y Z 3"]:
+        """Voxel centres in ego axes (m)."""
+        return torch.stack(torch.meshgrid(*self.axes(device), indexing="ij"), dim=-1)
 
     def to_index(self, points: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 3"]:
         """Continuous index: i at the centre of voxel i, i - 0.5 at its lower face."""

@@ -4,7 +4,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from letocc_core.frame import Frame
-from letocc_core.geometry import camera, se3
+from letocc_core.geometry import camera
 from letocc_core.geometry.grid import GridSpec
 
 
@@ -26,10 +26,9 @@ def free_behind(
 
 def unseen_voxels(frame: Frame, grid: GridSpec) -> Bool[Tensor, "B X Y Z"]:
     """Voxels whose centre lies in no camera's image of a batched frame."""
-    centres = grid.centres(frame.images.device).flatten(0, 2).expand(*frame.K.shape[:2], -1, 3)
-    pixels, depth = camera.project(se3.transform(se3.inverse(frame.T_ego_cam), centres), frame.K)
-    seen = camera.in_image(pixels, depth, *frame.images.shape[-2:]) & frame.camera_valid[..., None]
-    return ~seen.any(1).view(-1, *grid.shape)
+    pixels, depth = camera.project_lattice(grid.axes(frame.images.device), frame.K, frame.T_ego_cam)
+    seen = camera.in_image(pixels, depth, *frame.images.shape[-2:]) & frame.camera_valid[..., None, None, None]
+    return ~seen.any(1)
 
 
 def free_start(sdf: Float[Tensor, "*r"], margin: float = 0.4) -> Float[Tensor, ""]:

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from letocc_core.errors import ConfigError
-from letocc_core.geometry import camera, se3
+from letocc_core.geometry import camera
 from letocc_core.geometry.grid import GridSpec
 
 CHANNELS = 4  # of the lifted evidence: signed distance, surface, hidden, known (see `lift`)
@@ -91,28 +91,28 @@ def sweep_depth(
     """
     B, N, h, w = grey.shape
     inverse = torch.linspace(1 / config.farthest, 1 / config.nearest, config.depths, device=grey.device)
-    target = grey.reshape(B * N, 1, h, w)
+    target = grey.reshape(B * N, 1, h, w) - 0.5  # around zero the variances keep more digits
     cost, seen = torch.zeros(()), torch.zeros(())
     for past, K_past, T, valid in zip(past_grey, past_K, T_past_now, past_valid, strict=True):
         grid, behind = _hypotheses((h, w), K, K_past, T, inverse)
-        warped = F.grid_sample(
-            past.reshape(B * N, 1, h, w), grid.flatten(1, 2), padding_mode="border", align_corners=False
-        ).view(B * N, -1, h, w)
-        mismatch = (1 - correlation(target, warped, config.window)).clamp_(max=config.worst_cost)
-        shown = _shown(grid[:, :, ::2, ::2], behind[:, :, ::2, ::2], config) & valid.view(-1, 1, 1, 1)
+        images = past.reshape(B * N, 1, h, w) - 0.5
+        warped = F.grid_sample(images, grid.flatten(1, 2), padding_mode="border", align_corners=False).view_as(behind)
+        mismatch = (1 - correlation(target, warped.movedim(-1, 1), config.window)).clamp_(max=config.worst_cost)
+        shown = _shown(grid[:, ::2, ::2], behind[:, ::2, ::2], config) & valid.view(-1, 1, 1, 1)
         cost = cost + mismatch * shown
         seen = seen + shown.float()
     cost = torch.where(seen > 0, cost / seen.clamp(min=1), config.unseen_cost)
-    probability = (-aggregate(cost, config.small_step, config.large_step) / config.temperature).softmax(1)
-    return _summarise(probability, seen > 0, inverse, B)
+    logits = aggregate(cost, config.small_step, config.large_step) / -config.temperature
+    return _summarise(logits.movedim(1, -1).softmax(-1).movedim(-1, 1), seen > 0, inverse, B)
 
 
 def _hypotheses(
     shape: tuple[int, int], K: Tensor, K_past: Tensor, T: Tensor, inverse: Tensor
-) -> tuple[Float[Tensor, "M depths h w 2"], Bool[Tensor, "M depths h w"]]:
+) -> tuple[Float[Tensor, "M h w depths 2"], Bool[Tensor, "M h w depths"]]:
     """Where each pixel would be in the past image at each inverse depth, in [-1, 1], and whether behind the camera.
 
     In homogeneous coordinates a pixel moves along a line: its direction, turned, plus inverse depth times the shift.
+    A pixel's hypotheses are neighbours in memory: what follows is done for many of them at once.
     """
     h, w = shape
     v, u = torch.meshgrid(*(torch.arange(n, device=K.device, dtype=K.dtype) for n in shape), indexing="ij")
@@ -120,19 +120,18 @@ def _hypotheses(
     unit = K.new_tensor([[2 / w, 0, 1 / w - 1], [0, 2 / h, 1 / h - 1], [0, 0, 1]])
     P = (unit @ K_past @ T[..., :3, :]).flatten(0, 1)
     turned = camera.ray_directions(pixels, K.flatten(0, 1)) @ P[..., :3].transpose(1, 2)
-    x, y, z = (torch.addcmul(turned[:, None, :, i], P[:, None, None, i, 3], inverse.view(1, -1, 1)) for i in range(3))
+    line = turned.movedim(-1, 0).reshape(3, -1, h, w, 1) + P[..., 3].T.reshape(3, -1, 1, 1, 1) * inverse
+    z = line[2]
     behind = z < 0.05
-    scale = z.clamp_(min=0.05).reciprocal_()
-    grid = torch.stack([x.mul_(scale), y.mul_(scale)], -1)
-    return grid.view(len(grid), -1, h, w, 2), behind.view(len(grid), -1, h, w)
+    return line[:2].div_(z.clamp_(min=0.05)).movedim(0, -1), behind
 
 
 def _shown(grid: Tensor, behind: Tensor, config: PlaneSweepConfig) -> Bool[Tensor, "M depths h w"]:
     """Hypotheses that the past image shows, of pixels that move enough between the farthest and the nearest."""
-    h, w = 2 * grid.shape[2], 2 * grid.shape[3]
-    inside = (grid.abs().amax(-1) <= 1) & ~behind
-    path = (grid[:, -1] - grid[:, 0]) * grid.new_tensor([w / 2, h / 2])
-    return inside & (path.norm(dim=-1) >= config.least_parallax)[:, None]
+    h, w = 2 * grid.shape[1], 2 * grid.shape[2]
+    inside = (grid[..., 0].abs() <= 1) & (grid[..., 1].abs() <= 1) & ~behind
+    path = (grid[..., -1, :] - grid[..., 0, :]) * grid.new_tensor([w / 2, h / 2])
+    return (inside & (path.norm(dim=-1) >= config.least_parallax)[..., None]).movedim(-1, 1)
 
 
 def correlation(
@@ -206,12 +205,11 @@ def lift(
         K: of the images at half resolution (the evidence lies on every second of their pixels).
     """
     B, N, D, h, w = swept.probability.shape
-    centres = grid.centres(K.device).view(1, 1, -1, 3).expand(B, N, -1, -1)
-    voxels = centres.shape[2]
-    pixels, depth = camera.project(se3.transform(se3.inverse(T_ego_cam), centres), K)
-    view, voxel = torch.nonzero(camera.in_image(pixels / 2, depth, h, w).flatten(0, 1), as_tuple=True)
-    depth = depth.flatten(0, 1)[view, voxel]
-    u, v = (pixels / 2).flatten(0, 1)[view, voxel].round().long().unbind(-1)
+    pixels, depth = (x.flatten(2, 4).flatten(0, 1) for x in camera.project_lattice(grid.axes(K.device), K, T_ego_cam))
+    pixels, voxels = pixels / 2, depth.shape[1]
+    view, voxel = torch.nonzero(camera.in_image(pixels, depth, h, w), as_tuple=True)
+    depth = depth[view, voxel]
+    u, v = pixels[view, voxel].round().long().unbind(-1)
     u, v = u.clamp(0, w - 1), v.clamp(0, h - 1)
 
     weight = swept.confidence.flatten(0, 1)[view, v, u]

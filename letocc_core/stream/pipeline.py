@@ -1,10 +1,11 @@
 """What happens when a set of images arrives: the one implementation, driven by the live node and by offline replay."""
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,22 @@ from torch import Tensor
 
 from letocc_core import checkpoint
 from letocc_core.frame import Frame, InputConfig
-from letocc_core.geometry import camera, se3
+from letocc_core.geometry import camera
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.geometry.rectify import Rectifier
 from letocc_core.model.let_occ_flow import EncodedFrame, Fields, LetOccFlow
 from letocc_core.stream.history import History
-from letocc_core.stream.preprocess import to_frame
+from letocc_core.stream.preprocess import rectify, to_tensors
+from letocc_core.stream.snapshot import Snapshot
 from letocc_core.stream.types import FrameSet, OccFlow
+
+
+@dataclass(frozen=True)
+class Past:
+    """A frame that has been answered: what the network keeps of it, and what it was given."""
+
+    encoded: EncodedFrame
+    frames: FrameSet  # rectified
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,7 @@ class OccFlowPipeline:
 
     Attributes:
         fields: of the last step, on `device`; inference tensors, so no gradient can be taken through them.
+        last: the last answer with the image sets that it came from; None before the first and after a reset.
         steps: sets answered.
         resets: how often the past was forgotten, by reason.
     """
@@ -60,9 +71,10 @@ class OccFlowPipeline:
         self.device = torch.device(device)
         self.limits = limits
         self.fields: Fields | None = None
+        self.last: Snapshot | None = None
         self.steps = 0
         self.resets: Counter[str] = Counter()
-        self._history: History[EncodedFrame] = History(model.config.temporal.frames, input.history_interval)
+        self._history: History[Past] = History(model.config.temporal.frames, input.history_interval)
         self._previous: FrameSet | None = None
         self._rectifier = Rectifier(*input.image_size)
         self._observed = ObservedVoxels(model.config.grid)
@@ -70,11 +82,15 @@ class OccFlowPipeline:
 
     @classmethod
     def from_checkpoint(
-        cls, path: str | Path, threshold: float | None = None, device: torch.device | str = "cpu"
+        cls,
+        path: str | Path,
+        threshold: float | None = None,
+        device: torch.device | str = "cpu",
+        limits: MotionLimits = MotionLimits(),
     ) -> "OccFlowPipeline":
         """A pipeline with the model and the input configuration of a checkpoint; raises `CheckpointError`."""
         model, input, _ = checkpoint.load_model(path, device)
-        return cls(model, input, threshold, device)
+        return cls(model, input, threshold, device, limits)
 
     @torch.inference_mode()
     def step(self, frames: FrameSet) -> OccFlow:
@@ -84,25 +100,29 @@ class OccFlowPipeline:
         """
         self._seconds = {}
         with self._timed("preprocess"):  # undistorted, resized, cropped
-            frame = to_frame(frames, self.input, self._rectifier).unsqueeze().to(self.device)
+            rectified = rectify(frames, self.input, self._rectifier)
+            frame = to_tensors(rectified).unsqueeze().to(self.device)
         reason = self._discontinuity(frames)
         if reason is not None:
             self.reset(reason)
         with self._timed("encode"):  # only the new images; what is kept of the past is never encoded again
             current = self.model.encode(frame)
         with self._timed("decode"):  # past volumes warped by the newest poses, fused, refined, read out
-            self.fields = self.model.decode(current, self._history.select(frames.stamp_ns))
+            past = self._history.select(frames.stamp_ns)
+            self.fields = self.model.decode(current, [p.encoded for p in past])
         with self._timed("output"):
-            answer = self._answer(frame, self.fields)
-        self._history.add(frames.stamp_ns, current)
+            values = self._answer(frame, self.fields)
+        self._history.add(frames.stamp_ns, Past(current, rectified))
         self._previous = frames
         self.steps += 1
-        return OccFlow(stamp_ns=frames.stamp_ns, reset_reason=reason, seconds=dict(self._seconds), **answer)
+        answer = OccFlow(stamp_ns=frames.stamp_ns, reset_reason=reason, seconds=dict(self._seconds), **values)
+        self.last = Snapshot((*(p.frames for p in reversed(past)), rectified), answer)
+        return answer
 
     def reset(self, reason: str) -> None:
         """Forget the past, and count why."""
         self._history.clear()
-        self._previous = None
+        self._previous = self.last = None
         self.resets[reason.split(":")[0]] += 1
 
     def _discontinuity(self, frames: FrameSet) -> str | None:
@@ -149,6 +169,14 @@ class OccFlowPipeline:
         self._seconds[stage] = time.perf_counter() - start
 
 
+def reproduce(snapshot: Snapshot, checkpoint: str | Path, device: torch.device | str = "cpu") -> OccFlow:
+    """The answer that a checkpoint gives for a snapshot's images and poses; raises `CheckpointError`."""
+    unlimited = MotionLimits(math.inf, math.inf)
+    pipeline = OccFlowPipeline.from_checkpoint(checkpoint, snapshot.answer.threshold, device, unlimited)
+    pipeline.input = replace(pipeline.input, max_gap=math.inf)  # a snapshot holds no more sets than the network takes
+    return [pipeline.step(frames) for frames in snapshot.sets][-1]
+
+
 class ObservedVoxels:
     """Which voxels the cameras of a set look at: those whose centre projects into a valid image. Cached per camera."""
 
@@ -171,6 +199,5 @@ class ObservedVoxels:
         return seen
 
     def _mask(self, K: Tensor, T_ego_cam: Tensor, height: int, width: int) -> np.ndarray:
-        centres = self.grid.centres().reshape(-1, 3)
-        pixels, depth = camera.project(se3.transform(se3.inverse(T_ego_cam), centres), K)
-        return camera.in_image(pixels, depth, height, width).reshape(self.grid.shape).numpy()
+        pixels, depth = camera.project_lattice(self.grid.axes(), K, T_ego_cam)
+        return camera.in_image(pixels, depth, height, width).numpy()
