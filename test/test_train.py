@@ -61,7 +61,16 @@ def cache(tmp_path_factory) -> Path:
 
 
 def command(out: Path, cache: Path, *extra: str) -> list[str]:
-    arguments = ["train", "config/street_motion.yaml", *TINY, f"data.cache={cache}", "--out", str(out), "--threads", "1"]
+    arguments = [
+        "train",
+        "config/street_motion.yaml",
+        *TINY,
+        f"data.cache={cache}",
+        "--out",
+        str(out),
+        "--threads",
+        "1",
+    ]
     return [sys.executable, "-m", "letocc_core.cli", *arguments, "--loader-workers", "0", *extra]
 
 
@@ -109,7 +118,9 @@ def test_killed_and_resumed_run_repeats_the_uninterrupted_one(uninterrupted, cac
 def test_the_second_stage_alone_starts_from_a_checkpoint_without_its_parts(cache, tmp_path):
     """A checkpoint of the static stage without a motion sweep: the flow field has more inputs now."""
     only = [*TINY, f"data.cache={cache}", "stages.0.steps=1", "stages.1.steps=1"]
-    plain = configuration.load(TrainConfig, REPOSITORY / "config/street_motion.yaml", [*only, "model.motion_sweep=null"])
+    plain = configuration.load(
+        TrainConfig, REPOSITORY / "config/street_motion.yaml", [*only, "model.motion_sweep=null"]
+    )
     static = training.train(plain.only_stage("static"), "static", out=tmp_path, loader_workers=0)
     whole = configuration.load(TrainConfig, REPOSITORY / "config/street_motion.yaml", only)
     init = static / "model.safetensors"
