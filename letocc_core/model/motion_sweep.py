@@ -6,6 +6,7 @@ moves far between two frames is found as well as what moves little. Given where 
 tells its velocity; the rest, such as motion along the line of sight, is for the network to know.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -77,23 +78,23 @@ def sweep_velocity(
     """
     B, N, h, w = current.grey.shape
     velocities = config.velocities().to(current.grey)
-    layers = [z for z in range(grid.shape[2]) if grid.lower[2] + z * grid.voxel_size < config.highest]
-    centres = grid.centres(current.grey.device)[:, :, layers].reshape(-1, 3)
-    points = se3.transform(se3.inverse(current.T_ego_cam), centres.expand(B, N, -1, -1))
-    pixels, depth = (x.flatten(0, 1) for x in camera.project(points, current.K))
-    seen = camera.in_image(pixels, depth, h, w) & current.camera_valid.view(-1, 1)
-    view, voxel = torch.nonzero(seen, as_tuple=True)
+    x, y, z = grid.axes(current.grey.device)
+    axes = (x, y, z[grid.lower[2] + torch.arange(len(z)) * grid.voxel_size < config.highest])
+    shape = tuple(map(len, axes))
+    pixels, depth = (p.flatten(2, 4).flatten(0, 1) for p in camera.project_lattice(axes, current.K, current.T_ego_cam))
+    view, voxel = torch.nonzero(camera.in_image(pixels, depth, h, w) & current.camera_valid.view(-1, 1), as_tuple=True)
     here = _look_up(descriptors(current.grey), view, pixels[view, voxel])
-    total = centres.new_zeros(B * len(centres), len(velocities))
+    points = torch.cartesian_prod(*axes)[voxel]
+    index = view // N * math.prod(shape) + voxel
+    total = points.new_zeros(B * math.prod(shape), len(velocities))
     count = torch.zeros_like(total)
     for other, T in zip(past, T_past_now, strict=True):
-        there, shown = _project_moved(centres[voxel], velocities, view // N, view, current, other, T)
+        there, shown = _project_moved(points, view, velocities, current, other, T)
         similarity = torch.einsum("mc,mkc->mk", here, _look_up(descriptors(other.grey), view[:, None], there))
-        index = view // N * len(centres) + voxel
         total.index_add_(0, index, similarity * shown)
         count.index_add_(0, index, shown.to(total))
-    shape = (B, *grid.shape[:2], len(layers), len(velocities))
-    return _pad_layers(_summarise(total.view(shape), count.view(shape), velocities, config), grid.shape[2])
+    total, count = (_mean_of_cubes(sums.view(B, *shape, -1), config.window) for sums in (total, count))
+    return _pad_layers(_summarise(total, count, velocities, config), grid.shape[2])
 
 
 def descriptors(grey: Float[Tensor, "B N h w"]) -> Float[Tensor, "B*N h w 9"]:
@@ -101,21 +102,21 @@ def descriptors(grey: Float[Tensor, "B N h w"]) -> Float[Tensor, "B*N h w 9"]:
     B, N, h, w = grey.shape
     patches = F.unfold(F.pad(grey.view(B * N, 1, h, w), (1, 1, 1, 1), mode="replicate"), 3).view(B * N, 9, h, w)
     patches = patches - patches.mean(1, keepdim=True)
-    return (patches / (patches.norm(dim=1, keepdim=True) + FLAT)).movedim(1, -1)
+    return (patches / (patches.norm(dim=1, keepdim=True) + FLAT)).movedim(1, -1).contiguous()
 
 
 def _look_up(table: Float[Tensor, "M h w c"], view: Tensor, pixels: Float[Tensor, "*n 2"]) -> Float[Tensor, "*n c"]:
     """Descriptors at the nearest pixels of views; beyond the border, those of the border."""
-    h, w = table.shape[1:3]
+    h, w, c = table.shape[1:]
     u, v = pixels.round().long().unbind(-1)
-    return table.flatten(0, 2)[(view * h + v.clamp(0, h - 1)) * w + u.clamp(0, w - 1)]
+    index = (view * h + v.clamp_(0, h - 1)) * w + u.clamp_(0, w - 1)
+    return table.view(-1, c).index_select(0, index.flatten()).view(*index.shape, c)
 
 
 def _project_moved(
     points: Float[Tensor, "m 3"],
-    velocities: Float[Tensor, "k 2"],
-    batch: Int[Tensor, "m"],
     view: Int[Tensor, "m"],
+    velocities: Float[Tensor, "k 2"],
     current: View,
     other: View,
     T_past_now: Float[Tensor, "B 4 4"],
@@ -125,32 +126,38 @@ def _project_moved(
     In homogeneous coordinates a point moves along a line.
     """
     h, w = other.grey.shape[-2:]
-    P = (other.K @ (se3.inverse(other.T_ego_cam) @ T_past_now[:, None])[..., :3, :]).flatten(0, 1)[view]
-    seconds = ((other.stamp - current.stamp).to(points.dtype) * 1e-9)[batch]
+    P = other.K @ (se3.inverse(other.T_ego_cam) @ T_past_now[:, None])[..., :3, :]  # [B, N, 3, 4]
+    seconds = (other.stamp - current.stamp).to(points.dtype) * 1e-9
+    moves = torch.einsum("bnij,kj,b->ibnk", P[..., :2], velocities, seconds).flatten(1, 2)  # [3, views, k]
+    P = P.flatten(0, 1)[view]
     still = (P[..., :3] @ points[..., None])[..., 0] + P[..., 3]
-    moved = still[:, None] + torch.einsum("mij,kj,m->mki", P[..., :2], velocities, seconds)
-    pixels = moved[..., :2] / moved[..., 2:].clamp(min=camera.MIN_DEPTH)
-    shown = camera.in_image(pixels, moved[..., 2], h, w) & other.camera_valid.flatten()[view][:, None]
+    moved = still.T[..., None] + moves.index_select(1, view)
+    pixels = (moved[:2] / moved[2].clamp(min=camera.MIN_DEPTH)).movedim(0, -1)
+    shown = camera.in_image(pixels, moved[2], h, w) & other.camera_valid.flatten()[view][:, None]
     return pixels, shown
+
+
+def _mean_of_cubes(values: Float[Tensor, "B X Y Z M"], side: int) -> Float[Tensor, "B X Y Z M"]:
+    """Mean over the cube of voxels around each, axis by axis; zeros beyond the border count."""
+    for dim in (1, 2, 3):
+        margin = [0, 0] * (values.dim() - 1 - dim) + [side // 2] * 2
+        values = F.pad(values, margin).unfold(dim, side, 1).mean(-1)
+    return values
 
 
 def _summarise(
     total: Float[Tensor, "B X Y Z M"], count: Float[Tensor, "B X Y Z M"], velocities: Tensor, config: MotionSweepConfig
 ) -> Float[Tensor, "B CHANNELS X Y Z"]:
     """Mean velocity, confidence and advantage over standing still, from the neighbourhood's similarities."""
-
-    def pool(x: Tensor) -> Tensor:
-        return F.avg_pool3d(F.pad(x.movedim(-1, 1), (config.window // 2,) * 6), config.window, stride=1)
-
-    total, count = pool(total), pool(count)
     similarity = torch.where(count > 0, total / count.clamp(min=1e-6), UNSEEN)
     still = (velocities == 0).all(-1).nonzero()[0, 0]
-    advantage = similarity.amax(1) - similarity[:, still]
-    similarity[:, still] += config.still
-    probability = (similarity / config.temperature).softmax(1)
-    velocity = torch.einsum("bmxyz,mc->bcxyz", probability, velocities) / SCALE
-    known = (count > 0).any(1, keepdim=True)
-    return torch.cat([velocity, probability.amax(1, keepdim=True), advantage[:, None]], 1) * known
+    advantage = similarity.amax(-1) - similarity[..., still]
+    similarity[..., still] += config.still
+    probability = (similarity / config.temperature).softmax(-1)
+    velocity = probability @ velocities / SCALE
+    known = (count > 0).any(-1, keepdim=True)
+    evidence = torch.cat([velocity, probability.amax(-1, keepdim=True), advantage[..., None]], -1) * known
+    return evidence.movedim(-1, 1)
 
 
 def _pad_layers(evidence: Float[Tensor, "B C X Y z"], layers: int) -> Float[Tensor, "B C X Y Z"]:
