@@ -16,8 +16,9 @@ from letocc_core.frame import InputConfig
 from letocc_core.geometry import camera as cameras
 from letocc_core.model.let_occ_flow import LetOccFlow, ModelConfig
 from letocc_core.replay import Replay, replay_to_folder
-from letocc_core.stream.pipeline import OccFlowPipeline
+from letocc_core.stream.pipeline import OccFlowPipeline, reproduce
 from letocc_core.stream.preprocess import to_frame
+from letocc_core.stream.snapshot import Snapshot
 from letocc_core.stream.types import Calibration, FrameSet
 
 STREET = Path(__file__).resolve().parents[1] / "config" / "street.yaml"
@@ -258,3 +259,70 @@ def test_bad_checkpoints_are_refused(tmp_path, saved, model, plain):
     checkpoint.save(tmp_path / "part.safetensors", part, plain)
     with pytest.raises(CheckpointError, match=r"lacks pyramid\..* and \d+ more|has extra"):
         checkpoint.load_model(tmp_path / "part.safetensors")
+
+
+@pytest.fixture(scope="module")
+def answered(saved) -> OccFlowPipeline:
+    """After a drive in whose last set a camera is missing."""
+    pipeline = OccFlowPipeline.from_checkpoint(saved, threshold=0.4)
+    for i in range(7):
+        pipeline.step(frame_set(0.1 * i, missing=(1,) if i == 6 else ()))
+    return pipeline
+
+
+def test_a_snapshot_holds_the_sets_that_the_network_saw(answered):
+    assert [s.stamp_ns for s in answered.last.sets] == [frame_set(t).stamp_ns for t in (0.2, 0.4, 0.6)]
+    assert answered.last.sets[-1].images[1] is None
+    assert {i.shape for s in answered.last.sets for i in s.images if i is not None} == {(32, 56, 3)}
+
+
+def test_a_snapshot_gives_the_same_answer_again(answered, saved, tmp_path):
+    original, loaded = answered.last, Snapshot.load(answered.last.save(tmp_path / "folder" / "snapshot"))
+    for before, after in zip(original.sets, loaded.sets, strict=True):
+        assert before.calibrations == after.calibrations
+        np.testing.assert_array_equal(before.T_ego_cam, after.T_ego_cam)
+        np.testing.assert_array_equal(before.T_world_ego, after.T_world_ego)
+    again = reproduce(loaded, saved)
+    assert (again.stamp_ns, again.threshold, again.grid) == (original.answer.stamp_ns, 0.4, original.answer.grid)
+    for name in ("probability", "velocity", "observed", "occupied"):
+        np.testing.assert_array_equal(getattr(loaded.answer, name), getattr(original.answer, name))
+        np.testing.assert_array_equal(getattr(again, name), getattr(original.answer, name))
+
+
+def test_after_a_reset_there_is_no_snapshot(pipeline):
+    assert pipeline.last is None
+    pipeline.step(frame_set(0.0))
+    assert len(pipeline.last.sets) == 1
+    pipeline.reset("asked for")
+    assert pipeline.last is None
+
+
+def test_what_is_no_snapshot_is_refused(answered, tmp_path):
+    with pytest.raises(DataError, match=r"absent\.npz: no such file"):
+        Snapshot.load(tmp_path / "absent.npz")
+    (tmp_path / "text.npz").write_text("nothing of the kind")
+    with pytest.raises(DataError, match=r"text\.npz: not a snapshot, or damaged"):
+        Snapshot.load(tmp_path / "text.npz")
+    path = answered.last.save(tmp_path / "half")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(DataError, match="damaged"):
+        Snapshot.load(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"images": np.zeros((3, 2, 4), np.uint8)}, "images is uint8"),
+        ({"valid": np.ones((1, 3), bool)}, "different numbers of sets"),
+        ({"probability": np.zeros((2, 2, 2), np.float32)}, "an answer of"),
+        ({"K": np.array([object()])}, "allow_pickle"),
+        ({"about": np.array('{"format": "another"}')}, "format is 'another'"),
+    ],
+)
+def test_a_snapshot_that_contradicts_itself_is_refused(answered, tmp_path, change, text):
+    path = answered.last.save(tmp_path / "snapshot")
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files}
+    np.savez(path, **arrays | change)
+    with pytest.raises(DataError, match=text):
+        Snapshot.load(path)

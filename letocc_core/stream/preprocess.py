@@ -1,16 +1,25 @@
 """A set of raw images -> the `Frame` that the network takes, the same in training, replay and the live node."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
 from letocc_core.errors import DataError
 from letocc_core.frame import Frame, InputConfig
 from letocc_core.geometry.rectify import Rectifier
-from letocc_core.stream.types import FrameSet
+from letocc_core.stream.types import Calibration, FrameSet
 
 
 def to_frame(frames: FrameSet, input: InputConfig, rectifier: Rectifier | None = None) -> Frame:
-    """Undistort, resize and crop every image; cameras without an image become zeros with `camera_valid` False.
+    """`rectify`, then `to_tensors`; raises what `rectify` does."""
+    return to_tensors(rectify(frames, input, rectifier))
+
+
+def rectify(frames: FrameSet, input: InputConfig, rectifier: Rectifier | None = None) -> FrameSet:
+    """Undistort, resize and crop every image: the same set as pinhole cameras of `input.image_size` would have seen it.
+
+    A set that has been rectified comes back as it is.
 
     Args:
         rectifier: of `input.image_size`, kept from call to call so that its lookup tables are made once.
@@ -19,23 +28,35 @@ def to_frame(frames: FrameSet, input: InputConfig, rectifier: Rectifier | None =
         CalibrationError: a calibration that is impossible or of another image size than its image.
         DataError: the set has no image at all, or poses that are not finite.
     """
-    count = len(frames.images)
     height, width = input.image_size
     rectifier = rectifier or Rectifier(height, width)
     if all(image is None for image in frames.images):
-        raise DataError(f"frame set at {frames.stamp_ns} ns: none of its {count} cameras has an image")
+        raise DataError(f"frame set at {frames.stamp_ns} ns: none of its {len(frames.images)} cameras has an image")
     if not (np.isfinite(frames.T_ego_cam).all() and np.isfinite(frames.T_world_ego).all()):
         raise DataError(f"frame set at {frames.stamp_ns} ns: a pose holds numbers that are not finite")
-    images = np.zeros((count, height, width, 3), np.uint8)
-    K = np.tile(np.eye(3), (count, 1, 1))
+    images: list[np.ndarray | None] = []
+    calibrations: list[Calibration | None] = []
     for i, (image, calibration) in enumerate(zip(frames.images, frames.calibrations, strict=True)):
-        if image is not None:
-            images[i], K[i] = rectifier(image, calibration, f"camera {i} at {frames.stamp_ns} ns")
+        if image is None:
+            images.append(None)
+            calibrations.append(None)
+            continue
+        small, K = rectifier(image, calibration, f"camera {i} at {frames.stamp_ns} ns")
+        images.append(np.ascontiguousarray(small))
+        calibrations.append(Calibration(width, height, K))
+    return replace(frames, images=tuple(images), calibrations=tuple(calibrations))
+
+
+def to_tensors(rectified: FrameSet) -> Frame:
+    """The network's input; cameras without an image become zeros with `camera_valid` False."""
+    shape = next(image.shape for image in rectified.images if image is not None)
+    images = np.stack([np.zeros(shape, np.uint8) if image is None else image for image in rectified.images])
+    K = np.stack([np.eye(3) if calibration is None else calibration.K for calibration in rectified.calibrations])
     return Frame(
-        stamp=torch.tensor(frames.stamp_ns, dtype=torch.int64),
+        stamp=torch.tensor(rectified.stamp_ns, dtype=torch.int64),
         images=torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255,
-        camera_valid=torch.tensor([image is not None for image in frames.images]),
+        camera_valid=torch.tensor([image is not None for image in rectified.images]),
         K=torch.from_numpy(K).float(),
-        T_ego_cam=torch.from_numpy(np.asarray(frames.T_ego_cam, np.float64)).float(),
-        T_world_ego=torch.from_numpy(np.array(frames.T_world_ego, np.float64)),
+        T_ego_cam=torch.from_numpy(np.asarray(rectified.T_ego_cam, np.float64)).float(),
+        T_world_ego=torch.from_numpy(np.array(rectified.T_world_ego, np.float64)),
     )
