@@ -7,12 +7,10 @@ warm-up (until the history is full) are scored, and so are the baselines, by the
 """
 
 import hashlib
-import multiprocessing
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -29,6 +27,7 @@ from letocc_core.metrics import baselines, frame_score, results
 from letocc_core.metrics.depth import DepthRange
 from letocc_core.metrics.frame_score import DepthTruth, Prediction, RayTruth
 from letocc_core.metrics.ray_iou import select_origins
+from letocc_core.processes import single_threaded
 from letocc_core.stream.types import FrameSet, OccFlow
 from letocc_core.versions import versions
 
@@ -163,24 +162,22 @@ def _score_frame(
     depth_truth = _depth_truth(sample, config.depth_stride)
     rays = _ray_truth(sample, sequence, output, depth_truth)
 
-    def score(occupied: np.ndarray, sdf: np.ndarray, velocity: np.ndarray) -> dict[str, Any]:
-        depth = render_depth(sdf, grid, depth_truth, config)
-        prediction = Prediction(occupied, velocity, depth)
-        voxels = {} if sample.truth is None else frame_score.score_voxels(sample.truth, prediction)
-        return {
-            **frame_score.score_rays(rays, prediction),
-            **voxels,
-            **frame_score.score_depth(depth_truth, prediction, grid, config.depth_limits),
-        }
+    def score(prediction: Prediction) -> frame_score.Score:
+        found = frame_score.score_rays(rays, prediction)
+        if sample.truth is not None:
+            found = frame_score.add(found, frame_score.score_voxels(sample.truth, prediction))
+        return frame_score.add(found, frame_score.score_depth(depth_truth, prediction, grid, config.depth_limits))
 
     still = np.zeros_like(output.velocity)
-    scores: dict[str, frame_score.Score] = {"letocc": score(output.occupied, sdf, output.velocity)}
+    predicted = Prediction(output.occupied, output.velocity, render_depth(sdf, grid, depth_truth, config))
+    scores = {"letocc": score(predicted)}
     sceneries = {"flat_road": baselines.flat_road(grid)}
     if mean_occupancy is not None:
         sceneries["mean_occupancy"] = baselines.mean_occupancy(mean_occupancy, grid)
     for name, scenery in sceneries.items():
-        scores[name] = score(scenery.occupied & output.observed, scenery.sdf, still)
-    standing = score(output.occupied, sdf, still)
+        depth = render_depth(scenery.sdf, grid, depth_truth, config)
+        scores[name] = score(Prediction(scenery.occupied & output.observed, still, depth))
+    standing = score(replace(predicted, velocity=still))
     scores["zero_velocity"] = {k: standing[k] for k in ("motion", "flow2d") if k in standing}
     return scores
 
@@ -372,15 +369,10 @@ def _score_streets(
 
     mean = training_mean(trained, grid, workers, cache, config)
     rig = _training_streets(trained)[1]
-    with _processes(workers) as pool:
+    with single_threaded(workers) as pool:
         jobs = [pool.submit(_score_street, checkpoint, seed, rig, warmup, mean, config) for seed in seeds]
         bar = tqdm(jobs, unit="street", desc="evaluating", file=sys.stderr)
         return [job.result() for job in bar]
-
-
-def _processes(workers: int) -> ProcessPoolExecutor:
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,))
 
 
 def _training_streets(trained: Mapping[str, Any]) -> tuple[range, str]:
@@ -426,7 +418,7 @@ def training_mean(
     if path.exists():
         with np.load(path) as file:
             return file["share"]
-    with _processes(workers) as pool:
+    with single_threaded(workers) as pool:
         jobs = [pool.submit(_street_occupancy, seed, rig, grid, config.seconds) for seed in seeds]
         bar = tqdm(jobs, unit="street", desc="mean of the training streets", file=sys.stderr)
         share = np.mean([job.result() for job in bar], axis=0, dtype=np.float64).astype(np.float32)

@@ -8,4 +8,4 @@ workers=$(nproc)
 export OMP_NUM_THREADS=1                     # a core each: the tests run side by side
 export ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST
 export ROS_DOMAIN_ID=$((1 + $$ % 100))       # not another run's
-exec python -m pytest -n "$((workers < 4 ? workers : 4))" --dist loadfile --timeout 300 -rs -m "not slow" "$@"
+exec python -m pytest -n "$((workers < 4 ? workers : 4))" --dist loadfile --timeout 300 -rs "$@"

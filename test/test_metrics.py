@@ -1,5 +1,6 @@
 """Metrics by hand-worked values, and the ray traversal against a plain one."""
 
+import dataclasses
 import json
 import math
 
@@ -60,6 +61,25 @@ def test_traversal_equals_the_plain_one():
         distance, voxel, hit = plain_cast(occupied, o, d)
         assert (hits.distance[i], tuple(hits.voxel[i]), hits.hit[i]) == (np.float32(distance), voxel, hit)
     assert 50 < hits.hit.sum() < 350
+
+
+def test_traversal_equals_the_plain_one_at_the_protocol_s_size():
+    rng = np.random.default_rng(1)
+    occupied = rng.random((200, 200, 16)) < 0.01
+    directions = lidar_directions()[rng.choice(14040, 200, replace=False)].astype(np.float64)
+    origins = rng.uniform((90, 90, 4), (110, 110, 9), (200, 3))
+    hits = cast(occupied, origins, directions)
+    for i in range(200):
+        distance, voxel, hit = plain_cast(occupied, origins[i], directions[i])
+        assert (hits.distance[i], tuple(hits.voxel[i]), hits.hit[i]) == (np.float32(distance), voxel, hit)
+    assert 20 < hits.hit.sum() < 200
+
+
+def test_rays_that_are_no_numbers_are_refused():
+    occupied, nowhere = np.zeros((2, 2, 2), bool), np.array([[np.nan, 0, 0]])
+    for origin, direction in ((nowhere, np.ones((1, 3))), (np.ones((1, 3)), nowhere)):
+        with pytest.raises(DataError, match="not a finite number"):
+            cast(occupied, origin, direction)
 
 
 def test_distance_is_to_the_exit_of_the_first_occupied_voxel():
@@ -151,12 +171,40 @@ def test_depth_score_is_the_mean_over_images_and_refuses_nan():
 def test_motion_by_hand():
     true = np.array([[2.0, 0], [0, 4.0], [0, 0], [0, 0], [0.1, 0]])
     predicted = np.array([[2.0, 1.0], [0, 0], [0, 1.0], [0, 0], [0.2, 0]])
-    score = MotionScore.of(np.array([0, 1, 1, 1, 0]), true, predicted, np.array([1, 0, 1, 1, 1], bool), 3).summary()
-    assert score["mave"] == pytest.approx((1.0 + 4.0) / 2)  # classes 0 and 1, moving rays only
-    assert score["mave_supervised"] == pytest.approx(1.0)
-    assert score["direction_error_deg"] == pytest.approx((math.degrees(math.atan(0.5)) + 90) / 2)
-    assert score["false_motion"] == pytest.approx(1 / 3)
+    rays = MotionScore.of_rays(np.array([0, 1, 1, 1, 0]), true, predicted, np.array([1, 0, 1, 1, 1], bool), 3)
+    # classes 0 and 1, moving rays only; one of them can be supervised
+    assert rays.summary() == pytest.approx({"mave": (1.0 + 4.0) / 2, "mave_supervised": 1.0})
+    voxels = MotionScore.of_voxels(true, predicted, 3).summary()
+    assert voxels["direction_error_deg"] == pytest.approx((math.degrees(math.atan(0.5)) + 90) / 2)
+    assert voxels["false_motion"] == pytest.approx(1 / 3)
     np.testing.assert_allclose(direction_error_deg(np.array([[1.0, 0]]), np.array([[-1.0, 0]])), 180)
+
+
+def test_direction_is_the_median_over_all_frames():
+    def frame(*degrees: float) -> MotionScore:
+        angles = np.radians(degrees)
+        return MotionScore.of_voxels(
+            np.tile([3.0, 0.0], (len(degrees), 1)), np.stack([np.cos(angles), np.sin(angles)], axis=1), 2
+        )
+
+    assert (frame(5, 170, -10) + frame(-20, 90)).summary()["direction_error_deg"] == pytest.approx(20)
+    assert frame().summary() == {}
+
+
+def test_false_motion_counts_occupied_visible_voxels_of_every_class():
+    truth, _ = scene()
+    velocity = np.zeros_like(truth.velocity)
+    velocity[:4] = (0.6, 0.0)  # four of the sixteen rows of road move, it is said
+    occupied = truth.occupancy != FREE
+    occupied[:, 0, 0] = True  # a ghost below the road: not counted
+    hidden = truth.visible.copy()
+    hidden[:2] = False
+    score = frame_score.summary(
+        frame_score.score_voxels(dataclasses.replace(truth, visible=hidden), Prediction(occupied, velocity))
+    )
+    road = (truth.occupancy == ROAD) & hidden
+    assert score["motion"]["false_motion"] == pytest.approx(road[:4].sum() / road.sum())
+    assert score["motion"]["direction_error_deg"] == 90  # the car is said to stand
 
 
 def test_flow_error_by_hand():

@@ -3,17 +3,15 @@
 import os
 import sys
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from datetime import timedelta
-from multiprocessing import get_context
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import cv2
 import numpy as np
-import torch
 from tqdm import tqdm
+
+from letocc_core.processes import single_threaded
 
 
 def save(path: Path, arrays: Mapping[str, np.ndarray], compressed: bool = False) -> None:
@@ -59,18 +57,9 @@ def _run(write: Callable[..., None], jobs: list[tuple[Path, tuple]], workers: in
     if workers == 0:
         yield from (_timed(write, path, arguments) for path, arguments in jobs)
         return
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread)
-    try:
+    with single_threaded(workers) as pool:
         for job in [pool.submit(_timed, write, path, arguments) for path, arguments in jobs]:
             yield job.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _one_thread() -> None:
-    """The work is shared by processes."""
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)
 
 
 def _timed(write: Callable[..., None], path: Path, arguments: tuple[Any, ...]) -> float:

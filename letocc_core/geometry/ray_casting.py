@@ -7,27 +7,30 @@ behind the public RayIoU evaluations (SparseOcc, OpenOcc), so that results can b
 - a ray that hits nothing stops where it leaves the grid, in the last voxel it crossed;
 - a ray that never enters the grid has distance -1 (voxel units) and voxel (0, 0, 0);
 - an origin coordinate in (-1, 0) belongs to voxel 0; ties between axes go to z, then y.
+
+The loop over rays is compiled by numba on first use (a second or two, kept on disk for later processes).
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from numba import njit
 
-CHUNK = 16384  # rays traversed together: their state stays in the cache
-COMPACT_EVERY = 6  # steps between removals of finished rays
+from letocc_core.errors import DataError
+
 MAX_STEPS_OUTSIDE = 1000  # steps after which a ray that starts outside is given up, as the kernel does
+FARTHEST = 1e9  # voxel units; no origin lies farther away
 
-_FREE, _OCCUPIED, _OUTSIDE = 0, 1, 2
+_FREE, _OCCUPIED, _WALL = 0, 1, 2
 
 
 @dataclass(frozen=True, eq=False)
 class RayHits:
     """Where R rays stop."""
 
-    distance: Float[
-        np.ndarray, "R"
-    ]  # float32, voxel units from the origin to the exit of the last voxel; -1 = no voxel
+    # float32, voxel units from the origin to the exit of the last voxel; -1 = no voxel
+    distance: Float[np.ndarray, "R"]
     voxel: Int[np.ndarray, "R 3"]  # that voxel
     hit: Bool[np.ndarray, "R"]  # it is occupied
 
@@ -41,93 +44,83 @@ def cast(
         occupied: the grid.
         origins: start points in voxel units: (0, 0, 0) is the outer corner of voxel (0, 0, 0).
         directions: unit vectors in the same axes.
+
+    Raises:
+        DataError: an origin or direction is not finite.
     """
-    padded = np.full(np.add(occupied.shape, 2), _OUTSIDE, np.uint8)
-    padded[1:-1, 1:-1, 1:-1] = occupied
-    cells = np.append(padded.ravel(), np.uint8(_FREE))  # the extra cell is where finished rays wait
-    origins, directions = np.asarray(origins, np.float64), np.asarray(directions, np.float64)
+    origins, directions = (np.ascontiguousarray(a, np.float64) for a in (origins, directions))
+    if not (np.isfinite(directions).all() and (np.abs(origins) < FARTHEST).all()):
+        raise DataError("rays: an origin or direction is not a finite number; leave such points out before casting")
+    walled = np.full(np.add(occupied.shape, 2), _WALL, np.uint8)  # so that leaving the grid is one more kind of cell
+    walled[1:-1, 1:-1, 1:-1] = occupied
     count = len(origins)
-    distance, cell, hit = np.full(count, -1.0), np.zeros(count, np.int64), np.zeros(count, bool)
-    for start in range(0, count, CHUNK):
-        part = slice(start, start + CHUNK)
-        voxel, crossing, step, delta, inside = _enter(occupied.shape, origins[part], directions[part])
-        rays = np.flatnonzero(inside)
-        strides = np.array([padded.shape[1] * padded.shape[2], padded.shape[2], 1])
-        flat = (voxel[rays] + 1) @ strides
-        d, c, h = _traverse(cells, flat, crossing[rays], (step * strides)[rays], delta[rays])
-        rays += start
-        distance[rays], cell[rays], hit[rays] = d, c, h
-    voxel = np.stack(np.unravel_index(cell, padded.shape), axis=-1) - 1
-    voxel[distance == -1.0] = 0
-    return RayHits(distance.astype(np.float32), voxel, hit)
+    distance, voxel, hit = np.full(count, -1.0, np.float32), np.zeros((count, 3), np.int64), np.zeros(count, np.bool_)
+    _cast(walled.reshape(-1), walled.shape, origins, directions, distance, voxel, hit)
+    return RayHits(distance, voxel, hit)
 
 
-def _enter(shape: tuple[int, ...], origins: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Walk rays to their first voxel inside the grid.
+@njit(cache=True, nogil=True, error_model="numpy")
+def _cast(cells, shape, origins, directions, distance, voxel, hit):
+    """Fill `distance`, `voxel` and `hit` of the rays that enter the grid; `shape` counts the walls."""
+    stride_x, stride_y = shape[1] * shape[2], shape[2]
+    for ray in range(len(origins)):
+        inside, (i, j, k), (x, y, z), step, delta = _enter(shape, origins[ray], directions[ray])
+        if not inside:
+            continue
+        cell = (i + 1) * stride_x + (j + 1) * stride_y + k + 1
+        step_x, step_y, step_z = step[0] * stride_x, step[1] * stride_y, step[2]
+        last, leaving = cell, 0.0
+        while cells[cell] == _FREE:
+            last = cell
+            if x < y and x < z:
+                leaving = x
+                x += delta[0]
+                cell += step_x
+            elif x >= y and y < z:
+                leaving = y
+                y += delta[1]
+                cell += step_y
+            else:
+                leaving = z
+                z += delta[2]
+                cell += step_z
+        if cells[cell] == _OCCUPIED:
+            last, leaving, hit[ray] = cell, min(x, y, z), True
+        distance[ray] = leaving
+        voxel[ray] = last // stride_x - 1, last % stride_x // stride_y - 1, last % stride_y - 1
 
-    Returns the voxel, the distance of the next crossing per axis, the step and the distance between crossings per
-    axis, and which rays got inside, all [R, 3] but the last [R].
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _enter(shape, origin, direction):
+    """Walk one ray to its first voxel inside the grid.
+
+    Returns whether there is one, the voxel, the distance of the next crossing per axis, and per axis the step and the
+    distance between crossings.
     """
-    voxel = np.trunc(origins).astype(np.int64)
-    step = np.where(directions >= 0, 1, -1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        crossing = np.where(directions != 0, (voxel + (step > 0) - origins) / directions, np.inf)
-        delta = np.where(directions != 0, step / directions, 0.0)
-    limit = np.asarray(shape)
-    walking = np.flatnonzero(((voxel < 0) | (voxel >= limit)).any(1))
+    i, j, k = int(origin[0]), int(origin[1]), int(origin[2])
+    a, b, c = (1 if direction[0] >= 0 else -1), (1 if direction[1] >= 0 else -1), (1 if direction[2] >= 0 else -1)
+    x = (i + (a > 0) - origin[0]) / direction[0] if direction[0] != 0 else np.inf
+    y = (j + (b > 0) - origin[1]) / direction[1] if direction[1] != 0 else np.inf
+    z = (k + (c > 0) - origin[2]) / direction[2] if direction[2] != 0 else np.inf
+    delta = a / direction[0], b / direction[1], c / direction[2]
+    inside = False
     for _ in range(MAX_STEPS_OUTSIDE):
-        here = voxel[walking]
-        below, above = here < 0, here >= limit
-        hopeless = ((below & (step[walking] < 0)) | (above & (step[walking] > 0))).any(1)
-        walking = walking[(below | above).any(1) & ~hopeless]
-        if not len(walking):
+        inside = 0 <= i < shape[0] - 2 and 0 <= j < shape[1] - 2 and 0 <= k < shape[2] - 2
+        if inside or _leaves(i, a, shape[0]) or _leaves(j, b, shape[1]) or _leaves(k, c, shape[2]):
             break
-        x, y, z = crossing[walking].T
-        axis = np.where(x < y, np.where(x < z, 0, 2), np.where(y < z, 1, 2))
-        voxel[walking, axis] += step[walking, axis]
-        crossing[walking, axis] += delta[walking, axis]
-    return voxel, crossing, step, delta, ((voxel >= 0) & (voxel < limit)).all(1)
+        if x < y and x < z:
+            x += delta[0]
+            i += a
+        elif x >= y and y < z:
+            y += delta[1]
+            j += b
+        else:
+            z += delta[2]
+            k += c
+    return inside, (i, j, k), (x, y, z), (a, b, c), delta
 
 
-def _traverse(
-    cells: np.ndarray, flat: np.ndarray, crossing: np.ndarray, stride: np.ndarray, delta: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Distance, flat cell and hit of rays that stand inside the grid; `cells` ends with the waiting cell."""
-    waiting = len(cells) - 1
-    distance, last, hit = np.empty(len(flat)), flat.copy(), np.zeros(len(flat), bool)
-    ray = np.arange(len(flat))
-    x, y, z = (np.ascontiguousarray(c) for c in crossing.T)
-    dx, dy, dz = (np.ascontiguousarray(d) for d in delta.T)
-    sx, sy, sz = (np.ascontiguousarray(s) for s in stride.T)
-    done = np.flatnonzero(cells[flat] == _OCCUPIED)
-    distance[done], hit[done] = crossing[done].min(1), True
-    finished = np.zeros(len(flat), bool)
-    finished[done] = True
-    steps = 0
-    while True:
-        if steps % COMPACT_EVERY == 0:
-            keep = ~finished
-            if not keep.any():
-                return distance, last, hit
-            ray, flat, x, y, z, dx, dy, dz, sx, sy, sz = (a[keep] for a in (ray, flat, x, y, z, dx, dy, dz, sx, sy, sz))
-            finished = finished[keep]
-        steps += 1
-        on_x = (x < y) & (x < z)
-        on_y = (y <= x) & (y < z)
-        on_z = ~(on_x | on_y)
-        leaving = np.minimum(np.minimum(x, y), z)
-        following = flat + on_x * sx + on_y * sy + on_z * sz
-        x += on_x * dx
-        y += on_y * dy
-        z += on_z * dz
-        state = cells[following]
-        i = np.flatnonzero(state)
-        if len(i):
-            occupied = state[i] == _OCCUPIED
-            out, into = i[~occupied], i[occupied]
-            distance[ray[out]], last[ray[out]] = leaving[out], flat[out]
-            distance[ray[into]] = np.minimum(np.minimum(x[into], y[into]), z[into])
-            last[ray[into]], hit[ray[into]] = following[into], True
-            following[i], finished[i] = waiting, True
-            sx[i] = sy[i] = sz[i] = 0
-        flat = following
+@njit(cache=True, nogil=True)
+def _leaves(index, step, size):
+    """A coordinate outside the grid that goes farther away; `size` counts the walls."""
+    return (index < 0 and step < 0) or (index >= size - 2 and step > 0)

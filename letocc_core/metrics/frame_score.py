@@ -118,7 +118,7 @@ class RayTruth:
 
 
 def score_rays(truth: RayTruth, prediction: Prediction) -> dict[str, Any]:
-    """`ray_iou`, `ray_iou_objects` and, where velocities are known, `motion`."""
+    """`ray_iou`, `ray_iou_objects` and, where velocities are known, the part of `motion` that rays tell."""
     hits = truth.rays.cast(prediction.occupied)
     error = distance_error(truth.hits, hits, truth.rays.voxel_size)
     score: dict[str, Any] = {
@@ -127,7 +127,7 @@ def score_rays(truth: RayTruth, prediction: Prediction) -> dict[str, Any]:
     }
     if truth.label is not None:
         matched = hits.hit & (error < MATCH_DISTANCE) & (truth.label >= 0)
-        score["motion"] = MotionScore.of(
+        score["motion"] = MotionScore.of_rays(
             truth.label[matched],
             truth.velocity[matched],
             prediction.velocity[tuple(hits.voxel[matched].T)],
@@ -138,8 +138,13 @@ def score_rays(truth: RayTruth, prediction: Prediction) -> dict[str, Any]:
 
 
 def score_voxels(truth: Truth, prediction: Prediction) -> dict[str, Any]:
-    """`iou`, among the voxels that a sensor could see."""
-    return {"iou": VoxelCounts.of(truth.occupancy != FREE, prediction.occupied, truth.visible)}
+    """`iou`, and the part of `motion` that voxels tell; among the voxels that a sensor could see."""
+    occupied = truth.occupancy != FREE
+    both = occupied & prediction.occupied & truth.visible
+    return {
+        "iou": VoxelCounts.of(occupied, prediction.occupied, truth.visible),
+        "motion": MotionScore.of_voxels(truth.velocity[both], prediction.velocity[both], len(MOVABLE_CLASSES)),
+    }
 
 
 def score_depth(truth: DepthTruth, prediction: Prediction, grid: GridSpec, limits: DepthRange) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""How well the velocity of what rays hit is known.
+"""How well the velocity of matter is known.
 
-All of it is read along RayIoU's rays, at true positives within 2 m: the velocity of the voxel that the prediction hits
-against that of the voxel hit in truth (OpenOcc's mAVE).
+Speed is judged along RayIoU's rays, at true positives within 2 m: the velocity of the voxel that the prediction hits
+against that of the voxel hit in truth (OpenOcc's mAVE). Direction and false motion are judged voxel by voxel.
 """
 
 from dataclasses import dataclass, field
@@ -19,6 +19,11 @@ class VelocityErrors:
 
     error: Float[np.ndarray, "C"]  # m/s, summed
     rays: Float[np.ndarray, "C"]
+
+    @classmethod
+    def none(cls, classes: int) -> "VelocityErrors":
+        """Of no ray."""
+        return cls(np.zeros(classes), np.zeros(classes))
 
     @classmethod
     def of(
@@ -67,16 +72,29 @@ class Mean:
 
 
 @dataclass(frozen=True, eq=False)
+class Median:
+    """A median that can be continued: it keeps all values."""
+
+    values: Float[np.ndarray, "n"] = field(default_factory=lambda: np.zeros(0, np.float32))
+
+    def __add__(self, other: "Median") -> "Median":
+        return Median(np.concatenate([self.values, other.values]))
+
+    def value(self) -> float | None:
+        return float(np.median(self.values)) if len(self.values) else None
+
+
+@dataclass(frozen=True, eq=False)
 class MotionScore:
-    """The `motion` group of the results format; add the scores of all frames."""
+    """The `motion` group of the results format; add what rays and voxels say, and the scores of all frames."""
 
     moving: VelocityErrors
     supervised: VelocityErrors
-    direction: Mean = field(default_factory=Mean)
+    direction: Median = field(default_factory=Median)
     false_motion: Mean = field(default_factory=Mean)
 
     @classmethod
-    def of(
+    def of_rays(
         cls,
         label: Integer[np.ndarray, "R"],
         true: Float[np.ndarray, "R 2"],
@@ -84,7 +102,7 @@ class MotionScore:
         supervised: Bool[np.ndarray, "R"],
         classes: int,
     ) -> "MotionScore":
-        """Score of the rays of one frame that are true positives within 2 m.
+        """Velocity errors at the rays of one frame that are true positives within 2 m and whose truth moves.
 
         Args:
             label: true class of the voxel hit.
@@ -96,7 +114,22 @@ class MotionScore:
         return cls(
             VelocityErrors.of(label[moves], true[moves], predicted[moves], classes),
             VelocityErrors.of(label[chosen], true[chosen], predicted[chosen], classes),
-            Mean.of(direction_error_deg(true[moves], predicted[moves])),
+        )
+
+    @classmethod
+    def of_voxels(
+        cls, true: Float[np.ndarray, "V 2"], predicted: Float[np.ndarray, "V 2"], classes: int
+    ) -> "MotionScore":
+        """Direction errors of what moves, and false motion of what does not.
+
+        Args:
+            true, predicted: velocities (m/s, ego axes) of the voxels of one frame that are occupied in both.
+        """
+        moves = np.linalg.norm(true, axis=1) > MOVING_SPEED
+        return cls(
+            VelocityErrors.none(classes),
+            VelocityErrors.none(classes),
+            Median(direction_error_deg(true[moves], predicted[moves]).astype(np.float32)),
             Mean.of(np.linalg.norm(predicted[~moves], axis=1) > MOVING_SPEED),
         )
 

@@ -5,8 +5,6 @@ out/street_009000_truth/      NNNNNN.npz a frame, the fields of `Truth`; truth.y
 """
 
 import dataclasses
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +17,7 @@ from letocc_core.data.truth import CLASS_NAMES, FREE, Truth
 from letocc_core.errors import DataError
 from letocc_core.geometry.calibration import Calibration
 from letocc_core.geometry.grid import GridSpec
+from letocc_core.processes import single_threaded
 
 ODOMETRY_HZ = 50.0  # transforms a second on /tf
 MARGIN = 0.2  # s of transforms before the first and after the last image set
@@ -75,7 +74,7 @@ def _write_street(out: Path, seed: int, rig: Rig, grid: GridSpec, times: list[fl
     arguments = (seed, rig, grid, 1 / rate_hz)
     with (
         BagWriter(path) as bag,
-        ProcessPoolExecutor(workers, get_context("spawn"), initializer=_open, initargs=arguments) as pool,
+        single_threaded(workers, _open, arguments) as pool,
     ):
         frames = tqdm(pool.map(_render, times), total=len(times), desc=path.name, unit="set", dynamic_ncols=True)
         _write_transforms(bag, Street(seed, rig), names, times)

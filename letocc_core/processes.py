@@ -1,0 +1,29 @@
+"""Work spread over processes, one thread each: more gets done than by one process of many threads."""
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
+from typing import Any
+from unittest.mock import patch
+
+# numpy's BLAS, torch and OpenCV read these as they load, before any code of ours runs in the new process
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
+
+
+@contextmanager
+def single_threaded(
+    workers: int, initializer: Callable[..., None] | None = None, initargs: tuple[Any, ...] = ()
+) -> Iterator[ProcessPoolExecutor]:
+    """A pool of `workers` spawned processes that use one thread each; work not begun when it closes is dropped.
+
+    Args:
+        initializer: called as `initializer(*initargs)` in each new process.
+    """
+    with patch.dict(os.environ, dict.fromkeys(THREADS, "1")):
+        pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer, initargs)
+        try:
+            yield pool
+        finally:
+            pool.shutdown(cancel_futures=True)
