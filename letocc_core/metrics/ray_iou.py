@@ -156,3 +156,8 @@ class RayCounts:
 def total(counts: Sequence[RayCounts]) -> RayCounts:
     """Sum over frames."""
     return sum(counts[1:], start=counts[0])
+
+
+def occ_score(ray_iou: float, mave: float) -> float:
+    """OpenOcc's score of the CVPR 2024 challenge: 0.9 RayIoU + 0.1 max(1 - mAVE, 0), mAVE in m/s."""
+    return 0.9 * ray_iou + 0.1 * max(1 - mave, 0.0)
