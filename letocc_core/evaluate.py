@@ -338,6 +338,7 @@ def evaluate_checkpoint(
         **spread,
         "checkpoint": str(checkpoint),
         "config": metadata["config"],
+        **({"trained": metadata["trained"]} if "trained" in metadata else {}),
         "versions": versions(),
         "command": command,
     }

@@ -3,7 +3,9 @@
     letocc results docs/results.yaml
 
 The YAML holds `title`, `text` and a list of `sections`, each with `heading`, `text`, and optionally `rows` (`label`,
-`file`, and `baseline` for one of the file's baselines), `groups` of columns to show, and `goals`.
+`file`, and `baseline` for one of the file's baselines), `groups` of columns to show, and `goals`. A row or goal whose file
+is not there is shown as not run. `budget: true` states above the table how long its rows were trained and on how much they
+were scored, as the files have it.
 """
 
 from dataclasses import dataclass
@@ -35,7 +37,8 @@ class Goal:
     key: str  # such as depth.abs_rel, or baselines.flat_road.depth.abs_rel
     wanted: float
     is_at: Literal["most", "least"]
-    over: str = ""  # key of the same file by which the figure is divided
+    over: str = ""  # key of the figure by which it is divided
+    over_file: str = ""  # file of that figure, if another
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Section:
     text: str = ""
     rows: tuple[Row, ...] = ()
     groups: tuple[str, ...] = tuple(results.GROUPS)
+    budget: bool = False
     goals: tuple[Goal, ...] = ()
 
 
@@ -73,33 +77,68 @@ def render_page(path: Path) -> str:
     parts = [f"# {page.title}", page.text.strip()]
     for section in page.sections:
         parts += [f"## {section.heading}", section.text.strip()]
-        if section.rows:
-            rows = {row.label: _row(path.parent, row) for row in section.rows}
+        rows = {row.label: _row(path.parent, row) for row in section.rows}
+        if section.budget:
+            parts.append(_budgets(path.parent, section.rows))
+        if rows:
             parts.append(results.markdown_table(rows, section.groups))
         if section.goals:
             parts.append(_goals(path.parent, section.goals))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _row(folder: Path, row: Row) -> dict[str, Any]:
-    found = results.read_results(folder / row.file)
-    if not row.baseline:
+def _found(folder: Path, file: str) -> dict[str, Any] | None:
+    """A result file's content, None where it is not there: that row was not run."""
+    path = folder / file
+    return results.read_results(path) if path.is_file() else None
+
+
+def _row(folder: Path, row: Row) -> dict[str, Any] | None:
+    found = _found(folder, row.file)
+    if found is None or not row.baseline:
         return found
     if row.baseline not in found.get("baselines", {}):
         raise DataError(f"{folder / row.file}: has no baseline '{row.baseline}'; row '{row.label}' wants it")
     return found["baselines"][row.baseline]
 
 
+def _budgets(folder: Path, rows: tuple[Row, ...]) -> str:
+    """One sentence if the rows that ran had the same budget, else what each had."""
+    budgets = {row.label: _budget(found) for row in rows if (found := _found(folder, row.file)) and not row.baseline}
+    if not budgets:
+        return "Budget: nothing was run."
+    if len(set(budgets.values())) == 1:
+        return f"Budget of every row that was run: {next(iter(budgets.values()))}."
+    return "**Budgets differ.** " + " ".join(f"{label}: {budget}." for label, budget in budgets.items())
+
+
+def _budget(found: dict[str, Any]) -> str:
+    """How long a checkpoint was trained and on how much it was scored, from its result file."""
+    steps = found.get("trained") or {s["name"]: s["steps"] for s in found["config"].get("stages", ())}
+    trained = "trained for " + " + ".join(f"{count} steps ({stage})" for stage, count in steps.items())
+    scored = f"scored on {found['frames']} image sets of {found['scenes']} sequence{'s' * (found['scenes'] != 1)}"
+    return f"{trained}, {scored}"
+
+
 def _goals(folder: Path, goals: tuple[Goal, ...]) -> str:
     lines = ["| goal | wanted | measured | |", "| --- | ---: | ---: | --- |"]
     for goal in goals:
-        found = results.read_results(folder / goal.file)
-        value = _figure(found, goal.key, goal.file)
-        if goal.over:
-            value /= _figure(found, goal.over, goal.file)
-        met = value <= goal.wanted if goal.is_at == "most" else value >= goal.wanted
-        lines.append(f"| {goal.text} | at {goal.is_at} {goal.wanted:g} | {value:.3g} | {'met' if met else 'missed'} |")
+        measured, verdict = _judge(folder, goal)
+        lines.append(f"| {goal.text} | at {goal.is_at} {goal.wanted:g} | {measured} | {verdict} |")
     return "\n".join(lines)
+
+
+def _judge(folder: Path, goal: Goal) -> tuple[str, str]:
+    """The figure of a goal, and whether it is met."""
+    over_file = goal.over_file or goal.file
+    found, divisor = _found(folder, goal.file), _found(folder, over_file)
+    if found is None or divisor is None:
+        return results.NOT_RUN, ""
+    value = _figure(found, goal.key, goal.file)
+    if goal.over:
+        value /= _figure(divisor, goal.over, over_file)
+    met = value <= goal.wanted if goal.is_at == "most" else value >= goal.wanted
+    return f"{value:.3g}", "met" if met else "missed"
 
 
 def _figure(found: dict[str, Any], key: str, file: str) -> float:

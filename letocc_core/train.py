@@ -12,6 +12,7 @@ import json
 import math
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -123,6 +124,8 @@ def train(
         fresh = checkpoint.load_matching(init, model)
         print(f"starting from {init}" + (f"; new: {', '.join(fresh)}" if fresh else ""), file=sys.stderr)
     run = _Run(folder, model, plain, config, device, command)
+    if init is not None:
+        run.before = Counter(checkpoint.read_metadata(init).get("trained", {}))
     run.restore()
     for index, stage in enumerate(config.stages):
         if index >= run.stage:
@@ -156,6 +159,7 @@ class _Run:
         self.folder, self.model, self.plain, self.config = folder, model, plain, config
         self.device, self.command = torch.device(device), command
         self.stage, self.step = 0, 0
+        self.before: Counter[str] = Counter()  # steps of each stage that the weights had when the run began
         self.optimizer_state: dict | None = None
 
     def train_stage(self, index: int, stage: StageConfig, dataset, workers: int) -> None:
@@ -269,6 +273,7 @@ class _Run:
         stem = self.folder / "checkpoints" / state["tag"]
         checkpoint.load_weights(Path(f"{stem}.safetensors"), self.model, self.plain)
         self.stage, self.step = state["stage"], state["step"]
+        self.before = Counter(checkpoint.read_metadata(f"{stem}.safetensors").get("trained", {})) - self._done()
         self.optimizer_state = torch.load(f"{stem}.optimizer.pt", weights_only=True, map_location=self.device)
         order = [stage.name for stage in self.config.stages]
         log = self.folder / "losses.jsonl"
@@ -279,10 +284,10 @@ class _Run:
         ]
         _write_atomically(log, "".join(f"{line}\n" for line in kept))
 
-    def _trained(self) -> dict[str, int]:
-        """Steps done of each stage that was begun."""
+    def _done(self) -> Counter[str]:
+        """Steps done of each stage that this run began."""
         done = [*(stage.steps for stage in self.config.stages[: self.stage]), self.step]
-        return {stage.name: steps for stage, steps in zip(self.config.stages, done, strict=False)}
+        return Counter({stage.name: steps for stage, steps in zip(self.config.stages, done, strict=False)})
 
     def export(self, path: Path) -> None:
         """The model alone, as safetensors with everything needed to run it."""
@@ -291,7 +296,7 @@ class _Run:
             self.model,
             self.plain,
             seed=self.config.seed,
-            trained=self._trained(),
+            trained=dict(self.before + self._done()),
             command=self.command,
             versions=versions(),
         )

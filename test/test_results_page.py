@@ -36,6 +36,7 @@ def page(tmp_path: Path) -> Path:
         "scenes": 2,
         "frames": 4,
         "versions": {},
+        "config": {"stages": [{"name": "static", "steps": 300, "batch_size": 2}]},
     }
     results.write_results(tmp_path / "ours.json", found)
     path = tmp_path / "page.yaml"
@@ -58,7 +59,6 @@ def test_tables_and_goals_come_from_the_files(page: Path):
 @pytest.mark.parametrize(
     ("old", "new", "error", "message"),
     [
-        ("ours.json}", "none.json}", DataError, "none.json: cannot be read"),
         ("baseline: flat_road", "baseline: zero_velocity", DataError, "has no baseline 'zero_velocity'; row 'flat'"),
         ("key: depth.abs_rel", "key: depth.sq_rel", DataError, "ours.json: has no figure 'depth.sq_rel'"),
         ("heading: Streets", "headline: Streets", ConfigError, "headline"),
@@ -68,6 +68,28 @@ def test_what_is_not_there_is_named(page: Path, old: str, new: str, error: type,
     page.write_text(page.read_text().replace(old, new, 1))
     with pytest.raises(error, match=message):
         render_page(page)
+
+
+def test_what_was_not_run_has_no_figure(page: Path):
+    text = PAGE.replace(
+        "- {label: flat, file: ours.json", "- {label: later, file: later.json}\n  - {label: flat, file: later.json"
+    )
+    page.write_text(text.replace("file: ours.json, key: ray", "file: ours.json, over_file: later.json, key: ray"))
+    cells = [[c.strip() for c in line.split("|")[1:-1]] for line in render_page(page).splitlines() if "|" in line]
+    assert cells[3:5] == [["later", "not run", "", ""], ["flat", "not run", "", ""]]
+    assert cells[-1] == ["against the road", "at least 5", "not run", ""]
+
+
+def test_rows_of_different_budgets_are_told_apart(page: Path):
+    page.write_text(PAGE.replace("  groups:", "  budget: true\n  groups:"))
+    one_stage = "trained for 300 steps (static), scored on 4 image sets of 2 sequences"
+    assert f"Budget of every row that was run: {one_stage}." in render_page(page)
+    found = results.read_results(page.with_name("ours.json"))
+    found["trained"] = {"static": 300, "motion": 100}
+    results.write_results(page.with_name("longer.json"), found)
+    page.write_text(page.read_text().replace("  goals:", "  - {label: longer, file: longer.json}\n  goals:"))
+    both = f"ours: {one_stage}. longer: {one_stage.replace('),', ') + 100 steps (motion),')}."
+    assert f"**Budgets differ.** {both}" in render_page(page)
 
 
 def test_spread_is_the_deviation_over_scenes():

@@ -125,7 +125,7 @@ def test_the_second_stage_alone_starts_from_a_checkpoint_without_its_parts(cache
     whole = configuration.load(TrainConfig, REPOSITORY / "config/street_motion.yaml", only)
     init = static / "model.safetensors"
     folder = training.train(whole.only_stage("motion"), "motion", out=tmp_path, loader_workers=0, init=init)
-    assert read_metadata(folder / "model.safetensors")["trained"] == {"motion": 1}
+    assert read_metadata(folder / "model.safetensors")["trained"] == {"static": 1, "motion": 1}
     before, after = load_file(init), load_file(folder / "model.safetensors")
     assert before["fields.flow.0.weight"].shape != after["fields.flow.0.weight"].shape
     assert before["fields.sdf.0.weight"].shape == after["fields.sdf.0.weight"].shape

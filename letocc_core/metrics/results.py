@@ -16,17 +16,22 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "depth": ("abs_rel", "sq_rel", "rmse", "rmse_log"),
     "motion": ("mave", "mave_supervised", "direction_error_deg", "false_motion"),
     "flow2d": ("epe", "epe_fg"),
+    "scene_flow": ("de", "epe", "de_fg", "epe_fg", "d1", "f1", "sf1"),
+    "sweep_motion": ("explained", "spoilt"),
+    "novel_view": ("l1", "dssim", "psnr"),
 }
-BASELINES = ("flat_road", "mean_occupancy", "zero_velocity")
+BASELINES = ("flat_road", "mean_occupancy", "zero_velocity", "constant_depth")
 ABOUT: dict[str, type] = {
     "scenes": int,
     "frames": int,
     "checkpoint": str,
     "config": dict,
+    "trained": dict,
     "versions": dict,
     "command": str,
 }
-SHARES = {"ray_iou", "ray_iou_objects", "iou"}  # groups whose values lie in [0, 1]
+SHARES = {"ray_iou", "ray_iou_objects", "iou", "sweep_motion"}  # groups whose values lie in [0, 1]
+NOT_RUN = "not run"  # what a table says of a method without results
 
 COLUMNS = (  # heading, group, key, decimals
     ("RayIoU@1", "ray_iou", "1m", 3),
@@ -46,6 +51,18 @@ COLUMNS = (  # heading, group, key, decimals
     ("false motion", "motion", "false_motion", 3),
     ("EPE (px)", "flow2d", "epe", 2),
     ("EPE fg", "flow2d", "epe_fg", 2),
+    ("DE (px)", "scene_flow", "de", 2),
+    ("EPE (px)", "scene_flow", "epe", 2),
+    ("DE fg", "scene_flow", "de_fg", 2),
+    ("EPE fg", "scene_flow", "epe_fg", 2),
+    ("D1 (%)", "scene_flow", "d1", 1),
+    ("F1 (%)", "scene_flow", "f1", 1),
+    ("SF1 (%)", "scene_flow", "sf1", 1),
+    ("explained", "sweep_motion", "explained", 3),
+    ("spoilt", "sweep_motion", "spoilt", 3),
+    ("L1", "novel_view", "l1", 4),
+    ("D-SSIM", "novel_view", "dssim", 4),
+    ("PSNR (dB)", "novel_view", "psnr", 1),
 )
 
 
@@ -104,20 +121,28 @@ def rows(results: Mapping[str, Any], name: str = "letocc") -> dict[str, Mapping[
     return {name: results, **results.get("baselines", {})}
 
 
-def markdown_table(methods: Mapping[str, Mapping[str, Any]], groups: Collection[str] = tuple(GROUPS)) -> str:
+def markdown_table(methods: Mapping[str, Mapping[str, Any] | None], groups: Collection[str] = tuple(GROUPS)) -> str:
     """A Markdown table, one row a method; columns that no method has are left out. Spreads are given as `0.12 ± 0.03`.
 
     Args:
-        methods: groups of the results format by the method's name, such as `rows(...)` gives, or several of them.
+        methods: groups of the results format by the method's name, such as `rows(...)` gives, or several of them; None
+            for one that was not run.
         groups: those to show.
     """
-    columns = [c for c in COLUMNS if c[1] in groups and any(c[2] in m.get(c[1], {}) for m in methods.values())]
-    body = [[name, *(_cell(m, *c[1:]) for c in columns)] for name, m in methods.items()]
+    wanted = [c for c in COLUMNS if c[1] in groups]
+    columns = [c for c in wanted if any(c[2] in (m or {}).get(c[1], {}) for m in methods.values())] or [("", "", "", 0)]
+    body = [[name, *_cells(m, columns)] for name, m in methods.items()]
     table = [["", *(c[0] for c in columns)], *body]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = [_line(row, widths) for row in table]
     rule = _line(["-" * widths[0], *("-" * (w - 1) + ":" for w in widths[1:])], widths)
     return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def _cells(method: Mapping[str, Any] | None, columns: Sequence[tuple[str, str, str, int]]) -> list[str]:
+    if method is None:
+        return [NOT_RUN, *[""] * (len(columns) - 1)]
+    return [_cell(method, *column[1:]) for column in columns]
 
 
 def _line(cells: list[str], widths: list[int]) -> str:
