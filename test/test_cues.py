@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -18,10 +19,11 @@ from letocc_core import cli
 from letocc_core.cues.flow import Dis, decode, flow_estimator, settings_key
 from letocc_core.cues.masks import GroundedSam
 from letocc_core.data import cache
-from letocc_core.data.bag_clips import BagClips, choose_clips
+from letocc_core.data.bag_clips import BagClips
 from letocc_core.data.bag_cues import FlowFiles
 from letocc_core.data.bag_writer import BagWriter, optical_frame
 from letocc_core.data.clips import BagData, DataConfig, build
+from letocc_core.data.recorded_clips import choose_clips
 from letocc_core.errors import ConfigError, DataError
 from letocc_core.frame import InputConfig, collate
 from letocc_core.stream import images
@@ -140,6 +142,7 @@ def test_a_killed_writer_leaves_only_whole_files(bag, tmp_path):
 _SLOW_WRITER = """
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 import numpy as np
 from letocc_core.data.cache import save
 for i in range(200):
@@ -160,7 +163,7 @@ def test_missing_and_damaged_files_say_what_to_do(bag, tmp_path):
 
 
 def test_estimators_are_named(tmp_path):
-    folders = {FlowFiles(tmp_path, name).folder for name in ("dis", "dis_fine")}
+    folders = {FlowFiles(SimpleNamespace(folder=tmp_path), name).folder for name in ("dis", "dis_fine")}
     assert len(folders) == 2 and all(folder.parent == tmp_path for folder in folders)
     assert settings_key(Dis(2)) != settings_key(Dis(3))
     with pytest.raises(ConfigError, match="no estimator of optical flow 'raft'; there are: dis, dis_fine"):
@@ -189,9 +192,8 @@ def _configuration(folder: Path) -> Path:
 def test_a_still_picture_has_no_flow(tmp_path):
     """One file serves both directions."""
     image = np.random.default_rng(1).integers(0, 256, (1, 48, 96, 3), np.uint8)
-    np.save(tmp_path / "images.npy", np.stack([image.transpose(0, 3, 1, 2)] * 2))
-    np.save(tmp_path / "camera_valid.npy", np.ones((2, 1), bool))
-    files = FlowFiles(tmp_path, "dis")
+    frames = SimpleNamespace(folder=tmp_path, camera_valid=np.ones((2, 1), bool), pictures=lambda i: image)
+    files = FlowFiles(frames, "dis")
     assert files.write([(1, 0), (0, 1)], workers=0) == 1
     for pair in ((0, 1), (1, 0)):
         flow, valid = decode(files.read(*pair))

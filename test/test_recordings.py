@@ -13,10 +13,11 @@ from scipy.spatial.transform import Rotation
 
 from letocc_core import config as configuration
 from letocc_core.data import kitti
-from letocc_core.data.bag_clips import BagClips, choose_clips
+from letocc_core.data.bag_clips import BagClips
 from letocc_core.data.bag_writer import BagWriter, optical_frame
 from letocc_core.data.clips import BagData, DataConfig, build
 from letocc_core.data.nuscenes import nuscenes_to_bag
+from letocc_core.data.recorded_clips import choose_clips
 from letocc_core.data.recording import Recording
 from letocc_core.errors import CalibrationError, DataError
 from letocc_core.frame import InputConfig, collate

@@ -4,6 +4,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from zipfile import BadZipFile
 
 import numpy as np
@@ -14,6 +15,9 @@ from letocc_core.cues.masks import GroundedSam
 from letocc_core.data.cache import save, write_missing
 from letocc_core.errors import DataError
 
+if TYPE_CHECKING:
+    from letocc_core.data.recorded_clips import FrameStore
+
 
 @dataclass(frozen=True)
 class FlowFiles:
@@ -22,13 +26,13 @@ class FlowFiles:
     A file `<i>_<j>.npz` (i < j) holds `forward` and `backward`, int16 [N, H, W, 2] as `cues.flow.encode` makes them.
     """
 
-    frames: Path  # folder of the decoded frames (`bag_clips.FrameStore`); their size is the flow's
+    frames: "FrameStore"  # their size is the flow's
     estimator: str  # its name
 
     @property
     def folder(self) -> Path:
         """Where the files lie; another one when the estimator's settings change."""
-        return self.frames / f"flow_{self.estimator}_{settings_key(flow_estimator(self.estimator))}"
+        return self.frames.folder / f"flow_{self.estimator}_{settings_key(flow_estimator(self.estimator))}"
 
     def path(self, i: int, j: int) -> Path:
         """The file of two frames, in either order."""
@@ -49,13 +53,13 @@ class FlowFiles:
 class MaskFiles:
     """Pixels of objects that could move, in frames of one recording; a file `<i>.npz` holds packed bits [N, H, W / 8]."""
 
-    frames: Path  # folder of the decoded frames
+    frames: "FrameStore"
     estimator: GroundedSam
 
     @property
     def folder(self) -> Path:
         """Where the files lie; another one when the estimator's settings change."""
-        return self.frames / f"movable_{settings_key(self.estimator)}"
+        return self.frames.folder / f"movable_{settings_key(self.estimator)}"
 
     def read(self, i: int, width: int) -> Bool[np.ndarray, "N H W"]:
         """Mask of frame i, `width` px wide; raises `DataError` if its file is missing or damaged."""
@@ -68,19 +72,17 @@ class MaskFiles:
         return write_missing("masks", "frame", write_masks, jobs, workers, shard)
 
 
-def write_flow(path: Path, frames: Path, i: int, j: int, estimator: FlowEstimator) -> None:
+def write_flow(path: Path, frames: "FrameStore", i: int, j: int, estimator: FlowEstimator) -> None:
     """One file: the flow from frame i to frame j and back, unknown for cameras that lack either image."""
-    images = np.load(frames / "images.npy", mmap_mode="r")
-    there = np.load(frames / "camera_valid.npy")[[i, j]].all(axis=0)
-    flows = trusted_flow(estimator, *(np.ascontiguousarray(images[k].transpose(0, 2, 3, 1)) for k in (i, j)))
+    there = frames.camera_valid[[i, j]].all(axis=0)
+    flows = trusted_flow(estimator, frames.pictures(i), frames.pictures(j))
     forward, backward = (np.where(there[:, None, None, None], flow, UNKNOWN).astype(np.int16) for flow in flows)
     save(path, {"forward": forward, "backward": backward}, compressed=True)
 
 
-def write_masks(path: Path, frames: Path, i: int, estimator: GroundedSam) -> None:
+def write_masks(path: Path, frames: "FrameStore", i: int, estimator: GroundedSam) -> None:
     """One file: the masks of frame i."""
-    images = np.load(frames / "images.npy", mmap_mode="r")[i].transpose(0, 2, 3, 1)
-    masks = np.stack([estimator(np.ascontiguousarray(image)) for image in images])
+    masks = np.stack([estimator(image) for image in frames.pictures(i)])
     save(path, {"movable": np.packbits(masks, axis=-1)})
 
 

@@ -24,26 +24,32 @@ class SimulatorData:
     cue_interval: float = 0.05  # s to the instants before and after that the flow leads to
 
 
+@dataclass(frozen=True, kw_only=True)
+class RecordedData:
+    """How clips are taken from recordings, whatever their format."""
+
+    first_frame: int = 0  # first frame of each recording that may be a current frame
+    last_frame: int | None = None  # last such frame (inclusive); nothing after it is read
+    source_distance: float = 0.5  # m, mean ego distance to a source frame
+    source_sigma: float = 0.5  # m, its standard deviation
+    source_max: float = 6.0  # m, farthest source frame
+    source_seconds: float = 1.0  # s, farthest source frame in time, for a vehicle that stands still
+    lidar: bool = True  # use the recording's LiDAR for the range loss when it has one
+    cue: Literal["none", "dis", "dis_fine"] = "none"  # optical flow for motion, to a previous frame and the next one
+    cue_previous: Literal["neighbour", "source"] = "neighbour"  # which previous one: the papers' is the drawn source
+    masks: GroundedSam | None = None  # find objects that could move; None: the flow alone tells what moves
+
+
 @dataclass(frozen=True)
-class BagData:
+class BagData(RecordedData):
     """Recordings in ROS bags: cameras by their camera_info, poses from /tf, LiDAR from any PointCloud2."""
 
     bags: tuple[Path, ...]  # bag folders or files
     cameras: tuple[str, ...] = ()  # camera names; empty: all that have a camera_info
     base_frame: str = "base_link"  # ego frame
     fixed_frame: str = "odom"  # frame in which the world stands still
-    first_frame: int = 0  # first set of the recording that may be a current frame
-    last_frame: int | None = None  # last such set (inclusive); nothing after it is read
-    source_distance: float = 0.5  # m, mean ego distance to a source frame
-    source_sigma: float = 0.5  # m, its standard deviation
-    source_max: float = 6.0  # m, farthest source frame
-    source_seconds: float = 1.0  # s, farthest source frame in time, for a vehicle that stands still
     slop: float = 0.02  # s, largest distance of an image's stamp from that of the first camera's
-    lidar: bool = True  # use the recording's LiDAR for the range loss when it has one
     lidar_topic: str = ""  # which PointCloud2 topic; empty: /points, or else the first
-    cue: Literal["none", "dis", "dis_fine"] = "none"  # optical flow for motion, to a previous frame and the next one
-    cue_previous: Literal["neighbour", "source"] = "neighbour"  # which previous one: the papers' is the drawn source
-    masks: GroundedSam | None = None  # find objects that could move; None: the flow alone tells what moves
 
 
 @dataclass(frozen=True)

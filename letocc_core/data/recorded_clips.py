@@ -1,0 +1,201 @@
+"""Training samples from recordings: a current frame, its past for the network, two source frames for the losses.
+
+Source frames are the papers': one before and one after the current frame, drawn by a Gaussian over the distance that
+the ego vehicle drove between them (Let Occ Flow, 3.4). Flow cues lead to the frames recorded just before and after it, or
+to the source before it, as the papers' auxiliary previous frame. Where frames come from, a bag or a data set's folder,
+is the business of a `FrameStore`.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch.utils.data import Dataset
+
+from letocc_core.cues.flow import decode
+from letocc_core.data.bag_cues import FlowFiles, MaskFiles
+from letocc_core.errors import DataError
+from letocc_core.frame import Clip, FlowCue, Frame, InputConfig
+
+if TYPE_CHECKING:
+    from letocc_core.data.clips import RecordedData
+
+DRAWS = 4  # pairs of source frames drawn for each current frame
+
+
+class FrameStore(Protocol):
+    """The F frames of one recording with N cameras, at the network's size. It goes to other processes cheaply."""
+
+    name: str  # of the recording, for messages
+    folder: Path  # where cues of these frames are kept
+    stamps_ns: Int[np.ndarray, "F"]
+    T_world_ego: Float[np.ndarray, "F 4 4"]  # m
+    T_ego_cam: Float[np.ndarray, "F N 4 4"]  # m
+    K: Float[np.ndarray, "F N 3 3"]  # px
+    camera_valid: Bool[np.ndarray, "F N"]
+
+    @property
+    def complete(self) -> Bool[np.ndarray, "F"]:
+        """Frames that may be current frames."""
+
+    def __len__(self) -> int: ...
+
+    def frame(self, i: int, lidar: bool = True) -> Frame:
+        """Frame i; with `lidar` its sweep, if it has one."""
+
+    def pictures(self, i: int) -> UInt8[np.ndarray, "N H W 3"]:
+        """The images of frame i alone; zeros where a camera is absent."""
+
+
+@dataclass(frozen=True)
+class ClipIndices:
+    """A clip by the positions of its frames in the recording."""
+
+    current: int
+    history: tuple[int, ...]  # newest first
+    sources: tuple[int, int]  # before and after
+    cues: tuple[int, ...] = ()  # where optical flow leads to: before and after, or nowhere
+
+
+class RecordedClips(Dataset):
+    """Clips of one or more recordings (`letocc_core.frame.Clip`, one sample each; collate them).
+
+    Args:
+        stores: the recordings.
+        data: which frames, and how source frames are chosen.
+        input: image size and history interval.
+        past_frames: frames of history, `input.history_interval` apart (nearest recorded frame within half of that).
+
+    A frame is a current frame if it is complete, and its whole history and a source on either side exist; `left_out`
+    counts the others. Raises `DataError` if a recording gives no clip at all.
+    """
+
+    def __init__(self, stores: Sequence[FrameStore], data: "RecordedData", input: InputConfig, past_frames: int):
+        self.stores = list(stores)
+        self.clips: list[tuple[int, ClipIndices]] = []
+        self.left_out = 0
+        for i, store in enumerate(self.stores):
+            clips, left_out = choose_clips(store.stamps_ns, store.T_world_ego, store.complete, data, input, past_frames)
+            if not clips:
+                raise DataError(
+                    f"{store.name}: none of its {len(store)} frames has {past_frames} past frames "
+                    f"{input.history_interval} s apart and a source frame within {data.source_max} m and "
+                    f"{data.source_seconds} s on either side; check first_frame, last_frame and the rate"
+                )
+            self.clips += [(i, clip) for clip in clips]
+            self.left_out += left_out
+        self.flows = [] if data.cue == "none" else [FlowFiles(store, data.cue) for store in self.stores]
+        self.masks = [] if data.masks is None else [MaskFiles(store, data.masks) for store in self.stores]
+
+    def write_flow(self, workers: int = 0, shard: tuple[int, int] = (1, 1)) -> int:
+        """Compute the optical flow of all clips that is not on disk yet; returns how many files that were.
+
+        Args:
+            workers: processes; 0: this one.
+            shard: (i, n) for the i-th of n callers, which share the work.
+        """
+        return sum(
+            files.write([(c.current, j) for k, c in self.clips if k == i for j in c.cues], workers, shard)
+            for i, files in enumerate(self.flows)
+        )
+
+    def write_masks(self, workers: int = 0, shard: tuple[int, int] = (1, 1)) -> int:
+        """The same for the masks of objects that could move."""
+        return sum(
+            files.write([c.current for k, c in self.clips if k == i], workers, shard)
+            for i, files in enumerate(self.masks)
+        )
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> Clip:
+        number, clip = self.clips[index]
+        store = self.stores[number]
+        current = store.frame(clip.current)
+        if self.masks:
+            movable = self.masks[number].read(clip.current, current.images.shape[-1])
+            current = dataclasses.replace(current, movable=torch.from_numpy(movable))
+        others = {i: store.frame(i, lidar=False) for i in {*clip.history, *clip.sources}}  # each is decoded once
+        return Clip(
+            current,
+            tuple(others[i] for i in clip.history),
+            tuple(others[i] for i in clip.sources),
+            tuple(_cue(store, j, self.flows[number].read(clip.current, j)) for j in clip.cues),
+        )
+
+
+def choose_clips(
+    stamps_ns: np.ndarray,
+    T_world_ego: np.ndarray,
+    complete: np.ndarray,
+    data: "RecordedData",
+    input: InputConfig,
+    past_frames: int,
+) -> tuple[list[ClipIndices], int]:
+    """All clips of a recording with stamps [F] (ns) and poses [F, 4, 4] (m), and how many current frames give none.
+
+    Only frames that are `complete` ([F] bool) become current frames. The draws depend on the frame's position alone, so
+    a data set is the same every time it is made.
+    """
+    last = len(stamps_ns) - 1 if data.last_frame is None else min(data.last_frame, len(stamps_ns) - 1)
+    clips: list[ClipIndices] = []
+    left_out = 0
+    for current in range(data.first_frame, last + 1):
+        history = _history(stamps_ns, current, input.history_interval, past_frames)
+        distance = np.linalg.norm(T_world_ego[:, :3, 3] - T_world_ego[current, :3, 3], axis=-1)
+        seconds = np.abs(stamps_ns - stamps_ns[current]) * 1e-9
+        usable = (distance <= data.source_max) & (seconds <= data.source_seconds) & (np.arange(len(stamps_ns)) <= last)
+        before, after = np.flatnonzero(usable[:current]), current + 1 + np.flatnonzero(usable[current + 1 :])
+        if not complete[current] or history is None or not len(before) or not len(after):
+            left_out += 1
+            continue
+        generator = np.random.default_rng(current)
+        pairs = {
+            tuple(_draw(side, distance[side], data, generator) for side in (before, after)): None for _ in range(DRAWS)
+        }
+        clips += [ClipIndices(current, history, pair, _cues(pair, before, after, data)) for pair in pairs]
+    return clips, left_out
+
+
+def _cue(store: FrameStore, i: int, flow: Int[np.ndarray, "N H W 2"]) -> FlowCue:
+    """The cue whose encoded flow leads to frame i."""
+    pixels, valid = decode(flow)
+    return FlowCue(
+        stamp=torch.tensor(store.stamps_ns[i]),
+        K=torch.tensor(store.K[i], dtype=torch.float32),
+        T_ego_cam=torch.tensor(store.T_ego_cam[i], dtype=torch.float32),
+        T_world_ego=torch.tensor(store.T_world_ego[i]),
+        flow=torch.from_numpy(pixels).movedim(-1, 1),
+        valid=torch.from_numpy(valid),
+    )
+
+
+def _cues(sources: tuple[int, int], before: np.ndarray, after: np.ndarray, data: "RecordedData") -> tuple[int, ...]:
+    """Frames to which the optical flow of a clip leads."""
+    if data.cue == "none":
+        return ()
+    return (int(before[-1]) if data.cue_previous == "neighbour" else sources[0], int(after[0]))
+
+
+def _history(stamps_ns: np.ndarray, current: int, interval: float, count: int) -> tuple[int, ...] | None:
+    """Frames nearest to 1, 2, ... intervals before the current one, or None if one is missing."""
+    found = []
+    for k in range(1, count + 1):
+        gap = np.abs(stamps_ns[:current] - (stamps_ns[current] - k * interval * 1e9))
+        if not len(gap) or gap.min() > interval * 0.5e9:
+            return None
+        found.append(int(gap.argmin()))
+    return tuple(found)
+
+
+def _draw(candidates: np.ndarray, distance: np.ndarray, data: "RecordedData", generator: np.random.Generator) -> int:
+    """One candidate, with probability by a Gaussian over its distance (m) from the current frame."""
+    exponent = -0.5 * ((distance - data.source_distance) / data.source_sigma) ** 2
+    weight = np.exp(exponent - exponent.max())
+    return int(generator.choice(candidates, p=weight / weight.sum()))
