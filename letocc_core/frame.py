@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from letocc_core.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class InputConfig:
@@ -19,6 +21,15 @@ class InputConfig:
     image_size: tuple[int, int] = (128, 224)  # px, height and width after resizing and cropping
     history_interval: float = 0.2  # s between the frames that the temporal fusion sees
     max_gap: float = 1.0  # s without images after which the past is forgotten
+    fisheye_views: tuple[float, ...] = (0.0,)  # degrees left of its axis: the pinhole images made of a fisheye camera's
+    fisheye_fov: float = 90.0  # degrees that each of them sees horizontally
+
+    def __post_init__(self):
+        if not self.fisheye_views or not 0 < self.fisheye_fov < 180:
+            raise ConfigError(
+                f"input: fisheye_views {list(self.fisheye_views)} of fisheye_fov {self.fisheye_fov:g} degrees; expected "
+                "one view or more, and less than 180 degrees, which is all that a pinhole image can hold"
+            )
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import pytest
 
 from letocc_core.errors import CalibrationError
 from letocc_core.geometry.calibration import Calibration, validate
-from letocc_core.geometry.camera import resize_and_crop
+from letocc_core.geometry.camera import pinhole_intrinsics, project_fisheye, resize_and_crop
 from letocc_core.geometry.rectify import Rectifier
 
 K = np.array([[300.0, 0, 199.5], [0, 300, 149.5], [0, 0, 1]])
@@ -41,19 +41,59 @@ def test_points_land_where_a_pinhole_camera_sees_them(model, size):
     else:
         raw, _ = cv2.projectPoints(rays, np.zeros(3), np.zeros(3), K, D)
     image = blobs(raw[:, 0], 300, 400, sigma=3)
-    rectified, K_out = Rectifier(*size)(image, Calibration(400, 300, K, D, model), "test")
-    assert rectified.shape == (*size, 3)
-    np.testing.assert_allclose(K_out, resize_and_crop(image, K, *size)[1])
+    [view] = Rectifier(*size, fisheye_fov=80)(image, Calibration(400, 300, K, D, model), "test")
+    assert view.image.shape == (*size, 3) and np.array_equal(view.T_cam_view, np.eye(4))
+    K_out = pinhole_intrinsics(*size, 80) if model == "equidistant" else resize_and_crop(image, K, *size)[1]
+    np.testing.assert_allclose(view.K, K_out)
     expected = (rays[:, 0] @ K_out.T)[:, :2]
     for pixel in expected:
-        np.testing.assert_allclose(centroid(rectified, pixel, round(9 * size[1] / 400)), pixel, atol=0.25)
+        np.testing.assert_allclose(centroid(view.image, pixel, round(9 * size[1] / 400)), pixel, atol=0.25)
+
+
+def test_views_of_a_fisheye_camera_look_where_they_should():
+    """Spots in directions up to 95 degrees off the axis, left ones in the left view, each where its pinhole draws it."""
+    D = np.array([0.02, -0.003, 0.0, 0.0])
+    camera = Calibration(400, 300, np.array([[108.0, 0, 199.5], [0, 108, 149.5], [0, 0, 1]]), D, "equidistant")
+    azimuth = np.radians([-95, -60, -20, 20, 60, 95])  # left is negative x
+    rays = np.stack([np.sin(azimuth), np.full(6, 0.1), np.cos(azimuth)], -1)
+    image = blobs(project_fisheye(rays, camera.K, D), 300, 400, sigma=2)
+    views = Rectifier(150, 260, fisheye_views=(55, -55), fisheye_fov=95)(image, camera, "test")
+    for view, chosen in zip(views, (rays[:3], rays[3:]), strict=True):
+        local = chosen @ view.T_cam_view[:3, :3]
+        pixels = (local / local[:, 2:]) @ view.K.T
+        for pixel in pixels[:, :2]:
+            np.testing.assert_allclose(centroid(view.image, pixel, 9), pixel, atol=0.6)
+    assert views[0].T_cam_view[0, 2] < 0  # the first one looks to the left
+
+
+def test_fisheye_projection_is_opencvs_in_front_and_goes_on_behind():
+    D = DISTORTIONS["equidistant"]
+    rays = np.random.default_rng(0).uniform(-1.5, 1.5, (50, 3)) * [1, 1, 0] + [0, 0, 1]
+    expected = cv2.fisheye.distortPoints(rays[:, None, :2].copy(), K, D)[:, 0]
+    np.testing.assert_allclose(project_fisheye(rays, K, D), expected, atol=1e-9)
+    beside, behind = project_fisheye(np.array([[1.0, 0, 0], [1.0, 0, -1]]), K, np.zeros(4))
+    np.testing.assert_allclose(beside, [300 * np.pi / 2 + 199.5, 149.5])
+    np.testing.assert_allclose(behind, [300 * np.pi * 3 / 4 + 199.5, 149.5])
+    assert np.array_equal(project_fisheye(np.array([[0.0, 0, 2]]), K, D), [[199.5, 149.5]])
+
+
+def test_a_fisheye_calibration_ends_where_its_series_turns_around():
+    """a - a^3 / 3 grows until 1 radian."""
+    pixels = project_fisheye(np.array([[np.tan(0.99), 0, 1], [np.tan(1.01), 0, 1]]), K, np.array([-1 / 3, 0, 0, 0]))
+    assert np.isfinite(pixels[0]).all() and np.isnan(pixels[1]).all()
+
+
+def test_a_fisheye_without_coefficients_is_a_fisheye():
+    image = np.full((300, 400, 3), 200, np.uint8)
+    [view] = Rectifier(120, 160, fisheye_fov=170)(image, Calibration(400, 300, K, np.zeros(0), "equidistant"), "test")
+    assert (view.image[0, 0] == 0).all() and (view.image[60, 80] == 200).all()  # the corner is out of its sight
 
 
 def test_without_distortion_an_image_of_the_right_size_is_unchanged():
     image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
-    out, K_out = Rectifier(48, 64)(image, Calibration(64, 48, K, np.zeros(5), "plumb_bob"), "test")
-    np.testing.assert_array_equal(out, image)
-    np.testing.assert_array_equal(K_out, K)
+    [view] = Rectifier(48, 64)(image, Calibration(64, 48, K, np.zeros(5), "plumb_bob"), "test")
+    np.testing.assert_array_equal(view.image, image)
+    np.testing.assert_array_equal(view.K, K)
 
 
 def test_tables_are_made_once_a_camera():

@@ -1,6 +1,7 @@
 """Intrinsics of a raw camera, as `sensor_msgs/CameraInfo` has them.
 
-Distortion models: plumb_bob (4 or 5 coefficients), rational_polynomial (8, 12 or 14), equidistant (4, fisheye).
+Distortion models: plumb_bob (4 or 5 coefficients), rational_polynomial (8, 12 or 14), equidistant (4, fisheye; without
+coefficients, an ideal fisheye).
 """
 
 from dataclasses import dataclass, field
@@ -21,6 +22,11 @@ class Calibration:
     K: np.ndarray  # [3, 3] px, of the raw image
     D: np.ndarray = field(default_factory=lambda: np.zeros(0))  # distortion coefficients, of `distortion_model`
     distortion_model: str = "plumb_bob"  # plumb_bob, rational_polynomial or equidistant
+
+    @property
+    def fisheye(self) -> bool:
+        """Sees what no single pinhole image can hold; its images become views (`InputConfig.fisheye_views`)."""
+        return self.distortion_model == "equidistant"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Calibration) and (

@@ -17,12 +17,11 @@ from letocc_core import checkpoint
 from letocc_core.frame import Frame, InputConfig
 from letocc_core.geometry import camera
 from letocc_core.geometry.grid import GridSpec
-from letocc_core.geometry.rectify import Rectifier
 from letocc_core.model.let_occ_flow import EncodedFrame, Fields, LetOccFlow
 from letocc_core.stream.history import History
-from letocc_core.stream.preprocess import rectify, to_tensors
+from letocc_core.stream.preprocess import rectifier_of, rectify, to_tensors
 from letocc_core.stream.snapshot import Snapshot
-from letocc_core.stream.types import FrameSet, OccFlow
+from letocc_core.stream.types import Calibration, FrameSet, OccFlow
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ class OccFlowPipeline:
         self.resets: Counter[str] = Counter()
         self._history: History[Past] = History(model.config.temporal.frames, input.history_interval)
         self._previous: FrameSet | None = None
-        self._rectifier = Rectifier(*input.image_size)
+        self._rectifier = rectifier_of(input)
         self._observed = ObservedVoxels(model.config.grid)
         self._seconds: dict[str, float] = {}
 
@@ -102,7 +101,7 @@ class OccFlowPipeline:
         with self._timed("preprocess"):  # undistorted, resized, cropped
             rectified = rectify(frames, self.input, self._rectifier)
             frame = to_tensors(rectified).unsqueeze().to(self.device)
-        reason = self._discontinuity(frames)
+        reason = self._discontinuity(frames, rectified)
         if reason is not None:
             self.reset(reason)
         with self._timed("encode"):  # only the new images; what is kept of the past is never encoded again
@@ -119,13 +118,26 @@ class OccFlowPipeline:
         self.last = Snapshot((*(p.frames for p in reversed(past)), rectified), answer)
         return answer
 
+    def warm_up(self, cameras: int) -> None:
+        """Answer two blank sets and forget them, so that slow first calls and errors such as no memory come now."""
+        height, width = self.input.image_size
+        image = np.zeros((height, width, 3), np.uint8)
+        calibration = Calibration(width, height, np.array([[width, 0, width / 2], [0, width, height / 2], [0, 0, 1.0]]))
+        mounts = np.broadcast_to(np.eye(4), (cameras, 4, 4))
+        for stamp_ns in (0, round(self.input.history_interval * 1e9)):
+            self.step(FrameSet(stamp_ns, (image,) * cameras, (calibration,) * cameras, mounts, np.eye(4)))
+        self._history.clear()
+        self._previous = self.last = self.fields = None
+        self.steps = 0
+        self.resets.clear()
+
     def reset(self, reason: str) -> None:
         """Forget the past, and count why."""
         self._history.clear()
         self._previous = self.last = None
         self.resets[reason.split(":")[0]] += 1
 
-    def _discontinuity(self, frames: FrameSet) -> str | None:
+    def _discontinuity(self, frames: FrameSet, rectified: FrameSet) -> str | None:
         """Why the past has nothing to do with this set, if so; a kind and, after a colon, the numbers."""
         before = self._previous
         if before is None:
@@ -137,6 +149,8 @@ class OccFlowPipeline:
             return f"gap in time: {dt:.3f} s without images, limit {self.input.max_gap:g} s"
         if len(frames.images) != len(before.images):
             return f"cameras changed: {len(before.images)} before, {len(frames.images)} now"
+        if self.last is not None and len(rectified.images) != (views := len(self.last.sets[-1].images)):
+            return f"cameras changed: {views} views of them before, {len(rectified.images)} now"
         for i, (old, new) in enumerate(zip(before.calibrations, frames.calibrations, strict=True)):
             if None not in (old, new) and old != new:
                 return f"calibration changed: of camera {i}"

@@ -11,6 +11,11 @@ from letocc_core.geometry.rectify import Rectifier
 from letocc_core.stream.types import Calibration, FrameSet
 
 
+def rectifier_of(input: InputConfig) -> Rectifier:
+    """Makes images as `input` wants them."""
+    return Rectifier(*input.image_size, input.fisheye_views, input.fisheye_fov)
+
+
 def to_frame(frames: FrameSet, input: InputConfig, rectifier: Rectifier | None = None) -> Frame:
     """`rectify`, then `to_tensors`; raises what `rectify` does."""
     return to_tensors(rectify(frames, input, rectifier))
@@ -19,32 +24,37 @@ def to_frame(frames: FrameSet, input: InputConfig, rectifier: Rectifier | None =
 def rectify(frames: FrameSet, input: InputConfig, rectifier: Rectifier | None = None) -> FrameSet:
     """Undistort, resize and crop every image: the same set as pinhole cameras of `input.image_size` would have seen it.
 
-    A set that has been rectified comes back as it is.
+    A fisheye camera becomes as many cameras as `input.fisheye_views` says, one after the other. A set that has been
+    rectified comes back as it is.
 
     Args:
-        rectifier: of `input.image_size`, kept from call to call so that its lookup tables are made once.
+        rectifier: `rectifier_of(input)`, kept from call to call so that its lookup tables are made once.
 
     Raises:
         CalibrationError: a calibration that is impossible or of another image size than its image.
         DataError: the set has no image at all, or poses that are not finite.
     """
     height, width = input.image_size
-    rectifier = rectifier or Rectifier(height, width)
+    rectifier = rectifier or rectifier_of(input)
     if all(image is None for image in frames.images):
         raise DataError(f"frame set at {frames.stamp_ns} ns: none of its {len(frames.images)} cameras has an image")
     if not (np.isfinite(frames.T_ego_cam).all() and np.isfinite(frames.T_world_ego).all()):
         raise DataError(f"frame set at {frames.stamp_ns} ns: a pose holds numbers that are not finite")
     images: list[np.ndarray | None] = []
     calibrations: list[Calibration | None] = []
+    poses: list[np.ndarray] = []
     for i, (image, calibration) in enumerate(zip(frames.images, frames.calibrations, strict=True)):
         if image is None:
-            images.append(None)
-            calibrations.append(None)
+            count = rectifier.count(calibration)
+            images += [None] * count
+            calibrations += [None] * count
+            poses += [np.eye(4)] * count
             continue
-        small, K = rectifier(image, calibration, f"camera {i} at {frames.stamp_ns} ns")
-        images.append(np.ascontiguousarray(small))
-        calibrations.append(Calibration(width, height, K))
-    return replace(frames, images=tuple(images), calibrations=tuple(calibrations))
+        for view in rectifier(image, calibration, f"camera {i} at {frames.stamp_ns} ns"):
+            images.append(np.ascontiguousarray(view.image))
+            calibrations.append(Calibration(width, height, view.K))
+            poses.append(frames.T_ego_cam[i] @ view.T_cam_view)
+    return replace(frames, images=tuple(images), calibrations=tuple(calibrations), T_ego_cam=np.stack(poses))
 
 
 def to_tensors(rectified: FrameSet) -> Frame:
