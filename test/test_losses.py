@@ -190,13 +190,13 @@ def test_edge_aware_leaves_out_steps_to_invalid_entries():
 
 
 def test_cross_entropy_of_rendered_classes():
-    probabilities = torch.tensor([[0.25, 0.25], [0.0, 0.5], [0.9, 0.1], [0.5, 0.5]])  # the first two reach opacity 0.5
-    labels = torch.tensor([0, 1, semantics.IGNORE, 1])
-    valid = torch.tensor([True, True, True, False])
+    probabilities = torch.tensor([[[0.25, 0.25], [0.0, 0.5], [0.9, 0.1], [0.5, 0.5]]])  # two reach opacity 0.5
+    labels = torch.tensor([[0, 1, semantics.IGNORE, 1]])
+    valid = torch.tensor([[True, True, True, False]])
     loss = semantics.semantic_cross_entropy(probabilities, labels, valid)
     assert loss.item() == pytest.approx(math.log(2) / 2, rel=1e-5)
     with pytest.raises(DataError, match="label 2 found, expected below 2"):
-        semantics.semantic_cross_entropy(probabilities, torch.tensor([2, 0, 0, 0]))
+        semantics.semantic_cross_entropy(probabilities, torch.tensor([[2, 0, 0, 0]]))
 
 
 def test_gradients_of_the_other_terms():
@@ -250,7 +250,7 @@ def test_a_batch_is_the_mean_of_its_clips(street):
     clip, _ = street
     other, _ = AnalyticStreet.random(2).clip(Rig(headings=(0, 75, -75), height=64, width=96))
     fields = torch.stack([GRID.centres()[..., 2], GRID.centres()[..., 2] - 0.3])[:, None]
-    plain = config(auto_mask="none", behind=0.0, edge=0.0)
+    plain = config(edge=0.02)
     single = [Clip(*(_first(part) for part in (c.current, c.history, c.sources))) for c in (clip, other)]
     both = stage_losses(Scene(fields), GRID, collate(single), plain, 0.5)["total"]
     alone = [stage_losses(Scene(fields[i : i + 1]), GRID, c, plain, 0.5)["total"] for i, c in enumerate((clip, other))]

@@ -140,15 +140,15 @@ def test_without_masks_the_neighbours_decide_too():
 
 @pytest.mark.parametrize(("count", "dynamic", "scale"), [(100, 50, 2), (100, 1, 20), (100, 0, 20), (30, 30, 1)])
 def test_rays_that_move_count_as_much_as_the_others(count: int, dynamic: int, scale: float):
-    assert float(optical_flow.dynamic_scale(count, dynamic)) == scale
+    assert optical_flow.dynamic_scale(torch.tensor([count]), torch.tensor([dynamic])).tolist() == [scale]
 
 
 def test_errors_beyond_a_hundred_medians_are_left_out():
-    flow = torch.tensor([[0.1, 0.1], [0.1, 0.2], [0.2, 0.2], [40, 0]])
-    every = torch.ones(4, dtype=torch.bool)
-    error, counted = optical_flow.flow_error(flow, torch.zeros(4, 2), every)
-    torch.testing.assert_close(error, torch.tensor([0.2, 0.3, 0.4, 40]))
-    assert counted.tolist() == [True, True, True, False]  # the median is 0.3
+    flow = torch.tensor([[[0.1, 0.1], [0.1, 0.2], [0.2, 0.2], [40, 0]], [[20, 20]] * 4])
+    every = torch.ones(2, 4, dtype=torch.bool)
+    error, counted = optical_flow.flow_error(flow, torch.zeros(2, 4, 2), every)
+    torch.testing.assert_close(error, torch.tensor([[0.2, 0.3, 0.4, 40], [40] * 4]))
+    assert counted.tolist() == [[True, True, True, False], [True] * 4]  # medians of the clips: 0.3 and 40
     assert not optical_flow.flow_error(flow, flow, ~every)[1].any()
 
 

@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from letocc_core.losses.mean import mean_over
+
 
 def edge_aware(
     values: Float[Tensor, "M h w"],
@@ -11,7 +13,7 @@ def edge_aware(
     valid: Bool[Tensor, "M h w"] | None = None,
     eps: float = 1e-7,
 ) -> Float[Tensor, ""]:
-    """|d values| exp(-mean |d image|) of mean-normalised values, averaged along x plus averaged along y.
+    """|d values| exp(-mean |d image|) of mean-normalised values: mean along x plus mean along y, over the M images.
 
     Monodepth2 gives it disparities, SelfOcc depths (eps 1e-6) on the lattice of rays.
 
@@ -28,4 +30,4 @@ def _along(values: Tensor, image: Tensor, valid: Tensor, axis: int) -> Tensor:
     step = values.diff(dim=axis).abs() * torch.exp(-image.diff(dim=axis).abs().mean(-1))
     steps = values.shape[axis] - 1
     both = valid.narrow(axis, 0, steps) & valid.narrow(axis, 1, steps)
-    return (step * both).sum() / both.sum().clamp(min=1)
+    return mean_over(step, both)

@@ -12,6 +12,7 @@ from letocc_core.errors import ConfigError
 from letocc_core.frame import Clip, FlowCue, Frame
 from letocc_core.geometry.grid import GridSpec, sample_volume
 from letocc_core.losses import edge, eikonal, hessian, lidar, optical_flow, photometric, semantics, sparsity
+from letocc_core.losses.mean import mean_over, total
 from letocc_core.rendering.rays import Rays, camera_rays, lidar_rays
 from letocc_core.rendering.render import Rendered, SceneFields, render
 
@@ -83,6 +84,8 @@ def stage_losses(
 ) -> dict[str, Tensor]:
     """Weighted terms and their sum, `total`, of a batched clip; terms of weight 0 are absent.
 
+    Every term is the mean of what it is for each clip alone.
+
     Args:
         progress: share of the stage that is done, for the annealing of beta.
         motion: also learn how the world moves; the clip needs cues.
@@ -143,11 +146,11 @@ def _cue_terms(seen: Rendered, rays: Rays, clip: Clip, cue: FlowCue, config: Mot
     speed = (seen.weights.detach()[..., None] * seen.velocity).sum(-2).abs().sum(-1)
     teaches = config.static_cues == "both" or (config.static_cues == "forward" and cue_is_later(clip, cue))
     error, counted = optical_flow.flow_error(moving, target, moves)
-    scale = optical_flow.dynamic_scale(known.sum(), moves.sum())
+    scale = optical_flow.dynamic_scale(total(known), total(moves))
     return {
-        "flow": scale * torch.where(counted, error, 0.0).sum() / known.sum().clamp(min=1),
-        "static_flow": optical_flow.mean_over(*optical_flow.flow_error(static, target, known & ~moves & teaches)),
-        "still": optical_flow.mean_over(speed, still),
+        "flow": (scale * total(torch.where(counted, error, 0.0)) / total(known).clamp(min=1)).mean(),
+        "static_flow": mean_over(*optical_flow.flow_error(static, target, known & ~moves & teaches)),
+        "still": mean_over(speed, still),
     }
 
 
@@ -178,7 +181,7 @@ def photometric_term(
     counted = counted & rays.valid
     if not config.movable and clip.current.movable is not None:
         counted = counted & ~_nearest(clip.current.movable, rays.pixels)
-    return torch.where(counted, best, 0.0).sum() / counted.sum().clamp(min=1)
+    return mean_over(best, counted)
 
 
 def _unwarped(rays: Rays, target: Tensor, clip: Clip, config: StaticStageConfig) -> Tensor | None:
@@ -233,7 +236,7 @@ def _lidar(
 ) -> Tensor:
     rays, ranges = lidar_rays(frame, grid, config.lidar_samples, generator)
     seen = render(fields, grid, rays, config.samples, beta, generator)
-    return lidar.silog(seen.depth, ranges, rays.valid)
+    return torch.vmap(lidar.silog)(seen.depth, ranges, rays.valid).mean()
 
 
 def _semantics(seen: Rendered, rays: Rays, frame: Frame) -> Tensor:

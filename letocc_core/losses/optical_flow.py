@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from letocc_core.frame import FlowCue, Frame
@@ -68,21 +68,16 @@ def _majority(mask: Bool[Tensor, "*b h w"]) -> Bool[Tensor, "*b h w"]:
     return (share > 0.5).view(mask.shape)
 
 
-def dynamic_scale(count: int | Tensor, dynamic: int | Tensor) -> Tensor:
-    """Weight of each ray that moves: all of them count as much as the others, up to 20 times (eq. 11)."""
-    return (torch.as_tensor(count) / torch.as_tensor(dynamic).clamp(min=1)).clamp(max=MOST_SCALE)
+def dynamic_scale(count: Int[Tensor, "B"], dynamic: Int[Tensor, "B"]) -> Float[Tensor, "B"]:
+    """Weight of each ray that moves: those of a clip count as much as the others, up to 20 times (eq. 11)."""
+    return (count / dynamic.clamp(min=1)).clamp(max=MOST_SCALE)
 
 
 def flow_error(
-    flow: Float[Tensor, "*r 2"], cue: Float[Tensor, "*r 2"], counted: Bool[Tensor, "*r"]
-) -> tuple[Float[Tensor, "*r"], Bool[Tensor, "*r"]]:
-    """L1 distance (px) to the cue, and the counted rays without those beyond 100 times the median (eq. 9)."""
+    flow: Float[Tensor, "B *r 2"], cue: Float[Tensor, "B *r 2"], counted: Bool[Tensor, "B *r"]
+) -> tuple[Float[Tensor, "B *r"], Bool[Tensor, "B *r"]]:
+    """L1 distance (px) to the cue, and the counted rays without those beyond 100 medians of their clip (eq. 9)."""
     error = (flow - cue).abs().sum(-1)
-    if not counted.any():
-        return error, counted
-    return error, counted & (error.detach() <= MOST_MEDIANS * error.detach()[counted].median())
-
-
-def mean_over(values: Float[Tensor, "*r"], counted: Bool[Tensor, "*r"]) -> Float[Tensor, ""]:
-    """Mean of the counted entries; 0 if there are none."""
-    return torch.where(counted, values, 0.0).sum() / counted.sum().clamp(min=1)
+    known = torch.where(counted, error.detach(), torch.nan)
+    median = known.flatten(1).nanmedian(1).values.view(-1, *[1] * (error.dim() - 1))
+    return error, counted & (known <= MOST_MEDIANS * median)

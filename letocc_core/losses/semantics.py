@@ -5,12 +5,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from letocc_core.errors import DataError
+from letocc_core.losses.mean import mean_over
 
 IGNORE = 255  # label of pixels that teach nothing
 
 
 def semantic_cross_entropy(
-    probabilities: Float[Tensor, "*r k"], labels: Int[Tensor, "*r"], valid: Bool[Tensor, "*r"] | None = None
+    probabilities: Float[Tensor, "B *r k"], labels: Int[Tensor, "B *r"], valid: Bool[Tensor, "B *r"] | None = None
 ) -> Float[Tensor, ""]:
     """Mean of -log p(label), p = sum w softmax(logits) made to sum to 1; rays labelled `IGNORE` or not valid left out.
 
@@ -25,4 +26,4 @@ def semantic_cross_entropy(
         raise DataError(f"semantic label {highest} found, expected below {classes} (the model's classes) or {IGNORE}")
     share = probabilities / probabilities.sum(-1, keepdim=True).clamp(min=1e-6)
     chosen = share.gather(-1, torch.where(counted, labels, 0).long()[..., None])[..., 0]
-    return torch.where(counted, -chosen.clamp(min=1e-6).log(), 0.0).sum() / counted.sum().clamp(min=1)
+    return mean_over(-chosen.clamp(min=1e-6).log(), counted)

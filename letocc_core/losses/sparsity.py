@@ -6,6 +6,7 @@ from torch import Tensor
 from letocc_core.frame import Frame
 from letocc_core.geometry import camera
 from letocc_core.geometry.grid import GridSpec
+from letocc_core.losses.mean import mean_over
 
 
 def free_space(sdf: Float[Tensor, "B 1 X Y Z"], unseen: Bool[Tensor, "B X Y Z"] | None = None) -> Float[Tensor, ""]:
@@ -13,15 +14,15 @@ def free_space(sdf: Float[Tensor, "B 1 X Y Z"], unseen: Bool[Tensor, "B X Y Z"] 
     depth_inside = sdf[:, 0].neg().clamp(min=0)
     if unseen is None:
         return depth_inside.mean()
-    return (depth_inside * unseen).sum() / unseen.sum().clamp(min=1)
+    return mean_over(depth_inside, unseen)
 
 
 def free_behind(
-    sdf: Float[Tensor, "*r s"], t: Float[Tensor, "*r s"], depth: Float[Tensor, "*r"], distance: float = 3.0
+    sdf: Float[Tensor, "B *r s"], t: Float[Tensor, "B *r s"], depth: Float[Tensor, "B *r"], distance: float = 3.0
 ) -> Float[Tensor, ""]:
     """Mean of max(-f, 0) (m) at samples more than `distance` metres behind the rendered surface (no slope in depth)."""
     behind = t > (depth.detach() + distance)[..., None]
-    return (sdf.neg().clamp(min=0) * behind).sum() / behind.sum().clamp(min=1)
+    return mean_over(sdf.neg().clamp(min=0), behind)
 
 
 def unseen_voxels(frame: Frame, grid: GridSpec) -> Bool[Tensor, "B X Y Z"]:
