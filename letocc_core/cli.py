@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_simulate(commands)
     _add_train(commands)
     _add_eval(commands)
+    _add_ablation(commands)
     _add_results(commands)
     _add_replay(commands)
     _add_play(commands)
@@ -95,6 +96,23 @@ def _train(options: argparse.Namespace) -> None:
         command=options.command_line,
     )
     print(folder / "model.safetensors")
+
+
+def _add_ablation(commands) -> None:
+    p = commands.add_parser("ablation", help="train and measure variants of one configuration")
+    p.add_argument("rows", type=Path, help="YAML file of the variants, for example config/ablation/rows.yaml")
+    p.add_argument("names", nargs="*", metavar="ROW", help="which of them (default: all that have no result yet)")
+    p.add_argument("--runs", type=Path, default=Path("runs"), help="folder of runs (default: runs)")
+    p.add_argument("--out", type=Path, default=Path("docs/results"), help="folder of results (default: docs/results)")
+    p.add_argument("--workers", type=int, default=2, help="variants at a time, one thread each (default: 2)")
+    p.set_defaults(run=_ablation)
+
+
+def _ablation(options: argparse.Namespace) -> None:
+    from letocc_core.ablation import ablate
+
+    for path in ablate(options.rows, options.names, options.runs, options.out, options.workers):
+        print(path)
 
 
 def _add_simulate(commands) -> None:

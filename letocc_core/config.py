@@ -125,6 +125,8 @@ def _convert(kind: Any, value: Any, source: str, name: str) -> Any:
                 continue
         return _convert(options[-1], value, source, name)
     if origin is Literal:
+        if isinstance(value, bool) and str(value).lower() in args:  # YAML reads the word true as a truth value
+            return str(value).lower()
         if value not in args:
             raise wrong(f"one of {', '.join(map(str, args))}")
         return value

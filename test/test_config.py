@@ -14,7 +14,7 @@ from letocc_core.errors import ConfigError
 class Inner:
     rate: float = 0.5
     size: tuple[int, int] = (1, 2)
-    kind: Literal["a", "b"] = "a"
+    kind: Literal["a", "b", "true"] = "a"
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ def test_values_defaults_and_overrides(tmp_path):
     path = write(tmp_path, "steps: 3\ninner: {rate: 1e-4, size: [3, 4]}\nstages: [{kind: b}]\npath: x/y\n")
     read = config.load(Outer, path, ["inner.rate=2", "stages.0.rate=7"])
     assert read == Outer(3, Inner(2.0, (3, 4)), (Inner(7.0, kind="b"),), Path("x/y"))
+    assert config.load(Outer, path, ["inner.kind=true"]).inner.kind == "true"  # which YAML reads as a truth value
     assert config.load(Outer, path).inner.rate == 1e-4  # YAML 1.1 reads 1e-4 as text
     assert config.from_dict(Outer, config.to_dict(read), "again") == read
 
@@ -47,7 +48,7 @@ def test_values_defaults_and_overrides(tmp_path):
         ("steps: 3\nstages: [{kynd: a}]", r"unknown key 'stages\[0\]\.kynd'; did you mean 'stages\[0\]\.kind'"),
         ("steps: three", r"'steps' is 'three' \(str\), expected int"),
         ("steps: true", r"'steps' is True"),
-        ("steps: 1\ninner: {kind: c}", r"'inner\.kind' is 'c' \(str\), expected one of a, b"),
+        ("steps: 1\ninner: {kind: c}", r"'inner\.kind' is 'c' \(str\), expected one of a, b, true"),
         ("steps: 1\ninner: {size: [1]}", r"expected a list of 2"),
         ("inner: {}", r"lacks steps"),
         ("[1, 2]", r"expected a mapping"),

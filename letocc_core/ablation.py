@@ -1,0 +1,144 @@
+"""Ablations: many changes to one configuration, each trained and measured alike.
+
+    letocc ablation config/ablation/rows.yaml             all rows that have no result yet
+    letocc ablation config/ablation/rows.yaml lidar       one of them
+
+A row that was interrupted goes on where it was; one whose result file holds its present configuration is done.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from unittest.mock import patch
+
+from letocc_core import config as configuration
+from letocc_core.errors import ConfigError
+from letocc_core.metrics import results
+from letocc_core.processes import single_threaded
+from letocc_core.train import TrainConfig
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant of the base configuration."""
+
+    label: str  # how a table calls it
+    changes: tuple[str, ...] = ()  # key=value, as on the command line of `letocc train`
+    stages: tuple[str, ...] = ()  # which are trained; empty: all
+    follows: str = ""  # row whose first stage it goes on from instead of training its own; that one follows none
+
+
+@dataclass(frozen=True)
+class AblationConfig:
+    """A file of rows."""
+
+    base: Path  # training configuration, beside the file of rows
+    rows: dict[str, Row]  # by name
+    streets: tuple[int, int] = (9000, 9007)  # seeds of the first and last street to measure on
+    seconds: float = 2.0  # s of each
+
+    def __post_init__(self):
+        for name, row in self.rows.items():
+            if row.follows and (row.follows not in self.rows or self.rows[row.follows].follows):
+                free = ", ".join(n for n, r in self.rows.items() if not r.follows)
+                raise ConfigError(f"rows.{name}.follows is {row.follows}, expected a row that follows none: {free}")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A row ready to be trained and measured."""
+
+    name: str
+    stages: tuple[TrainConfig, ...]  # one stage each, in the order of training
+    init: Path | None  # checkpoint of the stage before the first of them
+    folder: Path  # of its runs
+    result: Path  # file to write
+    seeds: range
+    seconds: float
+
+    def done(self) -> bool:
+        """Whether the result file is of this configuration."""
+        if not self.result.exists():
+            return False
+        return results.read_results(self.result)["config"] == configuration.to_dict(self.stages[-1])
+
+
+def ablate(
+    path: Path,
+    names: Sequence[str] = (),
+    runs: Path = Path("runs"),
+    out: Path = Path("docs/results"),
+    workers: int = 2,
+) -> list[Path]:
+    """Train and measure rows of the file `path`; returns their result files, `out/<folder of path>/<row>.json`.
+
+    Args:
+        names: of the rows; all if empty. A row that is followed is trained first.
+        runs: folder of runs.
+        workers: rows at a time, one thread each.
+
+    Raises:
+        ConfigError: a row that is not there, or a change that the configuration does not take.
+    """
+    jobs = list(plan(path, names, runs, out))
+    missing = [job for job in jobs if not job.done()]
+    with patch.dict(os.environ, {"TQDM_DISABLE": "1"}), single_threaded(workers) as pool:
+        for first in (True, False):  # those that follow no row, then those that do
+            begun = [pool.submit(run, job) for job in missing if (job.init is None) == first]
+            for future in begun:
+                print(future.result(), file=sys.stderr, flush=True)
+    return [job.result for job in jobs]
+
+
+def plan(path: Path, names: Sequence[str], runs: Path, out: Path) -> Iterator[Job]:
+    """The jobs of the rows `names` of a file, with the rows that they follow."""
+    config = configuration.load(AblationConfig, path)
+    unknown = [name for name in names if name not in config.rows]
+    if unknown:
+        raise ConfigError(f"{path}: no row '{unknown[0]}'; rows: {', '.join(config.rows)}")
+    wanted = {*(names or config.rows), *(config.rows[name].follows for name in names)}
+    group = path.parent.name
+    for name, row in config.rows.items():
+        if name not in wanted:
+            continue
+        whole = configuration.load(TrainConfig, path.parent / config.base, row.changes)
+        stages = row.stages or tuple(stage.name for stage in whole.stages)
+        init = None
+        if row.follows:
+            init = runs / group / row.follows / stages[0] / "latest/model.safetensors"
+            stages = stages[1:]
+        yield Job(
+            name,
+            tuple(whole.only_stage(stage) for stage in stages),
+            init,
+            runs / group / name,
+            out / group / f"{name}.json",
+            range(config.streets[0], config.streets[1] + 1),
+            config.seconds,
+        )
+
+
+def run(job: Job) -> str:
+    """Train and measure one row, in a process of its own; returns what to say about it."""
+    from letocc_core.evaluate import EvaluationConfig, evaluate_checkpoint
+    from letocc_core.train import train
+
+    begin, init, command = time.monotonic(), job.init, f"letocc ablation ({job.name})"
+    for config in job.stages:
+        name = config.stages[0].name
+        latest = job.folder / name / "latest"
+        resume = latest if latest.exists() else None
+        train(config, name, job.folder, resume, init, loader_workers=0, command=command)
+        init = latest / "model.safetensors"
+    evaluate_checkpoint(
+        init,
+        seeds=job.seeds,
+        json=job.result,
+        workers=1,
+        command=command,
+        config=EvaluationConfig(seconds=job.seconds),
+    )
+    return f"{job.name}: {time.monotonic() - begin:.0f} s, {job.result}"
