@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
+from random import Random
 from typing import Literal
 
 import torch
@@ -31,6 +32,7 @@ from letocc_core.errors import ConfigError, LetOccError
 from letocc_core.frame import Clip, InputConfig, collate
 from letocc_core.losses.objective import MotionConfig, StaticStageConfig, stage_losses
 from letocc_core.model.let_occ_flow import Fields, LetOccFlow, ModelConfig
+from letocc_core.rendering.draws import Draws
 from letocc_core.versions import versions
 
 
@@ -196,15 +198,15 @@ class _Run:
 
     def _train_step(self, stage: StageConfig, optimizer: torch.optim.Optimizer, clip: Clip) -> dict[str, float]:
         """One update; returns the weighted terms, their total and the learning rate."""
-        generator = torch.Generator(self.device).manual_seed(_mix(self.config.seed, self.stage, self.step))
+        seed = _mix(self.config.seed, self.stage, self.step)
         factor = learning_rate_factor(stage.optimizer, self.step, stage.steps)
         for group in optimizer.param_groups:
             group["lr"] = group["base_rate"] * factor
-        if torch.rand((), generator=generator, device=self.device) < self.config.history_dropout:
+        if Random(seed).random() < self.config.history_dropout:
             clip = replace(clip, history=())
         fields = forward_clip(self.model, clip, self.config.history_gradient, motion=stage.motion is not None)
-        progress = self.step / stage.steps
-        losses = stage_losses(fields, self.model.config.grid, clip, stage.objective, progress, generator, stage.motion)
+        progress, draws = self.step / stage.steps, Draws(seed, torch.arange(stage.batch_size, device=self.device))
+        losses = stage_losses(fields, self.model.config.grid, clip, stage.objective, progress, draws, stage.motion)
         self._check_finite(losses, clip)
         optimizer.zero_grad(set_to_none=True)
         losses["total"].backward()

@@ -14,6 +14,7 @@ from letocc_core.frame import Clip, Frame, collate, stack
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.losses import edge, eikonal, hessian, lidar, photometric, semantics, sparsity
 from letocc_core.losses.objective import StaticStageConfig, background_samples, stage_losses
+from letocc_core.rendering.draws import Draws
 from letocc_core.rendering.rays import Rays, pixel_rays
 from letocc_core.rendering.render import render
 
@@ -365,10 +366,9 @@ def learn(clip: Clip, settings: StaticStageConfig, steps: int) -> Tensor:
     sdf = torch.full((1, 1, *GRID.shape), 1.0, requires_grad=True)
     optimizer = torch.optim.Adam([sdf], lr=0.1)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, 0.005)
-    generator = torch.Generator().manual_seed(0)
     for step in range(steps):
         optimizer.zero_grad()
-        stage_losses(Scene(sdf), GRID, clip, settings, step / steps, generator)["total"].backward()
+        stage_losses(Scene(sdf), GRID, clip, settings, step / steps, Draws(step, torch.arange(1)))["total"].backward()
         optimizer.step()
         schedule.step()
     return sdf.detach()

@@ -12,6 +12,7 @@ from letocc_core.errors import DataError
 from letocc_core.frame import Frame, stack
 from letocc_core.geometry import camera, se3
 from letocc_core.geometry.grid import GridSpec, sample_volume
+from letocc_core.rendering.draws import Draws
 from letocc_core.rendering.neus import neus_weights
 from letocc_core.rendering.rays import Rays, camera_rays, lidar_rays, pixel_rays, rays_through, sample_edges
 from letocc_core.rendering.render import render
@@ -42,6 +43,10 @@ def blank_frame(batch: int = 1, rig: Rig = SMALL_RIG, **values) -> Frame:
         T_world_ego=torch.eye(4, dtype=torch.float64),
     )
     return stack([dataclasses.replace(frame, **values)] * batch)
+
+
+def draws(batch: int = 1, seed: int = 0) -> Draws:
+    return Draws(seed, torch.arange(batch))
 
 
 def one_ray(near: float = 0.0, far: float = 4.0, length: float = 1.0) -> Rays:
@@ -92,7 +97,7 @@ def test_rays_of_a_camera_outside_the_box_enter_it_or_miss_it():
 
 def test_t_of_a_camera_ray_is_its_depth():
     frame = blank_frame()
-    rays = camera_rays(frame, GRID, 4, 5, torch.Generator().manual_seed(1))
+    rays = camera_rays(frame, GRID, 4, 5, draws())
     assert rays.near.shape == (1, 2, 4, 5)
     points = rays.at(torch.full((1, 2, 4, 5, 1), 3.0))[..., 0, :]
     pixels, depth = camera.project(se3.transform(se3.inverse(frame.T_ego_cam), points.flatten(2, 3)), frame.K)
@@ -104,7 +109,7 @@ def test_lattice_is_regular_and_jittered_once_a_camera():
     frame = blank_frame(batch=2)
     centred = camera_rays(frame, GRID, 6, 8).pixels
     torch.testing.assert_close(centred[0, 0, 0, 0], torch.tensor([1.5, 1.5]))  # the middle of 4 x 4 pixels
-    jittered = camera_rays(frame, GRID, 6, 8, torch.Generator().manual_seed(3)).pixels
+    jittered = camera_rays(frame, GRID, 6, 8, draws(2)).pixels
     shift = jittered - centred
     assert (shift - shift[:, :, :1, :1]).abs().max() < 1e-5 and shift.abs().max() <= 2
     assert len(shift[:, :, 0, 0].reshape(-1, 2).unique(dim=0)) == 4
@@ -131,7 +136,7 @@ def test_single_frame_is_refused_with_what_to_do():
 def test_lidar_rays_end_at_their_returns():
     points = torch.tensor([[3.0, 4.0, 1.0], [50.0, 0.0, 0.0], [float("nan")] * 3, [0.0, -2.0, 1.0]])
     frame = blank_frame(lidar=points, lidar_origin=torch.tensor([0.0, 0.0, 1.0]))
-    rays, ranges = lidar_rays(frame, GRID, 4, torch.Generator().manual_seed(0))
+    rays, ranges = lidar_rays(frame, GRID, 4, draws())
     assert rays.valid.sum() == 2 and sorted(ranges[rays.valid].tolist()) == pytest.approx([2.0, 5.0])
     ends = rays.at(ranges[..., None])[..., 0, :][rays.valid]
     assert sorted(ends.tolist()) == [pytest.approx([0.0, -2.0, 1.0]), pytest.approx([3.0, 4.0, 1.0])]
@@ -140,10 +145,34 @@ def test_lidar_rays_end_at_their_returns():
         lidar_rays(blank_frame(), GRID, 4)
 
 
+def test_draws_depend_on_the_place_in_the_batch_alone():
+    """Together, shared out, with other lengths: the same numbers; other seeds, places and calls: others."""
+    together = draws(3)
+    first, second = together.uniform(4, 5), together.uniform(7)
+    assert first.shape == (3, 4, 5) and not torch.equal(first[:, 0], second[:, :5])
+    alone = Draws(0, torch.tensor([1, 2]))
+    assert torch.equal(alone.uniform(2, 5), first[1:, :2]) and torch.equal(alone.uniform(9)[:, :7], second[1:])
+    assert not torch.equal(draws(3, seed=1).uniform(4, 5), first)
+    assert not torch.equal(draws(3, seed=2**40).uniform(4, 5), first)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**62])
+def test_draws_are_uniform_and_independent(seed):
+    """Moments and correlations within 4 standard deviations of their means."""
+    x = draws(4, seed).uniform(50_000).double()
+    sigma = 1 / (12 * x.shape[1]) ** 0.5
+    assert ((x.mean(1) - 0.5).abs() < 4 * sigma).all() and (x >= 0).all() and (x < 1).all()
+    assert ((x.var(1) - 1 / 12).abs() < 4 * (1 / 180 / x.shape[1]) ** 0.5).all()
+    counts = torch.stack([torch.histc(row, 64, 0, 1) for row in x])
+    assert (((counts - counts.mean()) ** 2 / counts.mean()).sum(1) < 63 + 4 * (2 * 63) ** 0.5).all()
+    between = torch.corrcoef(torch.cat([x, x.roll(1, 1)]))  # of clips, and of successive numbers
+    assert (between - torch.eye(8)).abs().max() < 4 / x.shape[1] ** 0.5
+
+
 def test_samples_stay_in_their_strata():
     edges = sample_edges(one_ray(), 4)
     assert edges[0, 0].tolist() == [0, 1, 2, 3, 4]
-    moved = sample_edges(one_ray(), 4, torch.Generator().manual_seed(0))[0, 0]
+    moved = sample_edges(one_ray(), 4, draws())[0, 0]
     assert (moved[0], moved[-1]) == (0, 4) and (moved.diff() > 0).all() and not torch.equal(moved, edges[0, 0])
 
 

@@ -13,6 +13,7 @@ from letocc_core.frame import Clip, FlowCue, Frame
 from letocc_core.geometry.grid import GridSpec, sample_volume
 from letocc_core.losses import edge, eikonal, hessian, lidar, optical_flow, photometric, semantics, sparsity
 from letocc_core.losses.mean import mean_over, total
+from letocc_core.rendering.draws import Draws
 from letocc_core.rendering.rays import Rays, camera_rays, lidar_rays
 from letocc_core.rendering.render import Rendered, SceneFields, render
 
@@ -79,7 +80,7 @@ def stage_losses(
     clip: Clip,
     config: StaticStageConfig,
     progress: float,
-    generator: torch.Generator | None = None,
+    draws: Draws | None = None,
     motion: MotionConfig | None = None,
 ) -> dict[str, Tensor]:
     """Weighted terms and their sum, `total`, of a batched clip; terms of weight 0 are absent.
@@ -89,12 +90,12 @@ def stage_losses(
     Args:
         progress: share of the stage that is done, for the annealing of beta.
         motion: also learn how the world moves; the clip needs cues.
-        generator: of the rays' jitter; None: cell centres and uniform samples.
+        draws: of the rays' jitter; None: cell centres and uniform samples.
     """
     beta = config.beta(progress)
-    rays = camera_rays(clip.current, grid, config.rows, config.columns, generator)
+    rays = camera_rays(clip.current, grid, config.rows, config.columns, draws)
     reads = {"motion": motion is not None, "semantics": config.semantics > 0}
-    seen = render(fields, grid, rays, config.samples, beta, generator, **reads)
+    seen = render(fields, grid, rays, config.samples, beta, draws, **reads)
     target = photometric.sample_colours(clip.current.images, rays.pixels)
     terms = {
         "photometric": lambda: photometric_term(seen, rays, target, clip, config),
@@ -104,7 +105,7 @@ def stage_losses(
         "sparsity": lambda: sparsity.free_space(fields.sdf, sparsity.unseen_voxels(clip.current, grid)),
         "behind": lambda: sparsity.free_behind(seen.sdf[..., 1:], seen.t, seen.depth),
         "start": lambda: sparsity.free_start(seen.sdf[..., 0]),
-        "lidar": lambda: _lidar(fields, grid, clip.current, config, beta, generator),
+        "lidar": lambda: _lidar(fields, grid, clip.current, config, beta, draws),
         "semantics": lambda: _semantics(seen, rays, clip.current),
     }
     if clip.current.lidar is None:
@@ -232,10 +233,10 @@ def _edge(seen: Rendered, rays: Rays, target: Tensor) -> Tensor:
 
 
 def _lidar(
-    fields: SceneFields, grid: GridSpec, frame: Frame, config: StaticStageConfig, beta: float, generator
+    fields: SceneFields, grid: GridSpec, frame: Frame, config: StaticStageConfig, beta: float, draws: Draws | None
 ) -> Tensor:
-    rays, ranges = lidar_rays(frame, grid, config.lidar_samples, generator)
-    seen = render(fields, grid, rays, config.samples, beta, generator)
+    rays, ranges = lidar_rays(frame, grid, config.lidar_samples, draws)
+    seen = render(fields, grid, rays, config.samples, beta, draws)
     return torch.vmap(lidar.silog)(seen.depth, ranges, rays.valid).mean()
 
 

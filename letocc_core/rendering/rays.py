@@ -11,6 +11,7 @@ from letocc_core.errors import DataError
 from letocc_core.frame import Frame
 from letocc_core.geometry.camera import MIN_DEPTH, ray_directions
 from letocc_core.geometry.grid import GridSpec
+from letocc_core.rendering.draws import Draws
 
 
 @dataclass(frozen=True)
@@ -44,19 +45,17 @@ def rays_through(
     return _rays_in_box(origins, directions, grid, pixels)
 
 
-def camera_rays(
-    frame: Frame, grid: GridSpec, rows: int, columns: int, generator: torch.Generator | None = None
-) -> Rays:
+def camera_rays(frame: Frame, grid: GridSpec, rows: int, columns: int, draws: Draws | None = None) -> Rays:
     """Rays [B, N, rows, columns] on a lattice over each image of a batched frame (Let Occ Flow B.5).
 
-    The image is cut into rows x columns cells with a ray at the same place of each: the middle, or with a `generator` a
+    The image is cut into rows x columns cells with a ray at the same place of each: the middle, or with `draws` a
     random place drawn once a camera. The lattice stays regular, so neighbouring rays can be compared as a small image.
     """
     batch, cameras, _, height, width = _batched(frame).images.shape
     device = frame.images.device
     place = torch.full((batch, cameras, 1, 1, 2), 0.5, device=device)
-    if generator is not None:
-        place = torch.rand(place.shape, generator=generator, device=device)
+    if draws is not None:
+        place = draws.uniform(*place.shape[1:])
     cells = torch.stack(_mesh(rows, columns, device), dim=-1)
     size = torch.tensor([width / columns, height / rows], device=device)
     pixels = (cells + place) * size - 0.5
@@ -73,11 +72,11 @@ def pixel_rays(frame: Frame, grid: GridSpec, stride: int = 1) -> Rays:
 
 
 def lidar_rays(
-    frame: Frame, grid: GridSpec, count: int, generator: torch.Generator | None = None
+    frame: Frame, grid: GridSpec, count: int, draws: Draws | None = None
 ) -> tuple[Rays, Float[Tensor, "B R"]]:
     """At most `count` rays [B, R] from the LiDAR to its returns inside the box, and their ranges (m).
 
-    Returns are drawn without replacement (the first ones without a `generator`); where a sweep has fewer inside the
+    Returns are drawn without replacement (the first ones without `draws`); where a sweep has fewer inside the
     box, the rest is not `valid`. Raises `DataError` for a frame without LiDAR.
     """
     if _batched(frame).lidar is None or frame.lidar_origin is None:
@@ -86,8 +85,8 @@ def lidar_rays(
         )
     inside = torch.isfinite(frame.lidar).all(-1) & grid.to_voxel(frame.lidar.nan_to_num(nan=torch.inf))[1]
     order = torch.zeros(inside.shape, device=inside.device)
-    if generator is not None:
-        order = torch.rand(inside.shape, generator=generator, device=inside.device)
+    if draws is not None:
+        order = draws.uniform(inside.shape[1])
     chosen = (order + (~inside) * 2).argsort(dim=1, stable=True)[:, :count]
     points = frame.lidar.gather(1, chosen[..., None].expand(-1, -1, 3))
     valid = inside.gather(1, chosen)
@@ -98,11 +97,11 @@ def lidar_rays(
     return dataclasses.replace(rays, valid=rays.valid & valid), ranges
 
 
-def sample_edges(rays: Rays, samples: int, generator: torch.Generator | None = None) -> Float[Tensor, "*r edges"]:
+def sample_edges(rays: Rays, samples: int, draws: Draws | None = None) -> Float[Tensor, "*r edges"]:
     """t of the ends of `samples` intervals from near to far: uniform, or each inner end moved within its stratum."""
     fraction = torch.arange(samples + 1, device=rays.near.device, dtype=rays.near.dtype).expand(*rays.near.shape, -1)
-    if generator is not None:
-        shift = torch.rand(fraction.shape, generator=generator, device=fraction.device, dtype=fraction.dtype) - 0.5
+    if draws is not None:
+        shift = draws.uniform(*fraction.shape[1:]) - 0.5
         inner = (fraction > 0) & (fraction < samples)
         fraction = fraction + shift * inner
     return rays.near[..., None] + fraction / samples * (rays.far - rays.near)[..., None]

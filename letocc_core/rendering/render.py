@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from letocc_core.geometry.grid import GridSpec, sample_volume
+from letocc_core.rendering.draws import Draws
 from letocc_core.rendering.neus import neus_weights, selfocc_weights
 from letocc_core.rendering.rays import Rays, sample_edges
 
@@ -50,7 +51,7 @@ def render(
     rays: Rays,
     samples: int = 256,
     beta: float | Tensor = 0.1,
-    generator: torch.Generator | None = None,
+    draws: Draws | None = None,
     weighting: Literal["neus", "selfocc"] = "neus",
     background: Literal["far", "none"] = "far",
     motion: bool = False,
@@ -60,12 +61,12 @@ def render(
 
     Args:
         beta: m, width of a surface: S(x) = sigmoid(x / beta).
-        generator: places the interval ends at random within their strata; None: uniformly.
+        draws: places the interval ends at random within their strata; None: uniformly.
         weighting: NeuS as the paper writes it, or SelfOcc's variant.
         background: where the part of a ray that leaves the box counts as: at `rays.far`, or nowhere (the paper's sum).
         motion, semantics: also read these fields.
     """
-    edges = sample_edges(rays, samples, generator)
+    edges = sample_edges(rays, samples, draws)
     sdf = sample_volume(fields.sdf, grid, rays.at(edges), padding="border")[..., 0]
     t = (edges[..., 1:] + edges[..., :-1]) / 2
     weights = _weights(sdf, edges, rays, beta, weighting)
