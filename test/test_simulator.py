@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from letocc_core.data.recording import Recording
 from letocc_core.data.simulator.dataset import SimulatorClips
@@ -18,6 +19,7 @@ from letocc_core.data.truth import CLASS_NAMES, FREE, GROUND_CLASSES, MOVABLE_CL
 from letocc_core.errors import ConfigError, DataError
 from letocc_core.frame import InputConfig
 from letocc_core.geometry.grid import GridSpec
+from letocc_core.geometry.rectify import Rectifier
 
 SIZE = (48, 84)
 GRID = GridSpec()
@@ -237,3 +239,31 @@ def test_rigs(tmp_path):
 
 def test_class_lists_are_consistent():
     assert set(GROUND_CLASSES) | set(MOVABLE_CLASSES) <= set(CLASS_NAMES)
+
+
+def test_a_rig_with_a_fisheye_and_no_lidar(tmp_path):
+    """What the fisheye shows is what pinhole cameras at its place show: its views equal theirs."""
+    pinholes = {
+        f"view_{yaw}": {"position": [0.5, 0, 1.2], "yaw": yaw, "fov": 90, "width": 240, "height": 150}
+        for yaw in (50, -50)
+    }
+    fisheye = {"position": [0.5, 0, 1.2], "yaw": 0, "fov": 200, "width": 480, "height": 300, "lens": "fisheye"}
+    rigs = {"pinholes": pinholes, "fisheye": {"front": fisheye}}
+    frames = {}
+    for name, cameras in rigs.items():
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump({"cameras": cameras, "lidar": None}, sort_keys=False))
+        frames[name] = Street(3, Rig.load(path), GridSpec(voxel_size=1.6)).render(1.0)
+    raw = frames["fisheye"]
+    assert raw.lidar is None and raw.truth.visible.mean() > 0.05
+    views = Rectifier(150, 240, fisheye_views=(50, -50))(raw.images[0], raw.calibrations[0], "front")
+    for i, view in enumerate(views):
+        np.testing.assert_allclose(view.K, frames["pinholes"].K[i])
+        np.testing.assert_allclose(raw.T_ego_cam[0] @ view.T_cam_view, frames["pinholes"].T_ego_cam[i], atol=1e-12)
+        seen = (view.image > 0).any(-1)
+        difference = np.abs(view.image.astype(float) - frames["pinholes"].images[i])[seen]
+        assert seen.mean() > 0.9 and np.median(difference) < 8
+    depth, flow = raw.truth.depth[0, 150, 240], raw.truth.flow_forward[0]
+    assert np.isfinite(depth) and np.isfinite(flow[150, 240]).all()
+    with pytest.raises(ConfigError, match="front has a fisheye lens; training on streets takes pinhole cameras"):
+        Rig.load(tmp_path / "fisheye.yaml").require_pinholes("training on streets")

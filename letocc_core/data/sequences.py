@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from letocc_core.data.truth import Truth
 from letocc_core.geometry.grid import GridSpec
-from letocc_core.stream.types import Calibration, FrameSet
+from letocc_core.stream.types import FrameSet
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ def simulated_street(
     from letocc_core.data.simulator.rig import Rig
     from letocc_core.data.simulator.street import Street
 
-    street = Street(seed, Rig.load(rig).resized(*image_size), grid)
+    street = Street(seed, Rig.load(rig).require_pinholes("evaluation on streets").resized(*image_size), grid)
     return [_simulated_sample(street.render(t)) for t in times]
 
 
@@ -58,11 +58,10 @@ def recorded_drive(
 
 
 def _simulated_sample(frame) -> Sample:
-    height, width = frame.images.shape[1:3]
     frame_set = FrameSet(
         stamp_ns=frame.stamp_ns,
         images=tuple(frame.images),
-        calibrations=tuple(Calibration(width, height, K) for K in frame.K),
+        calibrations=frame.calibrations,
         T_ego_cam=frame.T_ego_cam,
         T_world_ego=frame.T_world_ego,
     )

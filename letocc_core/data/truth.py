@@ -16,7 +16,7 @@ FREE = 255  # label of empty voxels, and of pixels that see the sky
 class Truth:
     """Truth of one frame of N cameras (H x W as rendered) on the grid [X, Y, Z]."""
 
-    depth: np.ndarray  # float32 [N, H, W] m along z of the optical frame; inf = sky
+    depth: np.ndarray  # float32 [N, H, W] m along z of the optical frame, of a fisheye along its ray; inf = sky
     flow_forward: np.ndarray | None  # float32 [N, H, W, 2] px (du, dv) to the next frame; NaN where unknown
     flow_backward: np.ndarray | None  # float32 [N, H, W, 2] px to the previous frame
     movable: np.ndarray  # bool [N, H, W]: pixels of MOVABLE_CLASSES, parked ones too

@@ -42,7 +42,7 @@ def project_lattice(
 
 def pinhole_intrinsics(height: int, width: int, fov: float) -> Float[np.ndarray, "3 3"]:
     """Intrinsics (px) of a pinhole camera that sees `fov` degrees horizontally, its principal point in the middle."""
-    focal = width / 2 / math.tan(math.radians(fov) / 2)
+    focal = 0.5 / math.tan(math.radians(fov) / 2) * width
     return np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
 
 

@@ -50,7 +50,8 @@ class SimulatorClips(Dataset):
         self.seeds, self.past_frames = list(seeds), past_frames
         self.first = max(past_frames, 1)
         self.per_street = frames - self.first - 1
-        settings = (RENDERER, Rig.load(rig).resized(*input.image_size), input.history_interval, frames, lidar)
+        mounted = Rig.load(rig).require_pinholes("training on streets").resized(*input.image_size)
+        settings = (RENDERER, mounted, input.history_interval, frames, lidar)
         key = hashlib.sha256(repr(settings).encode()).hexdigest()[:12]
         self.folder = Path(cache) / f"streets_{key}"
         self._render("rendering streets", "", render_street, settings[1:], workers)

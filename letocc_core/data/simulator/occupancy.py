@@ -8,6 +8,7 @@ from scipy.spatial import cKDTree
 
 from letocc_core.data.simulator import assets
 from letocc_core.data.simulator.assets import Asset
+from letocc_core.data.simulator.rig import Rig
 from letocc_core.data.simulator.world import PAVEMENT, ROAD, World
 from letocc_core.data.truth import CLASS_NAMES, FREE
 from letocc_core.geometry.grid import GridSpec
@@ -55,20 +56,17 @@ class OccupancyTruth:
         """Whether a thing with world pose `T` may reach into the grid."""
         return float(np.abs(T[:2, 3] - T_world_ego[:2, 3]).max()) < self._reach + asset.radius
 
-    def visible(
-        self, depth: Float[np.ndarray, "N H W"], K: Float[np.ndarray, "N 3 3"], T_ego_cam: Float[np.ndarray, "N 4 4"]
-    ) -> Bool[np.ndarray, "X Y Z"]:
+    def visible(self, depth: Float[np.ndarray, "N H W"], rig: Rig) -> Bool[np.ndarray, "X Y Z"]:
         """Voxels that some camera sees: their centre projects into its image, not behind what it shows there."""
         centres = self.centres.reshape(-1, 3)
-        seen = np.zeros(len(centres), bool)
         height, width = depth.shape[1:]
-        for image, k, T in zip(depth, K.astype(np.float32), np.linalg.inv(T_ego_cam).astype(np.float32), strict=True):
-            x, y, z = T[:3, :3] @ centres.T + T[:3, 3:]
-            front = np.maximum(z, 0.1)
-            u, v = x / front * k[0, 0] + k[0, 2], y / front * k[1, 1] + k[1, 2]
-            inside = (z > 0.1) & (u > -0.5) & (v > -0.5) & (u < width - 0.5) & (v < height - 0.5)
+        T_cam_ego = np.linalg.inv(rig.T_ego_cam()).astype(np.float32)
+        pixels, reach = rig.project(centres @ T_cam_ego[:, :3, :3].swapaxes(1, 2) + T_cam_ego[:, None, :3, 3])
+        seen = np.zeros(len(centres), bool)
+        for image, (u, v), far in zip(depth, pixels.transpose(0, 2, 1), reach, strict=True):
+            inside = (far > 0.1) & (u > -0.5) & (v > -0.5) & (u < width - 0.5) & (v < height - 0.5)
             shown = image[(v[inside] + 0.5).astype(int), (u[inside] + 0.5).astype(int)]
-            seen[inside] |= shown >= z[inside] - 0.5 * self.grid.voxel_size
+            seen[inside] |= shown >= far[inside] - 0.5 * self.grid.voxel_size
         return seen.reshape(self.grid.shape)
 
     def _solid_voxels(self, asset: Asset, T_ego_thing: np.ndarray) -> Iterator[tuple]:

@@ -15,7 +15,6 @@ from letocc_core.data.simulator.rig import Rig
 from letocc_core.data.simulator.street import EPOCH_NS, SimFrame, Street
 from letocc_core.data.truth import CLASS_NAMES, FREE, Truth
 from letocc_core.errors import DataError
-from letocc_core.geometry.calibration import Calibration
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.processes import single_threaded
 
@@ -100,10 +99,12 @@ def _write_street(out: Path, seed: int, rig: Rig, grid: GridSpec, times: list[fl
 def _write_transforms(bag: BagWriter, street: Street, names: list[str], times: list[float]) -> None:
     """Mounts on /tf_static, and base_link in odom (its start) on /tf."""
     static = [("base_link", optical_frame(n), T) for n, T in zip(names, street.rig.T_ego_cam(), strict=True)]
-    lidar = np.eye(4)
-    lidar[:3, 3] = street.rig.lidar.position
+    if street.rig.lidar:
+        T_ego_lidar = np.eye(4)
+        T_ego_lidar[:3, 3] = street.rig.lidar_origin
+        static.append(("base_link", "lidar", T_ego_lidar))
     start = EPOCH_NS - round(MARGIN * 1e9)
-    bag.write_tf_static(start, [*static, ("base_link", "lidar", lidar)])
+    bag.write_tf_static(start, static)
     T_odom_world = np.linalg.inv(street.pose(0.0))
     for i in range(round((times[-1] + 2 * MARGIN) * ODOMETRY_HZ) + 1):
         t = i / ODOMETRY_HZ - MARGIN
@@ -111,10 +112,11 @@ def _write_transforms(bag: BagWriter, street: Street, names: list[str], times: l
 
 
 def _write_frame(bag: BagWriter, frame: SimFrame, names: list[str]) -> None:
-    height, width = frame.images.shape[1:3]
-    for name, image, K in zip(names, frame.images, frame.K, strict=True):
-        bag.write_camera_info(name, frame.stamp_ns, Calibration(width, height, K))
+    for name, image, calibration in zip(names, frame.images, frame.calibrations, strict=True):
+        bag.write_camera_info(name, frame.stamp_ns, calibration)
         bag.write_image(name, frame.stamp_ns, image)
+    if frame.lidar is None:
+        return
     x, y, z = (frame.lidar - frame.lidar_origin.astype(np.float32)).T
     vx, vy = frame.lidar_velocity.T
     bag.write_points(frame.stamp_ns, "lidar", {"x": x, "y": y, "z": z, "vx": vx, "vy": vy})

@@ -1,23 +1,25 @@
-"""Camera rigs: what is mounted where. Built-in ones are YAML files in `rigs/`; any other is a YAML file of that form."""
+"""Rigs: which cameras and LiDAR are mounted where. Built-in ones are YAML files in `rigs/`; any other is a YAML file of that form."""
 
 import dataclasses
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
 
 from letocc_core import config
 from letocc_core.errors import ConfigError
-from letocc_core.geometry.camera import scale_intrinsics
+from letocc_core.geometry.calibration import Calibration
+from letocc_core.geometry.camera import pinhole_intrinsics, project_fisheye
 
 BUILT_IN = Path(__file__).parent / "rigs"
 
 
 @dataclass(frozen=True)
 class CameraMount:
-    """A pinhole camera on base_link."""
+    """A camera on base_link."""
 
     position: tuple[float, float, float]  # m, ego axes
     yaw: float  # degrees, left of forward
@@ -25,6 +27,8 @@ class CameraMount:
     height: int = 914  # px
     fov: float = 70.0  # degrees, horizontal
     pitch: float = 0.0  # degrees, downwards
+    # fisheye: equidistant. Not in `repr`, of which caches of streets make their names: those have pinholes
+    lens: Literal["pinhole", "fisheye"] = field(default="pinhole", repr=False)
 
 
 @dataclass(frozen=True)
@@ -41,10 +45,10 @@ class LidarMount:
 
 @dataclass(frozen=True)
 class Rig:
-    """Cameras by name, all of one image size, and a LiDAR."""
+    """Cameras by name, all of one image size, and a LiDAR, if there is one."""
 
     cameras: dict[str, CameraMount]
-    lidar: LidarMount = field(default_factory=LidarMount)
+    lidar: LidarMount | None = field(default_factory=LidarMount)
 
     def __post_init__(self):
         if not self.cameras:
@@ -69,13 +73,65 @@ class Rig:
         return Rig({n: dataclasses.replace(c, height=height, width=width) for n, c in self.cameras.items()}, self.lidar)
 
     @property
+    def lidar_origin(self) -> Float[np.ndarray, "3"]:
+        """The LiDAR's position (m, ego axes); without one, that of the middle of the cameras."""
+        return np.array(self.lidar.position) if self.lidar else self.T_ego_cam()[:, :3, 3].mean(0)
+
+    @property
     def image_size(self) -> tuple[int, int]:
         """(height, width) in px."""
         first = next(iter(self.cameras.values()))
         return first.height, first.width
 
+    def require_pinholes(self, purpose: str) -> "Rig":
+        """This rig; raises `ConfigError` naming the camera and `purpose` if one of its cameras is a fisheye."""
+        for name, mount in self.cameras.items():
+            if mount.lens != "pinhole":
+                raise ConfigError(
+                    f"rig: {name} has a {mount.lens} lens; {purpose} takes pinhole cameras. Write bags of this rig with "
+                    "`letocc simulate`, and train on those"
+                )
+        return self
+
+    def calibrations(self) -> tuple[Calibration, ...]:
+        """What each camera's camera_info says."""
+        models = {"pinhole": (np.zeros(0), "plumb_bob"), "fisheye": (np.zeros(4), "equidistant")}
+        cameras = zip(self.cameras.values(), self.intrinsics(), strict=True)
+        return tuple(Calibration(c.width, c.height, K, *models[c.lens]) for c, K in cameras)
+
+    def rays(self) -> Float[np.ndarray, "N H W 3"]:
+        """Direction of every pixel in its camera's optical axes: with z = 1 for a pinhole, of length 1 for a fisheye."""
+        height, width = self.image_size
+        v, u = np.mgrid[:height, :width].astype(np.float64)
+        out = []
+        for mount, K in zip(self.cameras.values(), self.intrinsics(), strict=True):
+            x, y = (u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1]
+            if mount.lens == "fisheye":
+                angle = np.hypot(x, y)
+                sine = np.sinc(angle / np.pi)  # sin(angle) / angle
+                out.append(np.stack([x * sine, y * sine, np.cos(angle)], -1))
+            else:
+                out.append(np.stack([x, y, np.ones_like(x)], -1))
+        return np.stack(out)
+
+    def project(
+        self, points: Float[np.ndarray, "N n 3"]
+    ) -> tuple[Float[np.ndarray, "N n 2"], Float[np.ndarray, "N n"]]:
+        """Pixels of points (m, each camera's optical frame), and how many `rays` long the way to them is.
+
+        Points that are nearer than 0.1 of those have no meaningful pixel.
+        """
+        pixels, reach = np.empty_like(points[..., :2]), points[..., 2].copy()
+        for i, (mount, K) in enumerate(zip(self.cameras.values(), self.intrinsics(), strict=True)):
+            if mount.lens == "fisheye":
+                pixels[i] = project_fisheye(points[i], K, np.zeros(4))
+                reach[i] = np.linalg.norm(points[i], axis=-1)
+            else:
+                pixels[i] = points[i, :, :2] / np.maximum(reach[i], 0.1)[:, None] * np.diag(K)[:2] + K[:2, 2]
+        return pixels, reach
+
     def intrinsics(self) -> Float[np.ndarray, "N 3 3"]:
-        """Intrinsics of every camera (px), principal point in the middle."""
+        """Intrinsics of every camera (px), principal point in the middle; a fisheye's focal lengths are px a radian."""
         return np.stack([_intrinsics(c) for c in self.cameras.values()])
 
     def T_ego_cam(self) -> Float[np.ndarray, "N 4 4"]:
@@ -84,10 +140,9 @@ class Rig:
 
 
 def _intrinsics(mount: CameraMount) -> Float[np.ndarray, "3 3"]:
-    focal = 0.5 / math.tan(math.radians(mount.fov) / 2)
-    unit = np.array([[focal, 0, 0.0], [0, focal, 0.0], [0, 0, 1]])  # an image one pixel wide
-    K = scale_intrinsics(unit, mount.width, mount.width)
-    K[1, 2] = (mount.height - 1) / 2
+    K = pinhole_intrinsics(mount.height, mount.width, mount.fov if mount.lens == "pinhole" else 90.0)
+    if mount.lens == "fisheye":
+        K[0, 0] = K[1, 1] = mount.width / math.radians(mount.fov)
     return K
 
 

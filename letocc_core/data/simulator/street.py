@@ -11,6 +11,7 @@ from letocc_core.data.simulator.occupancy import OccupancyTruth
 from letocc_core.data.simulator.rig import Rig
 from letocc_core.data.simulator.world import KERB, PAVEMENT, ROAD, World
 from letocc_core.data.truth import CLASS_NAMES, FREE, MOVABLE_CLASSES, Truth
+from letocc_core.geometry.calibration import Calibration
 from letocc_core.geometry.grid import GridSpec
 
 EPOCH_NS = 1_700_000_000_000_000_000  # stamp of time 0
@@ -26,6 +27,7 @@ class SimFrame:
     images: np.ndarray  # uint8 [N, H, W, 3] RGB
     movable: np.ndarray  # bool [N, H, W]
     K: np.ndarray  # [N, 3, 3] px
+    calibrations: tuple[Calibration, ...]  # the same, with the cameras' lenses
     T_ego_cam: np.ndarray  # [N, 4, 4] m
     T_world_ego: np.ndarray  # [4, 4] m
     lidar_origin: np.ndarray  # [3] m, ego axes
@@ -89,35 +91,36 @@ class Street:
         T_ego_cam, K = self.rig.T_ego_cam(), self.rig.intrinsics()
         poses = self._thing_poses(t)
         dynamic = self._actor_scene(t, poses, T_world_ego)
-        directions = self._rays(K, T_world_ego @ T_ego_cam)  # [N, H, W, 3], optical z = 1
+        directions = self._rays(T_world_ego @ T_ego_cam)
         origins = np.broadcast_to((T_world_ego @ T_ego_cam)[:, None, None, :3, 3], directions.shape)
         hits = self._cast(dynamic, origins, directions)
         shape = directions.shape[:3]
         labels = self._labels[self._row(hits.thing)].reshape(shape)
         movable = np.isin(labels, [CLASS_NAMES.index(c) for c in MOVABLE_CLASSES])
-        origin = np.array(self.rig.lidar.position)
+        origin = self.rig.lidar_origin
         result = {
             "stamp_ns": EPOCH_NS + round(t * 1e9),
             "images": self._colour(t, hits, directions, poses, K),
             "movable": movable,
             "K": K,
+            "calibrations": self.rig.calibrations(),
             "T_ego_cam": T_ego_cam,
             "T_world_ego": T_world_ego,
             "lidar_origin": origin,
         }
-        if truth if lidar is None else lidar:
+        if self.rig.lidar and (truth if lidar is None else lidar):
             result["lidar"], result["lidar_velocity"] = self._sweep(t, dynamic, T_world_ego, origin)
         if truth:
-            result["truth"] = self._truth(t, dynamic, hits, labels, movable, poses, K, T_ego_cam, T_world_ego, origin)
+            result["truth"] = self._truth(t, dynamic, hits, labels, movable, poses, T_ego_cam, T_world_ego, origin)
             result["T_world_ego_next"] = self.pose(t + self.flow_interval)
             result["flow_interval"] = self.flow_interval
         return SimFrame(**result)
 
-    def _truth(self, t, dynamic, hits, labels, movable, poses, K, T_ego_cam, T_world_ego, origin) -> Truth:
+    def _truth(self, t, dynamic, hits, labels, movable, poses, T_ego_cam, T_world_ego, origin) -> Truth:
         """Truth of one frame from what the camera rays met."""
         shape = labels.shape
         depth = np.where(hits.thing == SKY, np.inf, hits.distance).reshape(shape).astype(np.float32)
-        flow = [self._flow(t, sign * self.flow_interval, hits, poses, K, T_ego_cam, shape) for sign in (1, -1)]
+        flow = [self._flow(t, sign * self.flow_interval, hits, poses, T_ego_cam, shape) for sign in (1, -1)]
         if self.grid is None:
             empty = np.zeros((0, 0, 0), np.uint8)
             return Truth(depth, *flow, movable, labels, empty, np.zeros((0, 0, 0, 2), np.float32), empty.astype(bool))
@@ -127,9 +130,10 @@ class Street:
             if self._occupancy.is_near(a.asset, T, T_world_ego)
         ]
         occupancy, velocity = self._occupancy.at(T_world_ego, actors)
-        visible = self._occupancy.visible(depth, K, T_ego_cam)
+        visible = self._occupancy.visible(depth, self.rig)
         hidden = np.nonzero(~visible)
-        visible[hidden] = self._lidar_reaches(dynamic, self._occupancy.centres[hidden], T_world_ego, origin)
+        if self.rig.lidar:
+            visible[hidden] = self._lidar_reaches(dynamic, self._occupancy.centres[hidden], T_world_ego, origin)
         return Truth(depth, *flow, movable, labels, occupancy, velocity, visible)
 
     # -- geometry -------------------------------------------------------------------------------------------------
@@ -176,13 +180,9 @@ class Street:
         reach = np.where(thing == SKY, 1.0, distance).astype(np.float32)
         return _Hits(thing, distance, rays[:, :3] + rays[:, 3:] * reach[:, None], normals)
 
-    def _rays(self, K: np.ndarray, T_world_cam: np.ndarray) -> Float[np.ndarray, "N H W 3"]:
-        height, width = self.rig.image_size
-        v, u = np.mgrid[:height, :width].astype(np.float32)
-        x = (u - K[:, 0, 2, None, None]) / K[:, 0, 0, None, None]
-        y = (v - K[:, 1, 2, None, None]) / K[:, 1, 1, None, None]
-        local = np.stack([x, y, np.ones_like(x)], -1)
-        return np.einsum("nhwj,nij->nhwi", local, T_world_cam[:, :3, :3], optimize=True)
+    def _rays(self, T_world_cam: np.ndarray) -> Float[np.ndarray, "N H W 3"]:
+        """The rig's rays in world axes."""
+        return np.einsum("nhwj,nij->nhwi", self.rig.rays(), T_world_cam[:, :3, :3], optimize=True)
 
     def _row(self, thing: np.ndarray) -> np.ndarray:
         return np.minimum(thing, len(self._labels) - 1)
@@ -225,7 +225,7 @@ class Street:
 
     # -- truth ----------------------------------------------------------------------------------------------------
 
-    def _flow(self, t, dt, hits: _Hits, poses, K, T_ego_cam, shape) -> np.ndarray:
+    def _flow(self, t, dt, hits: _Hits, poses, T_ego_cam, shape) -> np.ndarray:
         """Optical flow (px) to the frame at t + dt; NaN for the sky and what ends up behind the camera."""
         row = self._row(hits.thing)
         moved = hits.points
@@ -239,12 +239,10 @@ class Street:
         T_cam_world = np.linalg.inv(self.pose(t + dt) @ T_ego_cam)
         seen = np.einsum("nij,npj->npi", T_cam_world[:, :3, :3], moved.reshape(shape[0], -1, 3), optimize=True)
         seen += T_cam_world[:, None, :3, 3]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            u = seen[..., 0] / seen[..., 2] * K[:, 0, 0, None] + K[:, 0, 2, None]
-            v = seen[..., 1] / seen[..., 2] * K[:, 1, 1, None] + K[:, 1, 2, None]
-        pixel_v, pixel_u = np.mgrid[: shape[1], : shape[2]]
-        flow = np.stack([u - pixel_u.ravel(), v - pixel_v.ravel()], -1)
-        flow[(seen[..., 2] < 0.1) | (hits.thing == SKY).reshape(shape[0], -1)] = np.nan
+        pixels, reach = self.rig.project(seen)
+        v, u = np.mgrid[: shape[1], : shape[2]]
+        flow = pixels - np.stack([u.ravel(), v.ravel()], -1)
+        flow[(reach < 0.1) | (hits.thing == SKY).reshape(shape[0], -1)] = np.nan
         return flow.reshape(*shape, 2).astype(np.float32)
 
     def _sweep(self, t, dynamic, T_world_ego, origin) -> tuple[np.ndarray, np.ndarray]:
