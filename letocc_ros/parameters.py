@@ -1,5 +1,6 @@
 """The node's parameters: one dataclass from which the ROS declarations, the YAML and the documentation are made."""
 
+import array
 import dataclasses
 import difflib
 import sys
@@ -26,6 +27,7 @@ STREET_CAMERAS = (
 )
 TRANSPORTS = ("compressed", "raw")
 RELIABILITIES = ("best_effort", "reliable")
+VOXEL_COLOURS = ("height", "probability", "speed")
 
 
 def _parameter(
@@ -79,15 +81,33 @@ class NodeParameters:
     threshold: float = _parameter(
         0.0, "A voxel is occupied above this probability; 0: as the checkpoint says.", range=(0, 1), live=True
     )
+    min_speed: float = _parameter(
+        0.5, "What is slower stands still: no motion line, no part of a moving object.", "m/s", (0, 100), live=True
+    )
+    min_object_voxels: int = _parameter(
+        3, "Fewer moving voxels that touch are no moving object.", range=(1, 100000), live=True
+    )
     costmap_min_height: float = _parameter(
         0.3, "Lower end of the heights above base_frame that the costmap shows.", "m", (-100, 100), live=True
     )
     costmap_max_height: float = _parameter(
         2.0, "Upper end of the heights above base_frame that the costmap shows.", "m", (-100, 100), live=True
     )
-    min_marker_speed: float = _parameter(
-        0.5, "Voxels slower than this get no motion line in the markers.", "m/s", (0, 100), live=True
+    voxel_colour: str = _parameter(
+        "height",
+        "What the colour of a voxel in ~/markers shows: height, probability, or speed (0 to 10 m/s).",
+        choices=VOXEL_COLOURS,
+        live=True,
     )
+    motion_colour: tuple[float, ...] = _parameter(
+        (1.0, 0.2, 0.1), "Colour of motion lines and moving objects: red, green, blue, each 0 to 1.", live=True
+    )
+    publish_occupancy: bool = _parameter(True, "Publish ~/occupancy while someone listens.", live=True)
+    publish_points: bool = _parameter(True, "Publish ~/points while someone listens.", live=True)
+    publish_costmap: bool = _parameter(True, "Publish ~/costmap while someone listens.", live=True)
+    publish_markers: bool = _parameter(True, "Publish ~/markers while someone listens.", live=True)
+    publish_objects: bool = _parameter(False, "Publish ~/objects while someone listens.", live=True)
+    snapshot_folder: str = _parameter("~/.ros/snapshots", "Where ~/save_snapshot writes.", live=True)
     autostart: bool = _parameter(True, "Configure and activate without being asked to by a lifecycle manager.")
 
     def __post_init__(self):
@@ -95,6 +115,10 @@ class NodeParameters:
             _check(field.name, getattr(self, field.name), field.metadata)
         if not self.cameras or not all(self.cameras) or len(set(self.cameras)) != len(self.cameras):
             raise ConfigError(f"parameter 'cameras' is {list(self.cameras)}, expected one name or more, none twice")
+        if len(self.motion_colour) != 3 or not all(0 <= c <= 1 for c in self.motion_colour):
+            raise ConfigError(
+                f"parameter 'motion_colour' is {list(self.motion_colour)}, expected three numbers, 0 to 1"
+            )
         if not self.costmap_min_height < self.costmap_max_height:
             raise ConfigError(
                 f"parameter 'costmap_min_height' is {self.costmap_min_height} m, expected less than "
@@ -121,7 +145,7 @@ def read(node: Node, changes: list[Parameter] = ()) -> NodeParameters:
     """The parameters as they are, or as they would be after `changes`. Raises `ConfigError`."""
     values = {f.name: node.get_parameter(f.name).value for f in dataclasses.fields(NodeParameters)}
     values |= {p.name: p.value for p in changes if p.name in values}
-    return NodeParameters(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+    return NodeParameters(**{name: tuple(v) if isinstance(v, (list, array.array)) else v for name, v in values.items()})
 
 
 def unknown(node: Node) -> list[str]:
@@ -183,9 +207,15 @@ def markdown_table() -> str:
 def _rows() -> Iterator[str]:
     for field in dataclasses.fields(NodeParameters):
         default = _plain(field.default)
-        kind = {str: "string", list: "string list"}.get(type(default), type(default).__name__)
-        shown = ", ".join(default) if isinstance(default, list) else str(default) if default != "" else "(empty)"
+        kind = f"{_kind(default[0])} list" if isinstance(default, list) else _kind(default)
+        shown = (
+            ", ".join(map(str, default)) if isinstance(default, list) else str(default) if default != "" else "(empty)"
+        )
         yield f"| `{field.name}` | {kind} | {shown} | {_meaning(field)} |".replace("<", "\\<")
+
+
+def _kind(value: Any) -> str:
+    return "string" if isinstance(value, str) else type(value).__name__
 
 
 def _meaning(field: dataclasses.Field) -> str:

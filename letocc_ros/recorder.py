@@ -17,7 +17,7 @@ from letocc_ros.session import count_publishers, header_stamp_ns, message_class,
 
 SETTLE = 0.5  # s
 ANSWER = "letocc_ros/msg/OccFlowGrid"
-# What `occ_flow_node` publishes.
+# What `occ_flow_node` publishes unless it is told otherwise.
 OUTPUTS: Mapping[str, str] = {
     "/occ_flow_node/occupancy": ANSWER,
     "/occ_flow_node/points": "sensor_msgs/msg/PointCloud2",

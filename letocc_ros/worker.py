@@ -18,6 +18,11 @@ class LatestWorker(Generic[T]):
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
+    @property
+    def alive(self) -> bool:
+        """Whether the thread has not ended."""
+        return self._thread.is_alive()
+
     def submit(self, item: T) -> T | None:
         """Hand in an item; returns the one that it replaces, which will never be worked on."""
         with self._changed:
@@ -25,13 +30,22 @@ class LatestWorker(Generic[T]):
             self._changed.notify()
         return replaced
 
-    def stop(self) -> T | None:
-        """Finish the item in work, and end the thread; returns the item that was still waiting."""
+    def clear(self) -> T | None:
+        """Take back the item that waits, if one does; the one in work is finished."""
+        with self._changed:
+            left, self._waiting = self._waiting, None
+        return left
+
+    def stop(self, patience: float) -> T | None:
+        """End the thread, after the item in work; returns the item that was still waiting.
+
+        Waits `patience` s at most: `alive` says whether the item in work goes on.
+        """
         with self._changed:
             self._stopping = True
             left, self._waiting = self._waiting, None
             self._changed.notify()
-        self._thread.join()
+        self._thread.join(patience)
         return left
 
     def _run(self) -> None:

@@ -16,11 +16,12 @@ from rclpy.parameter import Parameter
 from rclpy.serialization import deserialize_message, serialize_message
 from ros_rig import CALIBRATION, REPOSITORY, until
 from sensor_msgs.msg import CompressedImage, Image, PointCloud2
-from visualization_msgs.msg import Marker
+from visualization_msgs.msg import Marker, MarkerArray
 
 from letocc_core.data import pointcloud
 from letocc_core.errors import ConfigError, DataError
 from letocc_core.geometry.grid import GridSpec
+from letocc_core.stream.objects import MovingObject
 from letocc_core.stream.types import OccFlow
 from letocc_ros import conversions, parameters
 from letocc_ros.health import RECENT, Health
@@ -42,6 +43,10 @@ def answer(**changes) -> OccFlow:
     velocity[0, 1, 2] = 3.0, -4.0
     observed[1, 0] = False
     return OccFlow(STAMP, GRID, probability, velocity, observed, 0.5, **changes)
+
+
+def markers(item: OccFlow, coloured_by: str = "height", min_speed: float = 0.5) -> MarkerArray:
+    return conversions.MarkerMaker(GRID)(item, "base_link", coloured_by, (0.0, 0.5, 1.0), min_speed)
 
 
 def test_stamps():
@@ -89,7 +94,7 @@ def test_an_empty_answer_survives_the_wire():
     message = deserialize_message(serialize_message(conversions.to_grid_message(nothing, "base_link")), OccFlowGrid)
     assert not conversions.from_grid_message(message).occupied.any()
     assert conversions.to_point_cloud(nothing, "base_link").width == 0
-    voxels, motion = conversions.MarkerMaker(GRID, 0.5)(nothing, "base_link").markers
+    voxels, motion = markers(nothing).markers
     assert voxels.action == motion.action == Marker.DELETE
 
 
@@ -111,15 +116,45 @@ def test_points():
 
 
 def test_markers():
-    voxels, motion = conversions.MarkerMaker(GRID, min_speed=0.5, seconds=0.5)(answer(), "base_link").markers
+    voxels, motion = markers(answer()).markers
     assert voxels.type == Marker.CUBE_LIST
     assert motion.type == Marker.LINE_LIST
     assert voxels.scale.x == voxels.scale.y == voxels.scale.z == 0.5
     assert [(p.x, p.y, p.z) for p in voxels.points] == [(-0.75, -1.25, 1.25), (0.25, -0.25, 0.25)]
     assert len(voxels.colors) == 2
     assert voxels.colors[0] != voxels.colors[1]  # two heights
-    assert [(p.x, p.y, p.z) for p in motion.points] == [(-0.75, -1.25, 1.25), (0.75, -3.25, 1.25)]  # 3, -4 m/s x 0.5 s
-    assert len(conversions.MarkerMaker(GRID, min_speed=6.0)(answer(), "base_link").markers[1].points) == 0
+    assert [(p.x, p.y, p.z) for p in motion.points] == [(-0.75, -1.25, 1.25), (2.25, -5.25, 1.25)]  # 3, -4 m/s
+    assert (motion.colors[0].r, motion.colors[0].g, motion.colors[0].b) == (0.0, 0.5, 1.0)
+    assert not markers(answer(), min_speed=6.0).markers[1].points
+
+
+@pytest.mark.parametrize(
+    ("coloured_by", "steps"),
+    [
+        ("height", (42, 0)),  # layers 2 and 0 of 4: 2 / 3 * 63, 0
+        ("probability", (63, 47)),  # 1 and 0.75: 47.25
+        ("speed", (32, 0)),  # 5 of 10 m/s: 31.5, to even
+    ],
+)
+def test_colours_of_voxels(coloured_by: str, steps: tuple[int, int]):
+    colours = markers(answer(), coloured_by).markers[0].colors
+    assert tuple(colours) == tuple(conversions.colour_ramp()[step] for step in steps)
+
+
+def test_objects_as_markers():
+    moving = MovingObject((1.0, 2.0, 0.5), (4.0, 2.0, 1.5), (0.0, 3.0), 40)
+    nothing, box, arrow = conversions.to_object_markers([moving], STAMP, "base_link", (0.0, 0.5, 1.0)).markers
+    assert nothing.action == Marker.DELETEALL
+    assert (box.type, arrow.type) == (Marker.CUBE, Marker.ARROW)
+    assert (box.pose.position.x, box.pose.position.y, box.pose.position.z) == (1.0, 2.0, 0.5)
+    assert (box.scale.x, box.scale.y, box.scale.z) == (4.0, 2.0, 1.5)
+    np.testing.assert_allclose(
+        [box.pose.orientation.z, box.pose.orientation.w], [0.5**0.5] * 2
+    )  # heads left: 90 degrees
+    assert [(p.x, p.y, p.z) for p in arrow.points] == [(1.0, 2.0, 0.5), (1.0, 5.0, 0.5)]
+    assert arrow.color.b == 1.0
+    assert conversions.to_ns(box.header.stamp) == STAMP
+    assert len(conversions.to_object_markers([], STAMP, "base_link", (0.0, 0.5, 1.0)).markers) == 1
 
 
 def test_costmap():
@@ -203,8 +238,7 @@ def test_camera_info_and_transforms_survive():
 
 def test_stamp_of_serialised_messages():
     assert header_stamp_ns(serialize_message(conversions.to_grid_message(answer(), "base_link"))) == STAMP
-    markers = conversions.MarkerMaker(GRID, 0.5)(answer(), "base_link")
-    assert header_stamp_ns(serialize_message(markers), offset=4) == STAMP
+    assert header_stamp_ns(serialize_message(markers(answer())), offset=4) == STAMP
     with pytest.raises(DataError, match="of 3 bytes"):
         header_stamp_ns(b"abc")
 
@@ -255,7 +289,8 @@ def test_the_worker_takes_the_newest():
     assert worker.submit(3) == 2  # replaced before its turn
     go.set()
     until(lambda: done == [1, 3], 10, "items 1 and 3 worked on")
-    assert worker.stop() is None
+    assert worker.stop(10) is None
+    assert not worker.alive
 
 
 def test_a_stopped_worker_gives_back_what_waited():
@@ -270,7 +305,7 @@ def test_a_stopped_worker_gives_back_what_waited():
     assert begun.wait(10)
     worker.submit(2)
     threading.Timer(0.2, go.set).start()  # item 1 ends while the worker is being stopped
-    assert worker.stop() == 2
+    assert worker.stop(10) == 2
 
 
 def test_health_names_causes_and_forgets_them():

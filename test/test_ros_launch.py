@@ -66,7 +66,7 @@ def test_rviz_shows_what_the_node_publishes():
     displays = config["Visualization Manager"]["Displays"]
     topics = {d["Topic"]["Value"] for d in displays if "Topic" in d}
     images = {f"/{camera}/image_raw/compressed" for camera in STREET_CAMERAS}
-    assert topics == images | set(OUTPUTS) - {"/occ_flow_node/occupancy"}
+    assert topics == images | set(OUTPUTS) - {"/occ_flow_node/occupancy"} | {"/occ_flow_node/objects"}
     kinds = {d["Class"].partition("/")[2] for d in displays if d["Enabled"]}
     assert {"MarkerArray", "Map", "Image", "TF"} <= kinds
 

@@ -1,6 +1,8 @@
 """The node as its own process, over DDS on the loopback interface: what it publishes, what it makes of bad input."""
 
 import dataclasses
+import itertools
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,11 +17,14 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from rclpy.context import Context
 from ros_rig import CAMERAS, Peer, node_process, stamp
+from std_srvs.srv import Trigger
 
 from letocc_core.data import pointcloud
 from letocc_core.data.bag import open_bag
 from letocc_core.errors import CheckpointError, ConfigError, DataError, LetOccError
 from letocc_core.replay import Replay
+from letocc_core.stream.pipeline import reproduce
+from letocc_core.stream.snapshot import Snapshot
 from letocc_core.stream.types import OccFlow
 from letocc_ros import conversions
 from letocc_ros.conversions import PROBABILITY_STEPS, from_grid_message
@@ -145,6 +150,33 @@ class TestLive:
         assert 0 < float(values["latency median (ms)"]) <= float(values["latency p95 (ms)"])
         assert not [key for key in values if key.startswith("dropped")]
 
+    def test_a_snapshot_reproduces_the_answer_offline(
+        self, live: rig.NodeProcess, recorded: tuple[Path, Recorder], checkpoint: Path, tmp_path: Path
+    ):
+        with Peer({"/occ_flow_node/occupancy": OccFlowGrid}) as peer:
+            assert peer.set_parameter("snapshot_folder", str(tmp_path)).successful
+            peer.send_infos(200)
+            for i in range(200, 203):
+                peer.send_poses(i)
+                peer.send_images(i)
+            answers = peer.received["/occ_flow_node/occupancy"]
+            rig.until(lambda: answers and from_grid_message(answers[-1]).stamp_ns == stamp(202), 20, "answers")
+            response = peer.call(Trigger, "/occ_flow_node/save_snapshot")
+            assert response.success, response.message
+            assert peer.call(Trigger, "/occ_flow_node/reset").success
+            empty = tmp_path / "file"
+            empty.touch()
+            assert peer.set_parameter("snapshot_folder", str(empty)).successful
+            refused = peer.call(Trigger, "/occ_flow_node/save_snapshot")
+            assert not refused.success
+            assert str(empty) in refused.message
+        snapshot = Snapshot.load(response.message)
+        assert (snapshot.about["checkpoint"], snapshot.about["cameras"]) == (str(checkpoint), list(CAMERAS))
+        published = from_grid_message(answers[-1])
+        again = reproduce(snapshot, checkpoint)
+        assert np.array_equal(published.observed, again.observed)
+        assert np.abs(published.probability - again.probability)[again.observed].max() <= 0.5 / PROBABILITY_STEPS + 1e-4
+
 
 def test_bad_input_is_named_and_survived(checkpoint: Path):
     """One node through every fault, by hand-made messages; after each it goes on."""
@@ -249,11 +281,17 @@ def test_lifecycle_parameters_and_raw_images(checkpoint: Path, tmp_path: Path):
         assert peer.transition(Transition.TRANSITION_DEACTIVATE)
         count = len(answers)
         assert peer.transition(Transition.TRANSITION_ACTIVATE)  # and again
-        peer.send_infos(10)
-        for i in range(10, 13):
+        indices = itertools.count(10)
+
+        def answered_again() -> bool:
+            """The subscriptions are new: what comes before they are found is lost."""
+            i = next(indices)
+            peer.send_infos(i)
             peer.send_poses(i)
             peer.send_images(i, raw=True)
-        rig.until(lambda: len(answers) > count, 20, "answers after the second activation")
+            return len(answers) > count
+
+        rig.until(answered_again, 30, "answers after the second activation")
         assert peer.transition(Transition.TRANSITION_DEACTIVATE)
         assert peer.transition(Transition.TRANSITION_CLEANUP)
         assert peer.diagnosed("unconfigured").level == DiagnosticStatus.OK
@@ -339,10 +377,13 @@ def test_outputs_are_made_only_for_listeners(checkpoint: Path, monkeypatch: pyte
     node = OccFlowNode(context=context)
     try:
         assert node.start()
-        node._answer(rig.frame_set(0))
-        values = {pair.key: pair.value for pair in node.health.statuses("active")[0].values}
-        assert values["sets out"] == "1"
-        assert not [key for key in values if key.startswith("dropped")]
+        node._submit(rig.frame_set(0), time.monotonic())
+
+        def values() -> dict[str, str]:
+            return {pair.key: pair.value for pair in node.health.statuses("active")[0].values}
+
+        rig.until(lambda: values()["sets out"] == "1", 20, "an answer")
+        assert not [key for key in values() if key.startswith("dropped")]
     finally:
         node.destroy_node()
         context.try_shutdown()

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -47,6 +48,10 @@ class GridSpec:
     def centres(self, device: torch.device | str = "cpu") -> Float[Tensor, "X Y Z 3"]:
         """Voxel centres in ego axes (m)."""
         return torch.stack(torch.meshgrid(*self.axes(device), indexing="ij"), dim=-1)
+
+    def centres_of(self, index: Int[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 3"]:
+        """Centres (m, ego axes, float64) of the voxels with these indices."""
+        return np.asarray(self.lower) + (index + 0.5) * self.voxel_size
 
     def to_index(self, points: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 3"]:
         """Continuous index: i at the centre of voxel i, i - 0.5 at its lower face."""

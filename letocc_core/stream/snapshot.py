@@ -1,6 +1,6 @@
 """One answer with everything that led to it, in one file: what `~/save_snapshot` writes and `letocc view` opens.
 
-The file is a compressed .npz without pickled objects. S sets, oldest first, the last one is the answered one; N cameras;
+The file is an .npz without pickled objects. S sets, oldest first, the last one is the answered one; N cameras;
 images as they entered the network (undistorted, resized, cropped to H x W):
 
 | key | array | what |
@@ -64,7 +64,7 @@ class Snapshot:
             "threshold": answer.threshold,
             "class_names": list(answer.class_names),
         }
-        np.savez_compressed(
+        np.savez(
             path,
             **_stack(self.sets),
             probability=answer.probability,

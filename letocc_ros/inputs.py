@@ -1,0 +1,113 @@
+"""What the node listens to while it is active: messages go to the assembler, complete sets come back."""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from tf2_msgs.msg import TFMessage
+
+from letocc_core.errors import LetOccError
+from letocc_core.stream.assembler import FrameAssembler
+from letocc_core.stream.synchronizer import Dropped
+from letocc_core.stream.types import FrameSet
+from letocc_ros import conversions
+from letocc_ros.health import Health
+from letocc_ros.parameters import NodeParameters
+
+REMEMBERED = 1000  # stamps of images whose arrival is known
+
+
+class Inputs:
+    """The subscriptions of an active node. What cannot be used is counted and named in `health`.
+
+    Args:
+        submit: called with each set, and when (s, `time.monotonic`) the first image of its stamp came.
+
+    Attributes:
+        image_topics: of each camera, as resolved.
+    """
+
+    def __init__(
+        self,
+        node: LifecycleNode,
+        parameters: NodeParameters,
+        health: Health,
+        submit: Callable[[FrameSet, float], None],
+    ):
+        self._node, self._health, self._submit = node, health, submit
+        self._assembler = FrameAssembler(parameters.assembler)
+        self._subscriptions: list = []
+        self._arrivals: OrderedDict[int, float] = OrderedDict()
+        self._info_topics: dict[str, str] = {}
+        self.image_topics: dict[str, str] = {}
+        self._listen_to_cameras(parameters)
+        self._listen_to_transforms()
+
+    def destroy(self) -> None:
+        """Listen no more."""
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+        self._subscriptions = []
+
+    def _listen_to_cameras(self, p: NodeParameters) -> None:
+        images = QoSProfile(depth=5, reliability=ReliabilityPolicy[p.image_reliability.upper()])
+        kind, suffix = (CompressedImage, "/compressed") if p.transport == "compressed" else (Image, "")
+        for camera in p.cameras:
+            topic = f"{camera}/image_raw{suffix}"
+            self.image_topics[camera] = self._listen(kind, topic, images, self._on_image, camera)
+            self._info_topics[camera] = self._listen(
+                CameraInfo, f"{camera}/camera_info", qos_profile_sensor_data, self._on_camera_info, camera
+            )
+
+    def _listen_to_transforms(self) -> None:
+        static = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self._listen(TFMessage, "/tf", QoSProfile(depth=100), self._on_transforms, False)
+        self._listen(TFMessage, "/tf_static", static, self._on_transforms, True)
+
+    def _listen(self, kind: type, topic: str, qos: QoSProfile, handle: Callable, about: object) -> str:
+        """Subscribe `handle(about, resolved topic, message)`; returns the resolved topic."""
+        resolved = self._node.resolve_topic_name(topic)
+        subscription = self._node.create_subscription(
+            kind, topic, lambda message: self._take_in(handle, about, resolved, message), qos
+        )
+        self._subscriptions.append(subscription)
+        return resolved
+
+    def _take_in(self, handle: Callable, about: object, topic: str, message: object) -> None:
+        """Give a message to the assembler and see what that decides; a bad message is counted and named."""
+        try:
+            handle(about, topic, message)
+        except LetOccError as error:
+            self._health.drop("unusable message", (topic,), str(error))
+        for item in self._assembler.poll():
+            if isinstance(item, Dropped):
+                self._report(item)
+            else:
+                self._submit(item, self._arrivals.get(item.stamp_ns, time.monotonic()))
+
+    def _on_image(self, camera: str, topic: str, message: Image | CompressedImage) -> None:
+        stamp_ns = conversions.to_ns(message.header.stamp)
+        self._health.image(camera)
+        self._arrivals.setdefault(stamp_ns, time.monotonic())
+        if len(self._arrivals) > REMEMBERED:
+            self._arrivals.popitem(last=False)
+        self._assembler.add_image(camera, stamp_ns, conversions.image_to_rgb(message, topic))
+
+    def _on_camera_info(self, camera: str, topic: str, message: CameraInfo) -> None:
+        calibration = conversions.camera_info_to_calibration(message)
+        self._assembler.add_calibration(camera, calibration, message.header.frame_id)
+
+    def _on_transforms(self, static: bool, topic: str, message: TFMessage) -> None:
+        for item in message.transforms:
+            parent, child, stamp = item.header.frame_id, item.child_frame_id, item.header.stamp
+            T = conversions.transform_to_matrix(item)
+            self._assembler.add_transform(parent, child, conversions.to_ns(stamp), T, static)
+
+    def _report(self, item: Dropped) -> None:
+        text = item.detail
+        if item.reason in ("no_camera_info", "bad_camera_info") and item.camera is not None:
+            text = f"{text} (topic {self._info_topics[item.camera]})"
+        self._health.drop(item.reason, (item.camera or "set",), text)

@@ -1,0 +1,79 @@
+"""What the node publishes of an answer: one topic each, made only while it is switched on and someone listens."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from nav_msgs.msg import OccupancyGrid
+from rclpy.lifecycle import LifecycleNode
+from rclpy.publisher import Publisher
+from sensor_msgs.msg import PointCloud2
+from visualization_msgs.msg import MarkerArray
+
+from letocc_core.geometry.grid import GridSpec
+from letocc_core.stream.objects import moving_objects
+from letocc_core.stream.types import OccFlow
+from letocc_ros import conversions
+from letocc_ros.msg import OccFlowGrid
+from letocc_ros.parameters import NodeParameters
+
+
+@dataclass(frozen=True)
+class Output:
+    """A topic, and how an answer becomes a message of it."""
+
+    name: str  # the topic is `~/name`, the parameter that switches it `publish_name`
+    publisher: Publisher
+    convert: Callable[[OccFlow], object]
+
+
+class Outputs:
+    """The publishers of a configured node."""
+
+    def __init__(self, node: LifecycleNode, parameters: NodeParameters, grid: GridSpec):
+        self._node = node
+        self._markers = conversions.MarkerMaker(grid)
+        self.parameters = parameters  # may be replaced at any time
+        kinds = {
+            "occupancy": (OccFlowGrid, self._occupancy),
+            "points": (PointCloud2, self._points),
+            "costmap": (OccupancyGrid, self._costmap),
+            "markers": (MarkerArray, self._voxels),
+            "objects": (MarkerArray, self._objects),
+        }
+        self._outputs = [
+            Output(name, node.create_lifecycle_publisher(kind, f"~/{name}", 5), convert)
+            for name, (kind, convert) in kinds.items()
+        ]
+
+    def publish(self, answer: OccFlow) -> int:
+        """Send the answer to whoever listens; returns on how many topics."""
+        wanted = [o for o in self._outputs if getattr(self.parameters, f"publish_{o.name}")]
+        heard = [o for o in wanted if o.publisher.get_subscription_count()]
+        for output in heard:
+            output.publisher.publish(output.convert(answer))
+        return len(heard)
+
+    def destroy(self) -> None:
+        """Take the topics away."""
+        for output in self._outputs:
+            self._node.destroy_lifecycle_publisher(output.publisher)
+        self._outputs = []
+
+    def _occupancy(self, answer: OccFlow) -> OccFlowGrid:
+        return conversions.to_grid_message(answer, self.parameters.base_frame)
+
+    def _points(self, answer: OccFlow) -> PointCloud2:
+        return conversions.to_point_cloud(answer, self.parameters.base_frame)
+
+    def _costmap(self, answer: OccFlow) -> OccupancyGrid:
+        p = self.parameters
+        return conversions.to_costmap(answer, p.base_frame, p.costmap_min_height, p.costmap_max_height)
+
+    def _voxels(self, answer: OccFlow) -> MarkerArray:
+        p = self.parameters
+        return self._markers(answer, p.base_frame, p.voxel_colour, p.motion_colour, p.min_speed)
+
+    def _objects(self, answer: OccFlow) -> MarkerArray:
+        p = self.parameters
+        objects = moving_objects(answer, p.min_speed, p.min_object_voxels)
+        return conversions.to_object_markers(objects, answer.stamp_ns, p.base_frame, p.motion_colour)
