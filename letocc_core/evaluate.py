@@ -9,7 +9,7 @@ warm-up (until the history is full) are scored, and so are the baselines, by the
 import hashlib
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -27,10 +27,12 @@ from letocc_core.metrics import baselines, frame_score, results
 from letocc_core.metrics.depth import DepthRange
 from letocc_core.metrics.frame_score import DepthTruth, Prediction, RayTruth
 from letocc_core.metrics.ray_iou import select_origins
+from letocc_core.metrics.sweep_motion import SweepMotionScore
 from letocc_core.processes import single_threaded
 from letocc_core.stream.types import FrameSet, OccFlow
 from letocc_core.versions import versions
 
+MOTION_GROUPS = ("motion", "flow2d", "sweep_motion")  # what velocities change
 MAX_SWEEP_PIXELS = 4096  # pixels a camera at which depth is compared with a LiDAR sweep
 
 
@@ -124,23 +126,37 @@ def evaluate(
 
 def score_sequence(
     pipeline: Predictor,
-    sequence: Sequence[Sample],
-    scored: Iterable[int],
+    sequence: Iterable[Sample],
+    scored: Container[int],
     mean_occupancy: Float[np.ndarray, "X Y Z"] | None = None,
     config: EvaluationConfig = EvaluationConfig(),
+    track: Float[np.ndarray, "n 3"] | None = None,
 ) -> Tally:
-    """Run all samples through the pipeline and score those whose position is in `scored`."""
-    scored = frozenset(scored)
+    """Run all samples through the pipeline and score those whose position is in `scored`.
+
+    Args:
+        track: where the LiDAR is at each sample, m in the fixed frame; by default as the samples say.
+    """
+    track = sequences.lidar_track(sequence) if track is None else track
     pipeline.reset("a new sequence begins")
     tally = Tally(scenes=1)
     for position, sample in enumerate(sequence):
         output = pipeline.step(sample.frame_set)
-        if output is None or position not in scored or (sample.truth is None and sample.lidar is None):
+        if output is None or position not in scored or not can_be_scored(sample):
             continue
-        fields = getattr(pipeline, "fields", None)
-        sdf = sdf_of(output) if fields is None else fields.sdf[0, 0].detach().cpu().numpy()
-        tally += Tally(_score_frame(sample, sequence, output, sdf, mean_occupancy, config), frames=1)
+        tally += Tally(score_frame(sample, track, output, _sdf(pipeline, output), mean_occupancy, config), frames=1)
     return tally
+
+
+def can_be_scored(sample: Sample) -> bool:
+    """Whether anything is known about a sample."""
+    return sample.truth is not None or sample.lidar is not None
+
+
+def _sdf(pipeline: Predictor, output: OccFlow) -> Float[np.ndarray, "X Y Z"]:
+    """Signed distance (m) behind an output that a pipeline has just given."""
+    fields = getattr(pipeline, "fields", None)
+    return sdf_of(output) if fields is None else fields.sdf[0, 0].detach().cpu().numpy()
 
 
 def sdf_of(output: OccFlow, scale: float = 0.1) -> Float[np.ndarray, "X Y Z"]:
@@ -149,23 +165,31 @@ def sdf_of(output: OccFlow, scale: float = 0.1) -> Float[np.ndarray, "X Y Z"]:
     return (-scale * np.log(p / (1 - p))).astype(np.float32)
 
 
-def _score_frame(
+def score_frame(
     sample: Sample,
-    sequence: Sequence[Sample],
+    track: Float[np.ndarray, "n 3"],
     output: OccFlow,
-    sdf: np.ndarray,
-    mean_occupancy: np.ndarray | None,
-    config: EvaluationConfig,
+    sdf: Float[np.ndarray, "X Y Z"],
+    mean_occupancy: Float[np.ndarray, "X Y Z"] | None = None,
+    config: EvaluationConfig = EvaluationConfig(),
 ) -> dict[str, frame_score.Score]:
-    """Scores of the model and of all baselines on one frame."""
+    """Scores of the model (`letocc`) and of all baselines on one frame.
+
+    Args:
+        track: where the LiDAR is during the drive, m in the fixed frame: RayIoU's rays start there.
+        sdf: signed distance (m) behind the output, from which depth is rendered.
+        mean_occupancy: as in `evaluate`.
+    """
     grid = output.grid
     depth_truth = _depth_truth(sample, config.depth_stride)
-    rays = _ray_truth(sample, sequence, output, depth_truth)
+    rays = _ray_truth(sample, track, output, depth_truth)
 
     def score(prediction: Prediction) -> frame_score.Score:
         found = frame_score.score_rays(rays, prediction)
         if sample.truth is not None:
             found = frame_score.add(found, frame_score.score_voxels(sample.truth, prediction))
+        if sample.lidar is not None and sample.lidar_later is not None:
+            found = frame_score.add(found, _score_sweeps(sample, prediction, output))
         return frame_score.add(found, frame_score.score_depth(depth_truth, prediction, grid, config.depth_limits))
 
     still = np.zeros_like(output.velocity)
@@ -178,11 +202,25 @@ def _score_frame(
         depth = render_depth(scenery.sdf, grid, depth_truth, config)
         scores[name] = score(Prediction(scenery.occupied & output.observed, still, depth))
     standing = score(replace(predicted, velocity=still))
-    scores["zero_velocity"] = {k: standing[k] for k in ("motion", "flow2d") if k in standing}
+    scores["zero_velocity"] = {k: standing[k] for k in MOTION_GROUPS if k in standing}
     return scores
 
 
-def _ray_truth(sample: Sample, sequence: Sequence[Sample], output: OccFlow, cues: DepthTruth) -> RayTruth:
+def _score_sweeps(sample: Sample, prediction: Prediction, output: OccFlow) -> frame_score.Score:
+    """`sweep_motion`: whether the velocities take the LiDAR's returns to where the later sweep has them."""
+    score = SweepMotionScore.of_answer(
+        sample.lidar,
+        sample.lidar_later,
+        sample.lidar_seconds,
+        prediction.occupied,
+        prediction.velocity,
+        output.observed,
+        output.grid,
+    )
+    return {"sweep_motion": score}
+
+
+def _ray_truth(sample: Sample, track: np.ndarray, output: OccFlow, cues: DepthTruth) -> RayTruth:
     grid = output.grid
     if sample.truth is None:
         return RayTruth.from_sweep(sample.lidar, sample.lidar_origin, grid, output.observed)
@@ -191,8 +229,8 @@ def _ray_truth(sample: Sample, sequence: Sequence[Sample], output: OccFlow, cues
             f"the truth's grid is {sample.truth.occupancy.shape}, the model's {grid.shape}; record it on the model's"
         )
     T_ego_world = np.linalg.inv(sample.frame_set.T_world_ego)
-    positions = [T_ego_world @ s.frame_set.T_world_ego @ np.append(s.lidar_origin, 1.0) for s in sequence]
-    return RayTruth.from_grid(sample.truth, select_origins(np.stack(positions)[:, :3], grid), grid, cues)
+    origins = track @ T_ego_world[:3, :3].T + T_ego_world[:3, 3]
+    return RayTruth.from_grid(sample.truth, select_origins(origins, grid), grid, cues)
 
 
 def _depth_truth(sample: Sample, stride: int) -> DepthTruth:
@@ -326,9 +364,10 @@ def evaluate_checkpoint(
         spread = {"spread": results.spread([street.results() for street in streets])}
     else:
         pipeline = OccFlowPipeline(model, input_config)
-        drive = sequences.recorded_drive(Path(data), **_bag_frames(metadata["config"]))
-        chosen = range(warmup, len(drive)) if frames is None else frames
-        tally = score_sequence(pipeline, drive, chosen, config=config)
+        drive = sequences.RecordedDrive(Path(data), **bag_frames(metadata["config"]))
+        chosen = range(warmup, sys.maxsize) if frames is None else frames
+        track = drive.track if drive.truth else np.zeros((0, 3))
+        tally = score_sequence(pipeline, drive, chosen, config=config, track=track)
     if not tally.frames:
         raise DataError(
             f"{data}: nothing was scored; expected image sets with truth or a LiDAR sweep after the warm-up"
@@ -348,7 +387,7 @@ def evaluate_checkpoint(
     return found
 
 
-def _bag_frames(config: Mapping[str, Any]) -> dict[str, Any]:
+def bag_frames(config: Mapping[str, Any]) -> dict[str, Any]:
     """Cameras, TF frames and slop of the recordings that a checkpoint was trained on; the defaults for any other."""
     trained = config.get("data", {}).get("bag") or {}
     known = {k: trained[k] for k in ("base_frame", "fixed_frame", "slop") if k in trained}

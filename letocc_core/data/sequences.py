@@ -1,27 +1,34 @@
 """Sequences for evaluation: image sets in time order with what is known about each."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
+from letocc_core.data.recording import RecordedSet, Recording
 from letocc_core.data.truth import Truth
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.stream.types import FrameSet
 
+LATER = 0.3  # s, at least, between the sweeps that judge velocities: slow motion shows only after some time
+
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One image set with what is known about it: a simulator's truth, or a LiDAR sweep."""
+    """One image set with what is known about it: a simulator's truth, a LiDAR sweep, or both, or nothing."""
 
     frame_set: FrameSet
     lidar_origin: Float[np.ndarray, "3"]  # m, ego axes: where RayIoU's rays start
     truth: Truth | None = None
-    lidar: Float[np.ndarray, "P 3"] | None = None  # m, returns in ego axes; used where there is no `truth`
+    lidar: Float[np.ndarray, "P 3"] | None = None  # m, returns in ego axes
     T_world_ego_next: Float[np.ndarray, "4 4"] | None = None  # m, pose at the frame that `truth.flow_forward` leads to
     flow_interval: float | None = None  # s until then
+    lidar_later: Float[np.ndarray, "Q 3"] | None = None  # m, returns of a later sweep in the ego axes of this set
+    lidar_seconds: float | None = None  # s until then
 
 
 def simulated_street(
@@ -40,21 +47,70 @@ def simulated_street(
     return [_simulated_sample(street.render(t)) for t in times]
 
 
-def recorded_drive(
-    bag: Path,
-    cameras: tuple[str, ...] = (),
-    base_frame: str = "base_link",
-    fixed_frame: str = "odom",
-    slop: float = 0.02,
-) -> list[Sample]:
-    """All image sets of a bag with the LiDAR sweep nearest to each, as `Recording` pairs them."""
-    from letocc_core.data.recording import Recording
+def lidar_track(samples: Iterable[Sample]) -> Float[np.ndarray, "n 3"]:
+    """Where the LiDAR is at each sample, m in the fixed frame."""
+    return np.stack([(s.frame_set.T_world_ego @ np.append(s.lidar_origin, 1.0))[:3] for s in samples])
 
-    nowhere = np.zeros(3)
-    return [
-        Sample(s.frame_set, s.sweep.origin, lidar=s.sweep.points) if s.sweep else Sample(s.frame_set, nowhere)
-        for s in Recording(bag, cameras, base_frame, fixed_frame, slop=slop)
-    ]
+
+class RecordedDrive:
+    """The image sets of a bag in time order, as `Recording` groups them; each iteration reads the bag anew.
+
+    A set comes with the LiDAR sweep nearest to it and the first one at least `LATER` after it, and, for a bag that
+    `letocc simulate` wrote, with the truth that lies beside the bag. Raises `DataError` as `Recording` does, and for
+    truth that is not there.
+    """
+
+    def __init__(
+        self,
+        bag: Path,
+        cameras: tuple[str, ...] = (),
+        base_frame: str = "base_link",
+        fixed_frame: str = "odom",
+        slop: float = 0.02,
+    ):
+        from letocc_core.data.simulator.recording import TruthFolder
+
+        self.recording = Recording(bag, cameras, base_frame, fixed_frame, slop=slop)
+        self.truth = TruthFolder.beside(Path(bag))
+
+    def __iter__(self) -> Iterator[Sample]:
+        waiting: deque[Sample] = deque()
+        for item in self.recording:
+            waiting.append(self._sample(item))
+            while _seconds_between(waiting[0], waiting[-1]) >= LATER:
+                yield self._with_later(waiting)
+        while waiting:
+            yield self._with_later(waiting)
+
+    @cached_property
+    def track(self) -> Float[np.ndarray, "n 3"]:
+        """Where the LiDAR is at each set, m in the fixed frame; reads the whole bag."""
+        return lidar_track(self._sample(item, with_truth=False) for item in self.recording)
+
+    def _sample(self, item: RecordedSet, with_truth: bool = True) -> Sample:
+        truth = self.truth.at(item.frame_set.stamp_ns) if self.truth and with_truth else None
+        if item.sweep is None:
+            return Sample(item.frame_set, np.zeros(3), truth)
+        return Sample(item.frame_set, item.sweep.origin, truth, item.sweep.points)
+
+    def _with_later(self, waiting: deque[Sample]) -> Sample:
+        """Take the first of the samples, and tell it what the ones behind it say."""
+        sample = waiting.popleft()
+        known = {}
+        if self.truth is not None:
+            known["flow_interval"] = self.truth.interval
+            ahead = (s for s in waiting if abs(_seconds_between(sample, s) - self.truth.interval) < 1e-3)
+            known["T_world_ego_next"] = next((s.frame_set.T_world_ego for s in ahead), None)
+        later = next((s for s in waiting if s.lidar is not None and _seconds_between(sample, s) >= LATER), None)
+        if sample.lidar is not None and later is not None:
+            T = np.linalg.inv(sample.frame_set.T_world_ego) @ later.frame_set.T_world_ego
+            known["lidar_later"] = later.lidar @ T[:3, :3].T + T[:3, 3]
+            known["lidar_seconds"] = _seconds_between(sample, later)
+        return replace(sample, **known)
+
+
+def _seconds_between(first: Sample, second: Sample) -> float:
+    return (second.frame_set.stamp_ns - first.frame_set.stamp_ns) * 1e-9
 
 
 def _simulated_sample(frame) -> Sample:

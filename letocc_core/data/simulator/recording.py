@@ -50,6 +50,26 @@ def simulate(
     return [_write_street(Path(out), s, mounted, grid, times, rate_hz, workers) for s in range(seed, seed + scenes)]
 
 
+@dataclasses.dataclass(frozen=True)
+class TruthFolder:
+    """The truth beside a simulated bag."""
+
+    path: Path
+    interval: float  # s between its frames, also those of its optical flow
+
+    @classmethod
+    def beside(cls, bag: Path) -> "TruthFolder | None":
+        """That of a bag, or None where none lies beside it."""
+        path = truth_folder(bag)
+        if not (path / "truth.yaml").is_file():
+            return None
+        return cls(path, 1 / yaml.safe_load((path / "truth.yaml").read_text())["rate_hz"])
+
+    def at(self, stamp_ns: int) -> Truth:
+        """Truth of the image set with this stamp."""
+        return load_truth(self.path, round((stamp_ns - EPOCH_NS) * 1e-9 / self.interval))
+
+
 def load_truth(folder: Path, index: int) -> Truth:
     """Truth of the frame at position `index` of a recording; raises `DataError` if it is not there."""
     path = Path(folder) / f"{index:06d}.npz"
