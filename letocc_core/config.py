@@ -34,7 +34,7 @@ def load(cls: type[T], path: str | Path, overrides: Sequence[str] = ()) -> T:
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected a mapping of keys at the top, found {type(data).__name__}")
     for item in overrides:
-        _override(data, item)
+        override(data, item)
     return from_dict(cls, data, str(path))
 
 
@@ -87,8 +87,11 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _override(data: dict, item: str) -> None:
-    """Set `key.sub.0.name=value` in nested mappings and lists, adding mappings that are not there."""
+def override(data: dict, item: str) -> None:
+    """Set `key.sub.0.name=value` in nested mappings and lists, adding mappings that are not there.
+
+    Raises `ConfigError` for an item of another form, or a key below a value.
+    """
     key, separator, text = item.partition("=")
     if not separator or not key:
         raise ConfigError(f"override '{item}': expected key=value, for example train.steps=100")

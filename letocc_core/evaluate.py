@@ -181,8 +181,8 @@ def score_frame(
         mean_occupancy: as in `evaluate`.
     """
     grid = output.grid
-    depth_truth = _depth_truth(sample, config.depth_stride)
-    rays = _ray_truth(sample, track, output, depth_truth)
+    pixels = depth_truth(sample, config.depth_stride)
+    rays = _ray_truth(sample, track, output, pixels)
 
     def score(prediction: Prediction) -> frame_score.Score:
         found = frame_score.score_rays(rays, prediction)
@@ -190,16 +190,16 @@ def score_frame(
             found = frame_score.add(found, frame_score.score_voxels(sample.truth, prediction))
         if sample.lidar is not None and sample.lidar_later is not None:
             found = frame_score.add(found, _score_sweeps(sample, prediction, output))
-        return frame_score.add(found, frame_score.score_depth(depth_truth, prediction, grid, config.depth_limits))
+        return frame_score.add(found, frame_score.score_depth(pixels, prediction, grid, config.depth_limits))
 
     still = np.zeros_like(output.velocity)
-    predicted = Prediction(output.occupied, output.velocity, render_depth(sdf, grid, depth_truth, config))
+    predicted = Prediction(output.occupied, output.velocity, render_depth(sdf, grid, pixels, config))
     scores = {"letocc": score(predicted)}
     sceneries = {"flat_road": baselines.flat_road(grid)}
     if mean_occupancy is not None:
         sceneries["mean_occupancy"] = baselines.mean_occupancy(mean_occupancy, grid)
     for name, scenery in sceneries.items():
-        depth = render_depth(scenery.sdf, grid, depth_truth, config)
+        depth = render_depth(scenery.sdf, grid, pixels, config)
         scores[name] = score(Prediction(scenery.occupied & output.observed, still, depth))
     standing = score(replace(predicted, velocity=still))
     scores["zero_velocity"] = {k: standing[k] for k in MOTION_GROUPS if k in standing}
@@ -233,14 +233,14 @@ def _ray_truth(sample: Sample, track: np.ndarray, output: OccFlow, cues: DepthTr
     return RayTruth.from_grid(sample.truth, select_origins(origins, grid), grid, cues)
 
 
-def _depth_truth(sample: Sample, stride: int) -> DepthTruth:
-    """Every `stride`-th pixel of the true depth, or the pixels that LiDAR returns fall on."""
+def depth_truth(sample: Sample, stride: int, most: int = MAX_SWEEP_PIXELS) -> DepthTruth:
+    """Every `stride`-th pixel of the true depth, or `most` of the pixels a camera that LiDAR returns fall on, at most."""
     frame_set = sample.frame_set
     present = [i for i, image in enumerate(frame_set.images) if image is not None]
     K = np.stack([frame_set.calibrations[i].K for i in present]).astype(np.float64)
     T_ego_cam = frame_set.T_ego_cam[present].astype(np.float64)
     if sample.truth is None:
-        return _sweep_depth(sample.lidar, frame_set, present, K, T_ego_cam)
+        return _sweep_depth(sample.lidar, frame_set, present, K, T_ego_cam, most)
     truth = sample.truth
     lattice = (present, slice(stride // 2, None, stride), slice(stride // 2, None, stride))
     rows, columns = (np.arange(n)[lattice[1]] for n in truth.depth.shape[1:])
@@ -263,7 +263,7 @@ def _depth_truth(sample: Sample, stride: int) -> DepthTruth:
 
 
 def _sweep_depth(
-    lidar: np.ndarray, frame_set: FrameSet, present: list[int], K: np.ndarray, T_ego_cam: np.ndarray
+    lidar: np.ndarray, frame_set: FrameSet, present: list[int], K: np.ndarray, T_ego_cam: np.ndarray, most: int
 ) -> DepthTruth:
     """The nearest return on each pixel of each camera; cameras are padded with NaN to the largest number of pixels."""
     from letocc_core.geometry.camera import project_lidar
@@ -272,7 +272,7 @@ def _sweep_depth(
         project_lidar(lidar, K[row], T_ego_cam[row], frame_set.calibrations[i].height, frame_set.calibrations[i].width)
         for row, i in enumerate(present)
     ]
-    places = [p[:: len(p) // MAX_SWEEP_PIXELS + 1] for p in (np.argwhere(m > 0) for m in maps)]
+    places = [p[:: len(p) // most + 1] for p in (np.argwhere(m > 0) for m in maps)]
     size = max(map(len, places))
     pixels, depth = np.zeros((len(maps), size, 2)), np.full((len(maps), size), np.nan)
     for row, (image, place) in enumerate(zip(maps, places, strict=True)):

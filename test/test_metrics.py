@@ -240,7 +240,7 @@ def test_a_perfect_prediction_scores_one():
     score = frame_score.summary(frame_score.add(score, frame_score.score_depth(cues, perfect, GRID, DepthRange())))
     assert score["ray_iou"] == score["ray_iou_objects"] == {"1m": 1, "2m": 1, "4m": 1, "mean": 1}
     assert score["iou"] == {"mean": 1}
-    assert score["depth"] == {"abs_rel": 0, "sq_rel": 0, "rmse": 0, "rmse_log": 0}
+    assert score["depth"] == {"abs_rel": 0, "sq_rel": 0, "rmse": 0, "rmse_log": 0, "a1": 1, "a2": 1, "a3": 1}
     assert score["motion"]["mave"] == score["motion"]["direction_error_deg"] == 0
 
 

@@ -74,9 +74,10 @@ class DepthScore:
         predicted: Float[np.ndarray, "N *n"],
         valid: Bool[np.ndarray, "N *n"],
         limits: DepthRange = DepthRange(),
+        median_scaling: bool = False,
     ) -> "DepthScore":
         """Score of N images; those without a valid pixel are left out."""
-        rows = [depth_errors(t, p, v, limits) for t, p, v in zip(true, predicted, valid, strict=True)]
+        rows = [depth_errors(t, p, v, limits, median_scaling) for t, p, v in zip(true, predicted, valid, strict=True)]
         rows = [r for r in rows if r is not None]
         return cls(np.sum(rows, axis=0), len(rows)) if rows else cls()
 
@@ -84,7 +85,7 @@ class DepthScore:
         return DepthScore(self.errors + other.errors, self.images + other.images)
 
     def summary(self) -> dict[str, float]:
-        """`abs_rel`, `sq_rel`, `rmse`, `rmse_log` of the results format; nothing where no image counted."""
+        """The seven metrics by name; nothing where no image counted."""
         if not self.images:
             return {}
-        return dict(zip(METRICS[:4], (self.errors[:4] / self.images).tolist(), strict=True))
+        return dict(zip(METRICS, (self.errors / self.images).tolist(), strict=True))

@@ -162,8 +162,15 @@ def implied_flow(truth: DepthTruth, prediction: Prediction, grid: GridSpec) -> F
     points = truth.points(prediction.depth)
     voxel = np.floor((points - grid.lower) / grid.voxel_size).astype(np.int64)
     voxel = np.clip(voxel, 0, np.asarray(grid.shape) - 1)
+    return flow_of_points(truth, points, prediction.velocity[tuple(np.moveaxis(voxel, -1, 0))])
+
+
+def flow_of_points(
+    truth: DepthTruth, points: Float[np.ndarray, "N M 3"], velocity: Float[np.ndarray, "N M 2"]
+) -> Float[np.ndarray, "N M 2"]:
+    """Optical flow (px) of points (m, ego axes) that move at `velocity` (m/s) until `truth`'s next frame; NaN behind it."""
     moved = points.copy()
-    moved[..., :2] += prediction.velocity[tuple(np.moveaxis(voxel, -1, 0))] * truth.flow_interval
+    moved[..., :2] += velocity * truth.flow_interval
     T_cam_ego = np.linalg.inv(truth.T_ego_cam) @ truth.T_next_ego
     projected = _transform(T_cam_ego, moved) @ truth.K.transpose(0, 2, 1)
     with np.errstate(divide="ignore", invalid="ignore"):

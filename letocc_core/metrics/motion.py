@@ -52,6 +52,11 @@ class VelocityErrors:
         """Mean over the classes that have rays, m/s; None where no class has."""
         return float(np.nanmean(self.per_class())) if self.rays.any() else None
 
+    def summary(self) -> dict[str, float]:
+        """`mave`, m/s; nothing where no class has rays."""
+        mave = self.mave()
+        return {} if mave is None else {"mave": mave}
+
 
 @dataclass(frozen=True)
 class Mean:
