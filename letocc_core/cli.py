@@ -58,7 +58,9 @@ def _parser() -> argparse.ArgumentParser:
 def _add_train(commands) -> None:
     p = commands.add_parser("train", help="train a model from a configuration", description="Train a model.")
     p.add_argument("config", type=Path, help="YAML file, for example config/street.yaml")
-    p.add_argument("overrides", nargs="*", metavar="key=value", help="changes to it, for example stages.0.steps=100")
+    p.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="changes to it: stages.0.steps=100; data=BAG: train on it"
+    )
     p.add_argument("--out", type=Path, default=Path("runs"), help="folder of runs (default: runs)")
     p.add_argument(
         "--resume", nargs="?", type=Path, const=Path("latest"), metavar="RUN", help="go on with this run, or the newest"
@@ -75,11 +77,12 @@ def _train(options: argparse.Namespace) -> None:
     import torch
 
     from letocc_core import config as configuration
+    from letocc_core.data.clips import with_bags
     from letocc_core.train import TrainConfig, train
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    config = configuration.load(TrainConfig, options.config, options.overrides)
+    config = configuration.load(TrainConfig, options.config, [with_bags(item) for item in options.overrides])
     if options.stage is not None:
         config = config.only_stage(options.stage)
     resume = options.resume

@@ -126,6 +126,7 @@ def train(
         fresh = checkpoint.load_matching(init, model)
         print(f"starting from {init}" + (f"; new: {', '.join(fresh)}" if fresh else ""), file=sys.stderr)
     run = _Run(folder, model, plain, config, device, command)
+    run.cameras = dataset.cameras
     if init is not None:
         run.before = Counter(checkpoint.read_metadata(init).get("trained", {}))
     run.restore()
@@ -161,6 +162,7 @@ class _Run:
         self.folder, self.model, self.plain, self.config = folder, model, plain, config
         self.device, self.command = torch.device(device), command
         self.stage, self.step = 0, 0
+        self.cameras: tuple[str, ...] = ()  # whose images it learns from
         self.before: Counter[str] = Counter()  # steps of each stage that the weights had when the run began
         self.optimizer_state: dict | None = None
 
@@ -297,6 +299,7 @@ class _Run:
             path,
             self.model,
             self.plain,
+            cameras=list(self.cameras),
             seed=self.config.seed,
             trained=dict(self.before + self._done()),
             command=self.command,

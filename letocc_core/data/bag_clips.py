@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 
 from letocc_core.data.recorded_clips import RecordedClips
 from letocc_core.data.recording import RecordedSet, Recording
+from letocc_core.errors import ConfigError, DataError
 from letocc_core.frame import Frame, InputConfig
 from letocc_core.geometry.rectify import Rectifier
 from letocc_core.stream.preprocess import rectifier_of, to_frame
@@ -32,12 +33,27 @@ class BagClips(RecordedClips):
         data: which bags, cameras and frames, and how source frames are chosen.
         cache: folder for decoded frames and their cues (`write_flow`, `write_masks`).
 
-    Raises `DataError` if a bag gives no clip at all, and for whatever `Recording` refuses.
+    Raises `DataError` if a bag gives no clip at all or has other cameras than the first one, and for whatever `Recording`
+    refuses.
     """
 
     def __init__(self, data: "BagData", input: InputConfig, past_frames: int, cache: Path):
-        stores = [BagFrames.open(Path(path), data, input, cache) for path in data.bags]
-        super().__init__(stores, data, input, past_frames)
+        if not data.bags:
+            raise ConfigError("data.bag.bags: no bag to train on; name one: letocc train CONFIG data=BAG")
+        recordings = [recording_of(path, data) for path in data.bags]
+        self.cameras = recordings[0].cameras
+        for recording in recordings:
+            if recording.cameras != self.cameras:
+                raise DataError(
+                    f"{recording.path}: its cameras are {', '.join(recording.cameras)}, but those of "
+                    f"{recordings[0].path} are {', '.join(self.cameras)}; name those of both in data.bag.cameras"
+                )
+        super().__init__([BagFrames.open(r, input, cache) for r in recordings], data, input, past_frames)
+
+
+def recording_of(path: Path, data: "BagData") -> Recording:
+    """A bag, read as `data` says."""
+    return Recording(path, data.cameras, data.base_frame, data.fixed_frame, data.lidar, data.lidar_topic, data.slop)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,15 +73,12 @@ class BagFrames:
     lidar_origin: np.ndarray  # [F, 3] float32 m, NaN where there is no sweep
 
     @classmethod
-    def open(cls, path: Path, data: "BagData", input: InputConfig, cache: Path) -> "BagFrames":
+    def open(cls, recording: Recording, input: InputConfig, cache: Path) -> "BagFrames":
         """From the cache, filled first if it does not hold this recording in this form."""
-        recording = Recording(
-            path, data.cameras, data.base_frame, data.fixed_frame, data.lidar, data.lidar_topic, data.slop
-        )
-        folder = cache / "bags" / f"{path.stem}-{_key(recording, input)}"
+        folder = cache / "bags" / f"{recording.path.stem}-{_key(recording, input)}"
         if not folder.is_dir():
             _fill(folder, recording, input)
-        return cls.load(str(path), folder)
+        return cls.load(str(recording.path), folder)
 
     @classmethod
     def load(cls, name: str, folder: Path) -> "BagFrames":

@@ -1,5 +1,6 @@
 """From the `data:` section of a configuration to a data set of `Clip`s."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -64,6 +65,14 @@ class DataConfig:
     def __post_init__(self):
         if (self.simulator is None) == (self.bag is None):
             raise ConfigError("data: give exactly one of data.simulator and data.bag")
+
+
+def with_bags(override: str) -> str:
+    """`data=BAG` or `data=[BAG, BAG]`, short for the key that says which bags to train on; others as they are."""
+    key, _, value = override.partition("=")
+    if key != "data":
+        return override
+    return f"data.bag.bags={value if value.startswith('[') else json.dumps([value])}"
 
 
 def build(config: DataConfig, input_config: InputConfig, past_frames: int) -> Dataset:

@@ -75,6 +75,8 @@ class RecordedClips(Dataset):
     counts the others. Raises `DataError` if a recording gives no clip at all.
     """
 
+    cameras: tuple[str, ...] = ()  # names, in the order of the frames, where the live node can ask for the same
+
     def __init__(self, stores: Sequence[FrameStore], data: "RecordedData", input: InputConfig, past_frames: int):
         self.stores = list(stores)
         self.clips: list[tuple[int, ClipIndices]] = []

@@ -51,6 +51,7 @@ class SimulatorClips(Dataset):
         self.first = max(past_frames, 1)
         self.per_street = frames - self.first - 1
         mounted = Rig.load(rig).require_pinholes("training on streets").resized(*input.image_size)
+        self.cameras = tuple(mounted.cameras)
         settings = (RENDERER, mounted, input.history_interval, frames, lidar)
         key = hashlib.sha256(repr(settings).encode()).hexdigest()[:12]
         self.folder = Path(cache) / f"streets_{key}"
