@@ -1,5 +1,9 @@
-"""Everything is in pyproject.toml; this file serves tools that still ask for a setup.py."""
+"""Which packages `pip install` takes; everything else is in pyproject.toml."""
 
-from setuptools import setup
+from setuptools import find_namespace_packages, setup
 
-setup()
+# letocc_ros is left out: it needs the messages that colcon builds. Their text comes along, to write bags without ROS.
+setup(
+    packages=[*find_namespace_packages(include=["letocc_core*"]), "letocc_core.msg"],
+    package_dir={"letocc_core.msg": "msg"},
+)

@@ -21,10 +21,10 @@ from letocc_core.geometry import se3
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.stream import images
 from letocc_core.stream.objects import MovingObject
+from letocc_core.stream.packing import PROBABILITY_STEPS, pack
 from letocc_core.stream.types import Calibration, OccFlow
 from letocc_ros.msg import OccFlowGrid
 
-PROBABILITY_STEPS = 254  # a byte of `OccFlowGrid.probability` is round(probability * 254)
 UNKNOWN, OCCUPIED = -1, 100  # of `nav_msgs/OccupancyGrid`
 POINT_FIELDS = ("x", "y", "z", "probability", "vx", "vy")
 FULL_SPEED = 10.0  # m/s at the end of the colour ramp
@@ -126,11 +126,7 @@ def matrix_to_transform(T: np.ndarray, stamp_ns: int, parent: str, child: str) -
 
 def to_grid_message(answer: OccFlow, frame_id: str) -> OccFlowGrid:
     """`OccFlowGrid`: every probability, and the occupied voxels' velocities."""
-    grid, occupied = answer.grid, np.flatnonzero(answer.occupied)
-    probability = np.rint(answer.probability * PROBABILITY_STEPS).astype(np.uint8)
-    probability[~answer.observed] = OccFlowGrid.NOT_SEEN
-    velocity = answer.velocity.reshape(-1, 2)[occupied]
-    labels = np.zeros(0, np.uint8) if answer.labels is None else answer.labels.reshape(-1)[occupied]
+    grid, packed = answer.grid, pack(answer)
     return OccFlowGrid(
         header=_header(answer.stamp_ns, frame_id),
         voxel_size=grid.voxel_size,
@@ -138,13 +134,13 @@ def to_grid_message(answer: OccFlow, frame_id: str) -> OccFlowGrid:
         size_x=grid.shape[0],
         size_y=grid.shape[1],
         size_z=grid.shape[2],
-        probability=_bytes(probability),
+        probability=_bytes(packed.probability),
         threshold=float(answer.threshold),
-        occupied=_array("I", occupied.astype(np.uint32)),
-        vx=_array("f", velocity[:, 0]),
-        vy=_array("f", velocity[:, 1]),
+        occupied=_array("I", packed.occupied),
+        vx=_array("f", packed.velocity[:, 0]),
+        vy=_array("f", packed.velocity[:, 1]),
         class_names=list(answer.class_names),
-        labels=_bytes(labels),
+        labels=_bytes(packed.labels),
     )
 
 

@@ -5,10 +5,10 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
-from ament_index_python.packages import get_package_share_path
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.subscription import Subscription
 
+from letocc_core.data.answer_bag import ANSWER, OCCUPANCY_TOPIC, POINTS_TOPIC, answer_definition
 from letocc_core.data.bag import open_bag
 from letocc_core.data.bag_writer import BagWriter
 from letocc_core.stream.types import OccFlow
@@ -16,11 +16,10 @@ from letocc_ros import conversions
 from letocc_ros.session import count_publishers, header_stamp_ns, message_class, session
 
 SETTLE = 0.5  # s
-ANSWER = "letocc_ros/msg/OccFlowGrid"
 # What `occ_flow_node` publishes unless it is told otherwise.
 OUTPUTS: Mapping[str, str] = {
-    "/occ_flow_node/occupancy": ANSWER,
-    "/occ_flow_node/points": "sensor_msgs/msg/PointCloud2",
+    OCCUPANCY_TOPIC: ANSWER,
+    POINTS_TOPIC: "sensor_msgs/msg/PointCloud2",
     "/occ_flow_node/costmap": "nav_msgs/msg/OccupancyGrid",
     "/occ_flow_node/markers": "visualization_msgs/msg/MarkerArray",
 }
@@ -94,7 +93,7 @@ class Recorder:
         try:
             with BagWriter(self.path) as bag, session("letocc_recorder") as (node, executor):
                 self._node = node
-                bag.register(ANSWER, message_definition())
+                bag.register(ANSWER, answer_definition())
                 for topic, kind in self.topics.items():
                     latched = DurabilityPolicy.TRANSIENT_LOCAL if topic == "/tf_static" else DurabilityPolicy.VOLATILE
                     self._subscriptions[topic] = node.create_subscription(
@@ -124,8 +123,3 @@ def read_answers(path: str | Path) -> Iterator[OccFlow]:
     with open_bag(path) as bag:
         for _, _, message in bag.raw(bag.topics(ANSWER)):
             yield conversions.from_grid_message(message)
-
-
-def message_definition() -> str:
-    """The text of OccFlowGrid.msg, from the installed package."""
-    return (get_package_share_path("letocc_ros") / "msg" / "OccFlowGrid.msg").read_text()
