@@ -29,7 +29,11 @@ def arguments() -> list[DeclareLaunchArgument]:
         argument(
             "checkpoint", "", "Checkpoint (.safetensors); empty: as in params_file, where empty is the shipped one."
         ),
-        argument("cameras", "", "Camera names, with commas, the anchor first; empty: as in params_file."),
+        argument(
+            "cameras",
+            "",
+            "Camera names, with commas, the anchor first; empty: as in params_file, where empty is the checkpoint's.",
+        ),
         argument("params_file", share / "config" / "occ_flow.yaml", "Parameters of the node (YAML)."),
         argument("namespace", "", "Namespace of the node; camera topics are relative to it."),
         argument("autostart", "true", "Configure and activate the node without a lifecycle manager.", BOOLEAN),

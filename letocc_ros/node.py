@@ -38,7 +38,7 @@ from letocc_ros.health import Health
 from letocc_ros.inputs import Inputs
 from letocc_ros.middleware import make_room_for_images
 from letocc_ros.outputs import Outputs
-from letocc_ros.parameters import NodeParameters
+from letocc_ros.parameters import STREET_CAMERAS, NodeParameters
 from letocc_ros.worker import LatestWorker
 
 DIAGNOSTICS_PERIOD = 1.0  # s
@@ -95,6 +95,7 @@ class OccFlowNode(LifecycleNode):
         """Load the checkpoint and try it; FAILURE, with the reason in log and diagnostics, if it cannot."""
         try:
             self._pipeline = load_pipeline(self.parameters)
+            self.parameters = dataclasses.replace(self.parameters, cameras=cameras(self.parameters))
             self._pipeline.warm_up(len(self.parameters.cameras))
         except (LetOccError, RuntimeError) as error:  # torch raises the latter when memory does not suffice
             self._pipeline = None
@@ -238,9 +239,11 @@ class OccFlowNode(LifecycleNode):
             )
             return SetParametersResult(successful=False, reason=reason)
         try:
-            self.parameters = parameters.read(self, changes)
+            changed = parameters.read(self, changes)
         except ConfigError as error:
             return SetParametersResult(successful=False, reason=str(error))
+        names = changed.cameras if self._pipeline is None else self.parameters.cameras
+        self.parameters = dataclasses.replace(changed, cameras=names)
         if self._pipeline is not None:
             self._pipeline.threshold = self.parameters.threshold or self._pipeline.model.config.occupancy_threshold
             self._outputs.parameters = self.parameters
@@ -264,6 +267,13 @@ def load_pipeline(p: NodeParameters) -> OccFlowPipeline:
 def checkpoint_path(p: NodeParameters) -> Path:
     """The file that the parameters name, or the shipped one. Raises `CheckpointError` if that is not installed."""
     return Path(p.checkpoint).expanduser() if p.checkpoint else shipped_checkpoint()
+
+
+def cameras(p: NodeParameters) -> tuple[str, ...]:
+    """The cameras that the parameters name, or else those that the checkpoint was trained with, or the street's."""
+    if any(p.cameras):
+        return p.cameras
+    return tuple(checkpoint.read_metadata(checkpoint_path(p)).get("cameras", ())) or STREET_CAMERAS
 
 
 def shipped_checkpoint() -> Path:

@@ -52,9 +52,9 @@ class NodeParameters:
     device: str = _parameter("cpu", "Where the network runs: cpu, cuda, cuda:1, ...")
     threads: int = _parameter(0, "CPU threads of the network; 0: as PyTorch chooses.", range=(0, 256))
     cameras: tuple[str, ...] = _parameter(
-        STREET_CAMERAS,
+        ("",),
         "Camera namespaces: images on <camera>/image_raw[/compressed], intrinsics on <camera>/camera_info. "
-        "A set of images is anchored on the first one.",
+        "A set of images is anchored on the first one. Empty: those that the checkpoint was trained with.",
     )
     transport: str = _parameter("compressed", "How images come: compressed (JPEG, PNG) or raw.", choices=TRANSPORTS)
     image_reliability: str = _parameter(
@@ -113,7 +113,7 @@ class NodeParameters:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             _check(field.name, getattr(self, field.name), field.metadata)
-        if not self.cameras or not all(self.cameras) or len(set(self.cameras)) != len(self.cameras):
+        if (self.cameras != ("",) and not all(self.cameras)) or len(set(self.cameras)) != len(self.cameras):
             raise ConfigError(f"parameter 'cameras' is {list(self.cameras)}, expected one name or more, none twice")
         if len(self.motion_colour) != 3 or not all(0 <= c <= 1 for c in self.motion_colour):
             raise ConfigError(
@@ -208,10 +208,8 @@ def _rows() -> Iterator[str]:
     for field in dataclasses.fields(NodeParameters):
         default = _plain(field.default)
         kind = f"{_kind(default[0])} list" if isinstance(default, list) else _kind(default)
-        shown = (
-            ", ".join(map(str, default)) if isinstance(default, list) else str(default) if default != "" else "(empty)"
-        )
-        yield f"| `{field.name}` | {kind} | {shown} | {_meaning(field)} |".replace("<", "\\<")
+        shown = ", ".join(map(str, default)) if isinstance(default, list) else str(default)
+        yield f"| `{field.name}` | {kind} | {shown or '(empty)'} | {_meaning(field)} |".replace("<", "\\<")
 
 
 def _kind(value: Any) -> str:
