@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from letocc_core.data.recording import RecordedSet, Recording
-from letocc_core.data.truth import Truth, VoxelLabels
+from letocc_core.data.truth import Truth
+from letocc_core.data.voxel_labels import VoxelLabels
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.stream.types import FrameSet
 
@@ -27,12 +28,7 @@ class Sample:
     lidar: Float[np.ndarray, "P 3"] | None = None  # m, returns in ego axes
     T_world_ego_next: Float[np.ndarray, "4 4"] | None = None  # m, pose at the frame that `truth.flow_forward` leads to
     flow_interval: float | None = None  # s until then
-    labels: VoxelLabels | None = None  # a data set's labelled grid
-
-    @property
-    def voxels(self) -> VoxelLabels | None:
-        """The labelled grid: a data set's, or a simulator's truth."""
-        return VoxelLabels.of_simulator(self.truth) if self.labels is None and self.truth is not None else self.labels
+    labels: VoxelLabels | None = None  # that come with a data set
 
     lidar_later: Float[np.ndarray, "Q 3"] | None = None  # m, returns of a later sweep in the ego axes of this set
     lidar_seconds: float | None = None  # s until then

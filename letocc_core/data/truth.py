@@ -24,20 +24,3 @@ class Truth:
     occupancy: np.ndarray  # uint8 [X, Y, Z]: index into CLASS_NAMES, FREE = empty
     velocity: np.ndarray  # float32 [X, Y, Z, 2] m/s: (vx, vy) of the matter relative to the world, in ego axes
     visible: np.ndarray  # bool [X, Y, Z]: some camera or LiDAR ray reaches this voxel (surface or empty before it)
-
-
-@dataclass(frozen=True, eq=False)
-class VoxelLabels:
-    """The labelled grid of a frame, from whatever data set, on the grid that is evaluated."""
-
-    labels: np.ndarray  # uint8 [X, Y, Z]: index into class_names, `free` = empty
-    known: np.ndarray  # bool [X, Y, Z]: voxels that the data set speaks of; the others are neither occupied nor free
-    class_names: tuple[str, ...]  # free is not one of them
-    free: int = FREE
-    velocity: np.ndarray | None = None  # float32 [X, Y, Z, 2] m/s: (vx, vy) relative to the world, in ego axes
-    moving_classes: tuple[str, ...] = ()  # whose velocity is judged
-
-    @classmethod
-    def of_simulator(cls, truth: Truth) -> "VoxelLabels":
-        """What a simulated street is labelled with."""
-        return cls(truth.occupancy, truth.visible, CLASS_NAMES, FREE, truth.velocity, MOVABLE_CLASSES)
