@@ -78,6 +78,7 @@ class Inputs:
 
     def _take_in(self, handle: Callable, about: object, topic: str, message: object) -> None:
         """Give a message to the assembler and see what that decides; a bad message is counted and named."""
+        self._health.arrived(topic)
         try:
             handle(about, topic, message)
         except LetOccError as error:
@@ -90,7 +91,6 @@ class Inputs:
 
     def _on_image(self, camera: str, topic: str, message: Image | CompressedImage) -> None:
         stamp_ns = conversions.to_ns(message.header.stamp)
-        self._health.image(camera)
         self._arrivals.setdefault(stamp_ns, time.monotonic())
         if len(self._arrivals) > REMEMBERED:
             self._arrivals.popitem(last=False)
@@ -107,6 +107,9 @@ class Inputs:
             self._assembler.add_transform(parent, child, conversions.to_ns(stamp), T, static)
 
     def _report(self, item: Dropped) -> None:
+        if item.reason == "unmatched":
+            self._health.drop_unmatched(item.camera, item.detail)
+            return
         text = item.detail
         if item.reason in ("no_camera_info", "bad_camera_info") and item.camera is not None:
             text = f"{text} (topic {self._info_topics[item.camera]})"

@@ -31,7 +31,7 @@ from letocc_core.errors import CheckpointError, ConfigError, DataError, LetOccEr
 from letocc_core.frame import InputConfig
 from letocc_core.model.let_occ_flow import ModelConfig
 from letocc_core.stream.pipeline import OccFlowPipeline
-from letocc_core.stream.types import FrameSet, OccFlow
+from letocc_core.stream.types import FrameSet
 from letocc_core.versions import versions
 from letocc_ros import parameters
 from letocc_ros.health import Health
@@ -52,6 +52,7 @@ class Work:
 
     frames: FrameSet
     arrived: float  # s (monotonic), when its first image came
+    complete: float  # s (monotonic), when the set was complete, with its poses
     activation: int  # which activation of the node it belongs to
 
 
@@ -166,39 +167,48 @@ class OccFlowNode(LifecycleNode):
         self._state = "unconfigured"
 
     def _submit(self, frames: FrameSet, arrived: float) -> None:
-        self.health.set_in()
-        if self._worker.submit(Work(frames, arrived, self._activation)) is not None:
+        present = [c for c, image in zip(self.parameters.cameras, frames.images, strict=True) if image is not None]
+        self.health.set_in(present)
+        if self._worker.submit(Work(frames, arrived, time.monotonic(), self._activation)) is not None:
             self.health.drop("superseded", (), "image sets come faster than the network answers; the newest wins")
 
     def _answer(self, work: Work) -> None:
         """In the worker's thread: one set through the pipeline, and out to whoever listens."""
-        pipeline, outputs = self._pipeline, self._outputs
-        if pipeline is None:
-            return
+        self.health.set_begun()
         try:
-            self._forget_if_asked(pipeline)
-            answer = pipeline.step(work.frames)
-            if work.activation != self._activation or not self.context.ok():
-                self.health.drop("deactivated", (), "a set was in work when the node was deactivated")
-                return
-            outputs.publish(answer)
+            self._step_and_publish(work, self._pipeline, self._outputs)
         except LetOccError as error:
             self.health.drop("refused set", (), str(error))
         except Exception as error:  # such as CUDA out of memory: say so, and go on with the next set
             self.get_logger().error(traceback.format_exc(), throttle_duration_sec=10.0)
             self.health.drop("failed set", (), f"a set failed: {type(error).__name__}: {error}")
-        else:
-            self._count(work, answer)
+        finally:
+            self.health.set_done()
+
+    def _step_and_publish(self, work: Work, pipeline: OccFlowPipeline, outputs: Outputs) -> None:
+        begun = time.monotonic()
+        self._forget_if_asked(pipeline)
+        answer = pipeline.step(work.frames)
+        if answer.reset_reason is not None:
+            self.health.reset(answer.reset_reason)
+        if work.activation != self._activation or not self.context.ok():
+            self.health.drop("deactivated", (), "a set was in work when the node was deactivated")
+            return
+        answered = time.monotonic()
+        heard = outputs.publish(answer)
+        stages = {
+            "network": sum(answer.seconds.values()),
+            "wait": work.complete - work.arrived,
+            "queue": begun - work.complete,
+            **answer.seconds,
+            "publish": time.monotonic() - answered,
+        }
+        self.health.set_out(time.monotonic() - work.arrived, stages, heard)
 
     def _forget_if_asked(self, pipeline: OccFlowPipeline) -> None:
         reason, self._forget = self._forget, None
         if reason is not None:
             pipeline.reset(reason)
-
-    def _count(self, work: Work, answer: OccFlow) -> None:
-        if answer.reset_reason is not None:
-            self.get_logger().info(f"the past is forgotten: {answer.reset_reason}")
-        self.health.set_out(time.monotonic() - work.arrived, answer.seconds, answer.reset_reason)
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         if self._pipeline is None:

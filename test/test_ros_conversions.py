@@ -12,6 +12,7 @@ import yaml
 pytest.importorskip("rclpy", reason="ROS 2 is not installed; source scripts/env.sh")
 pytest.importorskip("letocc_ros.msg", reason="the ROS package is not built; source scripts/env.sh")
 
+from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.parameter import Parameter
 from rclpy.serialization import deserialize_message, serialize_message
 from ros_rig import CALIBRATION, REPOSITORY, until
@@ -24,7 +25,7 @@ from letocc_core.geometry.grid import GridSpec
 from letocc_core.stream.objects import MovingObject
 from letocc_core.stream.types import OccFlow
 from letocc_ros import conversions, parameters
-from letocc_ros.health import RECENT, Health
+from letocc_ros.health import RECENT, REPEAT, Health
 from letocc_ros.msg import OccFlowGrid
 from letocc_ros.session import header_stamp_ns
 from letocc_ros.worker import LatestWorker
@@ -313,27 +314,93 @@ def test_health_names_causes_and_forgets_them():
     health = Health("node", said.append, lambda: now[0])
     health.clear({"front": "/front/image_raw", "left": "/left/image_raw"})
     assert health.statuses("active")[0].message == "waiting for image sets"
-    health.image("front")
+    health.arrived("/front/image_raw")
     for stamp in range(3):
         health.drop("no_camera_info", ("left",), f"no camera_info on /left/camera_info at {stamp}")
-    health.set_in()
-    health.set_out(0.020, {"encode": 0.01}, "time went back: by 1 s")
+    health.set_in(["front"])
+    health.reset("time went back: by 1 s")
+    health.set_out(0.020, {"encode": 0.01}, heard=1)
     now[0] = 1.0
     status, front, left = health.statuses("active")
-    values = {pair.key: pair.value for pair in status.values}
+    values = values_of(status)
     assert status.level == status.WARN
     assert "no camera_info on /left/camera_info at 2" in status.message
-    assert said == ["no camera_info on /left/camera_info at 0"]  # announced once
+    assert "the past is forgotten: time went back: by 1 s" in status.message
+    assert said == ["no camera_info on /left/camera_info at 0", "the past is forgotten: time went back: by 1 s"]
     assert values["dropped: no_camera_info"] == "3"
     assert values["sets out"] == "1"
-    assert values["latency median (ms)"] == "20.0"
+    assert values["rate (Hz)"] == "0.2"  # one in 5 s
+    assert (values["latency median (ms)"], values["encode p95 (ms)"]) == ("20.0", "10.0")
     assert values["history reset: time went back"] == "1"
+    assert values["age of /front/image_raw (s)"] == "1.0"
+    assert 10 < float(values["memory (MB)"]) < 100_000
+    assert (values_of(front)["images in sets"], values_of(left)["images in sets"]) == ("1", "0")
     now[0] = RECENT + 1
     status, front, left = health.statuses("active")
     assert status.level == status.ERROR  # nothing goes out any more
     assert "no image on /left/image_raw yet" in status.message
-    assert "no image on /front/image_raw since" in status.message
+    assert "no image on /front/image_raw for 4 s" in status.message
     assert "camera_info" not in status.message
     assert front.level == left.level == status.WARN
+    assert said[2:] == [
+        "no image on /front/image_raw for 4 s",
+        "no image on /left/image_raw yet",
+    ]  # the log says it too
     health.failure = "no such checkpoint"
     assert health.statuses("unconfigured")[0].message == "no such checkpoint"
+
+
+def values_of(status: DiagnosticStatus) -> dict[str, str]:
+    return {pair.key: pair.value for pair in status.values}
+
+
+def test_health_repeats_what_lasts_and_measures_rates():
+    now, said = [0.0], []
+    health = Health("node", said.append, lambda: now[0])
+    health.clear({"front": "/front"})
+    while now[0] < 1.5 * REPEAT:
+        now[0] += 0.25
+        health.arrived("/front")
+        health.drop("superseded", (), "too slow")
+        health.set_out(0.1, {}, heard=0)
+    assert said == ["too slow", "too slow"]
+    assert values_of(health.statuses("active")[1])["rate (Hz)"] == "4.2"  # 21 in the 5 s, both ends included
+    now[0] += 1.01 * RECENT - 0.1
+    health.arrived("/front")
+    health.set_out(0.1, {}, heard=0)
+    now[0] += 0.2
+    (status, _) = health.statuses("active")
+    assert (status.level, status.message) == (status.OK, "running; nobody listens to an output that is switched on")
+
+
+def test_health_tells_a_faster_camera_from_one_that_never_joins():
+    now, said = [0.0], []
+    health = Health("node", said.append, lambda: now[0])
+    health.clear({"anchor": "/anchor", "other": "/other"})
+
+    def run(joining: list[str]) -> DiagnosticStatus:
+        for _ in range(8):
+            now[0] += 0.5
+            for topic in ("/anchor", "/other"):
+                health.arrived(topic)
+            health.set_in(joining)
+            health.set_out(0.1, {}, heard=1)
+            health.drop_unmatched("other", "other at 5 ns: no image of the anchor within 0.02 s")
+        return health.statuses("active")[0]
+
+    assert run(["anchor", "other"]).message == "running"
+    status = run(["anchor"])
+    assert status.message == "other at 5 ns: no image of the anchor within 0.02 s; see parameter 'slop'"
+    assert values_of(status)["dropped: unmatched"] == "16"
+
+
+def test_health_says_that_the_network_is_at_work():
+    now, said = [0.0], []
+    health = Health("node", said.append, lambda: now[0])
+    health.clear({})
+    health.set_begun()
+    now[0] = 8.0
+    assert health.statuses("active")[0].message == "the network has been at work on one set for 8 s"
+    health.set_done()
+    now[0] = 20.0
+    assert health.statuses("active")[0].message == "waiting for image sets"

@@ -122,33 +122,44 @@ class TestLive:
     def test_at_the_recordings_own_pace(self, live: rig.NodeProcess, bag: Path, tmp_path: Path, offline: list[OccFlow]):
         """The same bag again: time goes back, the past is forgotten, and the answers are the same as before."""
         topic = "/occ_flow_node/occupancy"
-        for attempt in range(4):  # best-effort messages may be lost on a busy machine: one whole run is wanted
-            answers = tmp_path / f"answers_{attempt}"
+        for rate in (0.8, 0.4, 0.2, 0.1):  # a busy machine loses sets: one whole run is wanted
+            answers = tmp_path / f"answers_{rate}"
             with Recorder(answers, {topic: "letocc_ros/msg/OccFlowGrid"}) as recorder:
                 recorder.wait_for_publishers()
-                played = play(bag, rate=0.8)
+                played = play(bag, rate=rate)
                 recorder.wait_for(topic, SETS, 10)
             arrivals = [received_ns for _, received_ns in recorder.received[topic]]
             if len(arrivals) == SETS:
                 break
         assert played.sets == len(arrivals) == SETS
-        assert (arrivals[-1] - arrivals[0]) * 1e-9 > (SETS - 1) * 0.2 / 0.8 - 0.5  # no faster than asked for
+        assert (arrivals[-1] - arrivals[0]) * 1e-9 > (SETS - 1) * 0.2 / rate - 0.5  # no faster than asked for
         last = list(read_answers(answers))[-1]
         assert np.abs(last.probability - offline[-1].probability)[last.observed].max() <= 0.5 / PROBABILITY_STEPS + 1e-4
         assert "the past is forgotten: time went back" in live.output
 
     def test_diagnostics_while_all_is_well(self, live: rig.NodeProcess, recorded: tuple[Path, Recorder]):
+        indices, well = itertools.count(100), "running; nobody listens to an output that is switched on"
         with Peer({"/diagnostics": DiagnosticArray}) as peer:
             peer.send_infos(100)
-            for i in range(100, 103):
+
+            def running() -> list[DiagnosticStatus]:
+                i = next(indices)
                 peer.send_poses(i)
                 peer.send_images(i)
-                status = peer.diagnosed("")
+                latest = [s for array in peer.received["/diagnostics"][-1:] for s in array.status]
+                return latest if latest and latest[0].message == well else []
+
+            status, *cameras = rig.until(running, 30, "a diagnostic that all is well")
         values = {pair.key: pair.value for pair in status.values}
-        assert (status.level, status.message) == (DiagnosticStatus.OK, "running")
-        assert int(values["sets in"]) == int(values["sets out"]) >= SETS + 2
-        assert 0 < float(values["latency median (ms)"]) <= float(values["latency p95 (ms)"])
-        assert not [key for key in values if key.startswith("dropped")]
+        assert status.level == DiagnosticStatus.OK
+        received, answered = int(values["sets in"]), int(values["sets out"])
+        assert 0 <= received - answered - int(values.get("dropped: superseded", 0)) <= 2  # waiting, in work
+        assert answered >= SETS + 1
+        for stage in ("latency", "wait", "queue", "preprocess", "encode", "decode", "output", "publish"):
+            assert 0 <= float(values[f"{stage} median (ms)"]) <= float(values[f"{stage} p95 (ms)"])
+        assert float(values["rate (Hz)"]) > 0
+        assert float(values["age of /tf (s)"]) < 3
+        assert [camera.level for camera in cameras] == [DiagnosticStatus.OK] * len(CAMERAS)
 
     def test_a_snapshot_reproduces_the_answer_offline(
         self, live: rig.NodeProcess, recorded: tuple[Path, Recorder], checkpoint: Path, tmp_path: Path
