@@ -162,8 +162,13 @@ def _results(options: argparse.Namespace) -> None:
 
 
 def _add_eval(commands) -> None:
-    p = commands.add_parser("eval", help="measure a checkpoint against truth and baselines")
+    p = commands.add_parser("eval", help="measure a checkpoint against truth and baselines, or for the papers' tables")
     p.add_argument("checkpoint", type=Path)
+    p.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="with --table: data.root=..., protocol.threshold=0.1"
+    )
+    p.add_argument("--table", action="append", metavar="NAME", help="a table of the papers, or all; may be repeated")
+    p.add_argument("--dataset", metavar="D", help="of --table: nuscenes, kitti_odometry, ... (default: the table's)")
     p.add_argument("--data", default="simulator", help="'simulator' or a bag (default: simulator)")
     p.add_argument("--seeds", type=seed_range, default=range(9000, 9008), help="streets (default: 9000-9007)")
     p.add_argument("--frames", type=seed_range, help="of a bag: only these sets, for example 45-59")
@@ -173,6 +178,13 @@ def _add_eval(commands) -> None:
 
 
 def _eval(options: argparse.Namespace) -> None:
+    if options.table:
+        _eval_tables(options)
+        return
+    if options.overrides or options.dataset:
+        raise LetOccError(
+            "key=value and --dataset go with --table NAME; without a table, --data says what to measure on"
+        )
     from letocc_core.evaluate import evaluate_checkpoint
 
     evaluate_checkpoint(
@@ -183,6 +195,22 @@ def _eval(options: argparse.Namespace) -> None:
         json=options.json,
         workers=options.workers,
         command=options.command_line,
+    )
+
+
+def _eval_tables(options: argparse.Namespace) -> None:
+    from letocc_core.tables.run import TableRequest, evaluate_tables
+
+    evaluate_tables(
+        TableRequest(
+            options.checkpoint,
+            tuple(options.table),
+            options.dataset and options.dataset.replace("-", "_"),
+            tuple(options.overrides),
+            options.frames,
+            options.json,
+            options.command_line,
+        )
     )
 
 

@@ -1,5 +1,6 @@
 """The papers' tables: figures as printed, protocols by hand-worked scenes, and our row beside them."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -99,11 +100,17 @@ def test_our_row_says_what_was_measured_and_what_was_not():
     table = find_table("letoccflow-3")
     assert report(table, None).count("not run") == 6  # five cells and the remark
     figures = {"ray_iou": {"1m": 0.25, "2m": 0.5, "4m": 0.75, "mean": 0.5}}
-    ours = Ours("letocc", "simulator: 1 drive", 3, figures, {"velocity": "no flow", "depth": "no LiDAR"}, False)
+    ours = Ours(
+        "letocc", "simulator: 1 drive", 3, figures, {"velocity": "no flow", "depth": "no LiDAR"}, ("simulated",)
+    )
     text = report(table, ours)
     row = next(line for line in text.splitlines() if "**letocc**" in line)
     assert row.split("|")[2:7] == ["    25.00 ", "    50.00 ", "    75.00 ", "  50.00 ", " not run "]
-    assert "Not comparable" in text and "velocity: not run: no flow." in text and "LiDAR" not in text.split("Ours")[1]
+    assert (
+        "Not comparable with the rows above: simulated." in text
+        and "velocity: not run: no flow." in text
+        and "LiDAR" not in text.split("Ours")[1]
+    )
     assert "† RenderOcc*: printed so" in text
 
 
@@ -234,3 +241,53 @@ def test_scene_flow_of_a_recording_is_measured_against_the_estimator(monkeypatch
     assert "de_fg" not in found
     moving = [(steps[0][0], fields(velocity=(0.0, -10.0))), steps[1]]  # 1 m to the right at 5.5 m: 40 / 5.5 px
     assert measure(still, *moving).figures()["scene_flow"]["epe"] == pytest.approx(40 / 5.5, rel=0.02)
+
+
+def checkpoint_of(folder, **changes):
+    """An untrained checkpoint of the small network; returns its path."""
+    from model_cases import model_config
+
+    from letocc_core import checkpoint
+    from letocc_core import config as configuration
+    from letocc_core.model.let_occ_flow import LetOccFlow
+
+    torch.manual_seed(0)
+    config = model_config(**changes)
+    plain = {
+        "model": configuration.to_dict(config),
+        "input": {"image_size": [32, 64]},
+        "data": {"simulator": {"rig": "kitti"}},
+    }
+    checkpoint.save(folder / "tiny.safetensors", LetOccFlow(config), plain, seed=0)
+    return folder / "tiny.safetensors"
+
+
+def test_eval_fills_in_our_row_from_simulated_streets(tmp_path, capsys):
+    from letocc_core.cli import main
+
+    path = checkpoint_of(tmp_path)
+    command = ["eval", str(path), "--dataset", "simulator", "--table", "letoccflow-1", "--table", "letoccflow-2"]
+    data = ["data.scenes=1", "data.frames=3", "protocol.crop_truth=[[0,0],[0,0],[0,0]]"]
+    assert main([*command, *data, "--frames", "0-1", "--json", str(tmp_path / "out.json")]) == 0
+    text = capsys.readouterr().out
+    assert text.count("ours (tiny)") == 2 and "47.06" in text and "Not comparable" in text
+    found = json.loads((tmp_path / "out.json").read_text())
+    occupancy, motion = (found["tables"][name] for name in ("letoccflow-1", "letoccflow-2"))
+    assert set(occupancy["figures"]) == {"ray_iou", "depth"} and occupancy["frames"] == 2
+    assert {"de", "epe", "d1", "f1", "sf1"} <= set(motion["figures"]["scene_flow"]) and motion["frames"] == 2
+    assert occupancy["figures"]["depth"]["abs_rel"] > 0 and "the protocol was changed" in occupancy["unlike"]
+
+
+def test_eval_says_what_is_wrong_with_a_request(tmp_path, capsys):
+    from letocc_core.cli import main
+
+    path = str(checkpoint_of(tmp_path))
+    for arguments, message in (
+        (["--table", "x"], "no table 'x'; tables: letoccflow-1"),
+        (["--table", "letoccflow-1", "threshold=1"], "expected protocol.KEY=VALUE or data.KEY=VALUE"),
+        (["--table", "letoccflow-1", "--dataset", "simulator", "data.scene=1"], "did you mean 'simulator.scenes'"),
+        (["--table", "letoccflow-1", "--dataset", "sim"], "unknown key 'sim'; did you mean 'simulator'"),
+        (["protocol.threshold=1"], "go with --table NAME"),
+    ):
+        assert main(["eval", path, *arguments]) == 1
+        assert message in capsys.readouterr().err

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
@@ -14,6 +15,9 @@ from letocc_core.data.truth import Truth
 from letocc_core.data.voxel_labels import VoxelLabels
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.stream.types import FrameSet
+
+if TYPE_CHECKING:
+    from letocc_core.data.drive import Drive
 
 LATER = 0.3  # s, at least, between the sweeps that judge velocities: slow motion shows only after some time
 
@@ -110,6 +114,31 @@ class RecordedDrive:
             known["lidar_later"] = later.lidar @ T[:3, :3].T + T[:3, 3]
             known["lidar_seconds"] = _seconds_between(sample, later)
         return replace(sample, **known)
+
+
+class LabelledDrive:
+    """The image sets of a data set's drive with their LiDAR sweeps and voxel labels, read as they are asked for."""
+
+    def __init__(self, drive: "Drive"):
+        self.drive = drive
+
+    def __len__(self) -> int:
+        return len(self.drive)
+
+    def __iter__(self) -> Iterator[Sample]:
+        for i in range(len(self.drive)):
+            sweep = self.drive.sweep(i)
+            yield Sample(
+                self.drive.frame_set(i),
+                self.drive.T_ego_lidar[i, :3, 3],
+                lidar=None if sweep is None else sweep.points,
+                labels=self.drive.voxel_labels(i),
+            )
+
+    @property
+    def track(self) -> Float[np.ndarray, "n 3"]:
+        """Where the LiDAR is at each set, m in the fixed frame."""
+        return (self.drive.T_world_ego @ self.drive.T_ego_lidar)[:, :3, 3]
 
 
 def _seconds_between(first: Sample, second: Sample) -> float:

@@ -73,7 +73,7 @@ class Ours:
     frames: int
     figures: Mapping[str, Mapping[str, float]]  # by group and key
     missing: Mapping[str, str]  # group -> why it has no figures
-    comparable: bool  # the same data as the paper's, all of it
+    unlike: tuple[str, ...] = ()  # why it cannot be compared with what is printed
 
 
 def load_tables(path: Path = FILE) -> dict[str, Table]:
@@ -126,10 +126,9 @@ def _our_row(table: Table, ours: Ours | None) -> list[str]:
 def _remarks(table: Table, ours: Ours | None) -> list[str]:
     if ours is None:
         return [f"Ours: {NOT_RUN}."]
-    of = f" of {table.frames}" if table.frames and ours.data.startswith(table.dataset) else ""
-    lines = [f"Ours: {ours.data}, {ours.frames}{of} frames."]
-    if not ours.comparable:
-        lines.append(f"Not comparable with the rows above, which are of {table.dataset}, {table.split}.")
+    lines = [f"Ours: {ours.data}, {ours.frames} frames."]
+    if ours.unlike:
+        lines.append(f"Not comparable with the rows above: {'; '.join(ours.unlike)}.")
     groups = {c.figure.split(".")[0] for c in table.columns}
     return [*lines, *(f"{group}: {NOT_RUN}: {why}." for group, why in ours.missing.items() if group in groups)]
 
