@@ -254,10 +254,15 @@ def _add_bag(commands) -> None:
     info = kinds.add_parser("info", help="what a bag holds and what it lacks")
     info.add_argument("bag", type=Path)
     info.set_defaults(run=_bag_info)
-    for name, what in (("kitti-tracking", "sequence"), ("kitti-odometry", "sequence"), ("nuscenes", "scene")):
+    for name, what in (
+        ("kitti-tracking", "sequence"),
+        ("kitti-odometry", "sequence"),
+        ("kitti-raw", "drive"),
+        ("nuscenes", "scene"),
+    ):
         p = kinds.add_parser(name, help=f"a {what} of {name} in its own layout into a bag")
         p.add_argument("root", type=Path, help="folder of the data set")
-        p.add_argument(f"--{what}", required=name != "nuscenes", help=f"{what} to convert")
+        p.add_argument(f"--{what}", dest="part", required=name != "nuscenes", help=f"{what} to convert")
         p.add_argument("--out", type=Path, required=True, help="bag folder to write")
         p.set_defaults(run=_bag_convert, dataset=name)
 
@@ -269,19 +274,10 @@ def _bag_info(options: argparse.Namespace) -> None:
 
 
 def _bag_convert(options: argparse.Namespace) -> None:
-    if options.dataset == "kitti-tracking":
-        from letocc_core.data.kitti import kitti_tracking_to_bag
+    from letocc_core.data import dataset_bags
 
-        path = kitti_tracking_to_bag(options.root, options.sequence, options.out)
-    elif options.dataset == "kitti-odometry":
-        from letocc_core.data.kitti import kitti_odometry_to_bag
-
-        path = kitti_odometry_to_bag(options.root, options.sequence, options.out)
-    else:
-        from letocc_core.data.nuscenes import nuscenes_to_bag
-
-        path = nuscenes_to_bag(options.root, options.scene, options.out)
-    print(path)
+    convert = getattr(dataset_bags, f"{options.dataset.replace('-', '_')}_to_bag")
+    print(convert(options.root, options.part, options.out))
 
 
 def _add_cues(commands) -> None:

@@ -1,8 +1,11 @@
 """Files that are computed once: written in one step, over several processes, and only those that are missing."""
 
 import os
+import shutil
 import sys
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from time import perf_counter
@@ -19,6 +22,23 @@ def save(path: Path, arrays: Mapping[str, np.ndarray], compressed: bool = False)
     temporary = path.with_name(f".{path.stem}_{os.getpid()}.npz")
     (np.savez_compressed if compressed else np.savez)(temporary, **arrays)
     temporary.replace(path)
+
+
+@contextmanager
+def complete_folder(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which gets its name at the end: a kill on the way leaves nothing under that name."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}.", suffix=".tmp"))
+    temporary.chmod(0o755)
+    try:
+        yield temporary
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was faster
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_missing(

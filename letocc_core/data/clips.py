@@ -1,15 +1,19 @@
 """From the `data:` section of a configuration to a data set of `Clip`s."""
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from torch.utils.data import Dataset
 
 from letocc_core.cues.masks import GroundedSam
 from letocc_core.errors import ConfigError
 from letocc_core.frame import InputConfig
+
+if TYPE_CHECKING:
+    from letocc_core.data.recorded_clips import RecordedClips
 
 
 @dataclass(frozen=True)
@@ -54,17 +58,78 @@ class BagData(RecordedData):
 
 
 @dataclass(frozen=True)
+class NuScenesData(RecordedData):
+    """nuScenes in its own layout; see docs/data.md."""
+
+    root: Path = Path("data/nuscenes")  # folder with samples/, sweeps/ and the tables of a version
+    version: str | None = None  # v1.0-trainval, v1.0-mini, ...; None if there is one folder of tables
+    split: Literal["train", "val", "test", "all"] = "train"  # the official one
+    scenes: tuple[str, ...] = ()  # only these, such as scene-0061; empty: all of the split
+    cameras: tuple[str, ...] = ()  # names such as camera_front; empty: all six
+    sweeps: bool = False  # also the images between keyframes, as past frames and sources
+    labels: Literal["none", "occ3d", "openocc"] = "none"  # voxel labels to evaluate against
+
+
+@dataclass(frozen=True)
+class KittiOdometryData(RecordedData):
+    """KITTI's odometry benchmark with SemanticKITTI's labels; see docs/data.md."""
+
+    root: Path = Path("data/kitti_odometry")  # folder with sequences/ and poses/
+    split: Literal["train", "val", "all"] = "train"  # SemanticKITTI's
+    sequences: tuple[str, ...] = ()  # these instead, such as 06
+    ego: Literal["road", "lidar"] = "road"  # ego frame: on the road below the camera, or the scanner's (as the papers')
+
+
+@dataclass(frozen=True)
+class KittiTrackingData(RecordedData):
+    """KITTI's tracking benchmark, the papers' KITTI-MOT; see docs/data.md."""
+
+    root: Path = Path("data/kitti_tracking")  # folder with training/ and testing/
+    split: Literal["train", "val", "all"] = "train"  # the paper's: val is of the benchmark's testing half
+    sequences: tuple[str, ...] = ()  # these instead, such as 0012, from the split's half
+    ego: Literal["road", "lidar"] = "road"  # ego frame: on the road below the camera, or the scanner's (as the papers')
+    dynamic_repeat: int = 1  # times that clips of dynamic frames are listed (Let Occ Flow, Appendix A)
+    dynamic_pixels: float = 3.0  # px that the flow of a LiDAR return differs from a still world's where things move
+    dynamic_share: float = 0.02  # share of such returns that makes a frame dynamic
+
+
+@dataclass(frozen=True)
+class KittiRawData(RecordedData):
+    """KITTI's raw recordings with the Eigen split for depth; see docs/data.md."""
+
+    root: Path = Path("data/kitti_raw")  # folder with 2011_09_26/ and so on
+    split: Literal["train", "val", "all"] = "train"  # of Eigen et al.; in val only the measured frames are current
+    drives: tuple[str, ...] = ()  # these instead, such as 2011_09_26_drive_0001
+    ego: Literal["road", "lidar"] = "road"  # ego frame: on the road below the camera, or the scanner's (as the papers')
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """Where clips come from: exactly one of the sources."""
 
     simulator: SimulatorData | None = None
     bag: BagData | None = None
-    cache: Path = Path("runs/cache")  # folder for rendered streets and decoded frames
+    nuscenes: NuScenesData | None = None
+    kitti_odometry: KittiOdometryData | None = None
+    kitti_tracking: KittiTrackingData | None = None
+    kitti_raw: KittiRawData | None = None
+    cache: Path = Path("runs/cache")  # folder for rendered streets, decoded frames, cues and indices of tables
     workers: int = 2  # processes that render streets and compute cues on first use
 
     def __post_init__(self):
-        if (self.simulator is None) == (self.bag is None):
-            raise ConfigError("data: give exactly one of data.simulator and data.bag")
+        given = [name for name in SOURCES if getattr(self, name) is not None]
+        if len(given) != 1:
+            names = ", ".join(f"data.{name}" for name in SOURCES)
+            raise ConfigError(f"data: {' and '.join(given) or 'no source'} given, expected exactly one of {names}")
+
+    @property
+    def recorded(self) -> RecordedData | None:
+        """The source, if it is recordings."""
+        found = next(getattr(self, name) for name in SOURCES if getattr(self, name) is not None)
+        return found if isinstance(found, RecordedData) else None
+
+
+SOURCES = ("simulator", "bag", "nuscenes", "kitti_odometry", "kitti_tracking", "kitti_raw")
 
 
 def with_bags(override: str) -> str:
@@ -97,9 +162,25 @@ def build(config: DataConfig, input_config: InputConfig, past_frames: int) -> Da
             cache=config.cache,
             workers=config.workers,
         )
-    from letocc_core.data.bag_clips import BagClips
-
-    dataset = BagClips(config.bag, input_config, past_frames, cache=config.cache)
+    dataset = recorded_clips(config, input_config, past_frames)
     dataset.write_flow(config.workers)
     dataset.write_masks(config.workers)
+    if isinstance(config.recorded, KittiTrackingData):
+        dataset.repeat_dynamic(config.recorded)
+    print(f"data: {dataset.summary()}", file=sys.stderr)
     return dataset
+
+
+def recorded_clips(config: DataConfig, input_config: InputConfig, past_frames: int) -> "RecordedClips":
+    """Clips of recordings, whose cues may not be on disk yet; as of `build`."""
+    from letocc_core.data.bag_clips import BagClips
+    from letocc_core.data.datasets import open_drives
+    from letocc_core.data.drive import DriveFrames
+    from letocc_core.data.recorded_clips import RecordedClips
+
+    if config.bag is not None:
+        return BagClips(config.bag, input_config, past_frames, cache=config.cache)
+    data = config.recorded
+    drives = open_drives(data, config.cache)
+    stores = [DriveFrames(drive, input_config, data.lidar, config.cache) for drive in drives]
+    return RecordedClips(stores, data, input_config, past_frames)

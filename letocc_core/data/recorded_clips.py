@@ -19,11 +19,12 @@ from torch.utils.data import Dataset
 
 from letocc_core.cues.flow import decode
 from letocc_core.data.bag_cues import FlowFiles, MaskFiles
-from letocc_core.errors import DataError
+from letocc_core.data.dynamic import moving_share
+from letocc_core.errors import ConfigError, DataError
 from letocc_core.frame import Clip, FlowCue, Frame, InputConfig
 
 if TYPE_CHECKING:
-    from letocc_core.data.clips import RecordedData
+    from letocc_core.data.clips import KittiTrackingData, RecordedData
 
 DRAWS = 4  # pairs of source frames drawn for each current frame
 
@@ -72,7 +73,7 @@ class RecordedClips(Dataset):
         past_frames: frames of history, `input.history_interval` apart (nearest recorded frame within half of that).
 
     A frame is a current frame if it is complete, and its whole history and a source on either side exist; `left_out`
-    counts the others. Raises `DataError` if a recording gives no clip at all.
+    counts the others. Raises `DataError` if no recording gives a clip.
     """
 
     cameras: tuple[str, ...] = ()  # names, in the order of the frames, where the live node can ask for the same
@@ -83,16 +84,50 @@ class RecordedClips(Dataset):
         self.left_out = 0
         for i, store in enumerate(self.stores):
             clips, left_out = choose_clips(store.stamps_ns, store.T_world_ego, store.complete, data, input, past_frames)
-            if not clips:
-                raise DataError(
-                    f"{store.name}: none of its {len(store)} frames has {past_frames} past frames "
-                    f"{input.history_interval} s apart and a source frame within {data.source_max} m and "
-                    f"{data.source_seconds} s on either side; check first_frame, last_frame and the rate"
-                )
             self.clips += [(i, clip) for clip in clips]
             self.left_out += left_out
+        if not self.clips:
+            frames = sum(map(len, self.stores))
+            raise DataError(
+                f"{', '.join(store.name for store in self.stores[:5])}: none of its {frames} frames has {past_frames} "
+                f"past frames {input.history_interval} s apart and a source frame within {data.source_max} m and "
+                f"{data.source_seconds} s on either side; check first_frame, last_frame and the rate"
+            )
         self.flows = [] if data.cue == "none" else [FlowFiles(store, data.cue) for store in self.stores]
         self.masks = [] if data.masks is None else [MaskFiles(store, data.masks) for store in self.stores]
+
+    def summary(self) -> str:
+        """What there is, and what was left out."""
+        used = {i for i, _ in self.clips}
+        unused = [store.name for i, store in enumerate(self.stores) if i not in used]
+        return (
+            f"{len(self.clips)} clips of {len(self.stores)} recordings; {self.left_out} frames left out, which lack a "
+            "past, a source on either side or a sweep" + (f"; no clip of {', '.join(unused)}" if unused else "")
+        )
+
+    def repeat_dynamic(self, data: "KittiTrackingData") -> None:
+        """List the clips of dynamic frames `data.dynamic_repeat` times, so that they are drawn as much more often.
+
+        A frame is dynamic by the optical flow of its LiDAR returns (`dynamic.moving_share`). Raises `ConfigError`
+        without a cue of optical flow, `DataError` where its files are missing.
+        """
+        if data.dynamic_repeat == 1:
+            return
+        if not self.flows:
+            raise ConfigError("data.kitti_tracking: dynamic_repeat needs optical flow; set data.kitti_tracking.cue")
+        shares = {}  # of each (recording, frame)
+        for number, clip in self.clips:
+            if (number, clip.current) not in shares:
+                flow = self.flows[number].read(clip.current, clip.cues[-1])
+                store = self.stores[number]
+                shares[number, clip.current] = moving_share(
+                    store.frame(clip.current), _cue(store, clip.cues[-1], flow), data.dynamic_pixels
+                )
+        self.clips = [
+            (number, clip)
+            for number, clip in self.clips
+            for _ in range(data.dynamic_repeat if shares[number, clip.current] > data.dynamic_share else 1)
+        ]
 
     def write_flow(self, workers: int = 0, shard: tuple[int, int] = (1, 1)) -> int:
         """Compute the optical flow of all clips that is not on disk yet; returns how many files that were.
