@@ -27,6 +27,7 @@ class SimulatorData:
     lidar: bool = False  # also simulate LiDAR sweeps for the range loss
     cue: Literal["none", "dis", "dis_fine", "true"] = "none"  # optical flow for motion: estimated, or the truth
     cue_interval: float = 0.05  # s to the instants before and after that the flow leads to
+    semantics: bool = False  # also give the classes of pixels, as pseudo-labels for a semantic field
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +160,7 @@ def build(config: DataConfig, input_config: InputConfig, past_frames: int) -> Da
             lidar=streets.lidar,
             cue=streets.cue,
             cue_interval=streets.cue_interval,
+            semantics=streets.semantics,
             cache=config.cache,
             workers=config.workers,
         )

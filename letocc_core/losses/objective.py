@@ -94,6 +94,8 @@ def stage_losses(
     """
     beta = config.beta(progress)
     rays = camera_rays(clip.current, grid, config.rows, config.columns, draws)
+    if config.semantics > 0 and fields.semantics is None:
+        raise ConfigError("objective.semantics is on, but the model has no semantic field: set model.fields.classes")
     reads = {"motion": motion is not None, "semantics": config.semantics > 0}
     seen = render(fields, grid, rays, config.samples, beta, draws, **reads)
     target = photometric.sample_colours(clip.current.images, rays.pixels)

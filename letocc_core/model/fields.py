@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from letocc_core.errors import ConfigError
 from letocc_core.model.motion_sweep import SCALE
 
 GATE_START = -1.0  # logit of the share of the evidence of motion that is believed before training
@@ -19,9 +20,16 @@ class FieldsConfig:
 
     hidden: int = 64  # width of the hidden layer
     classes: int = 0  # semantic classes; 0: no semantic field
+    class_names: tuple[str, ...] = ()  # of these classes, in the order of their numbers; empty: numbers alone
     sdf_scale: float = 1.0  # m, SDF of a unit of the last layer's output
     sdf_start: float = 0.5  # m, SDF everywhere before training: free
     flow_scale: float = 10.0  # m/s, velocity of a unit of the last layer's output
+
+    def __post_init__(self):
+        if self.class_names and len(self.class_names) != self.classes:
+            raise ConfigError(
+                f"model.fields: {len(self.class_names)} class_names for {self.classes} classes; name each or none"
+            )
 
 
 @dataclass(frozen=True)

@@ -172,6 +172,7 @@ class OccFlowPipeline:
             "observed": self._observed(frame),
             "threshold": float(self.threshold),
             "labels": labels,
+            "class_names": () if labels is None else config.fields.class_names,
         }
 
     @contextmanager

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from letocc_core.data.simulator.rig import Rig
 from letocc_core.data.simulator.street import Street
 from letocc_core.frame import Clip, FlowCue, Frame, InputConfig
 
+SEMANTICS = "_semantics"  # suffix of the files that hold the classes of pixels
 RENDERER = 1  # raise when the same seed gives other images, so that stale caches are not read
 
 
@@ -32,6 +34,7 @@ class SimulatorClips(Dataset):
         workers: processes that render.
         cue: optical flow from each clip's current frame: none, by an estimator (`cues.flow.ESTIMATORS`), or the truth (true).
         cue_interval: s to the instants before and after that it leads to.
+        semantics: also give the classes of the current frames' pixels, as pseudo-labels (`data.truth.CLASS_NAMES`).
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class SimulatorClips(Dataset):
         workers: int,
         cue: str = "none",
         cue_interval: float = 0.05,
+        semantics: bool = False,
     ):
         self.seeds, self.past_frames = list(seeds), past_frames
         self.first = max(past_frames, 1)
@@ -57,8 +61,11 @@ class SimulatorClips(Dataset):
         self.folder = Path(cache) / f"streets_{key}"
         self._render("rendering streets", "", render_street, settings[1:], workers)
         self.cue_suffix = _cue_suffix(cue, cue_interval)
+        self.semantics = semantics
+        times = [(self.first + i) * input.history_interval for i in range(self.per_street)]
+        if semantics:
+            self._render("classes of pixels", SEMANTICS, render_semantics, (mounted, times), workers)
         if self.cue_suffix:
-            times = [(self.first + i) * input.history_interval for i in range(self.per_street)]
             self._render("optical flow", self.cue_suffix, render_cues, (settings[1], times, cue, cue_interval), workers)
 
     def __len__(self) -> int:
@@ -70,7 +77,11 @@ class SimulatorClips(Dataset):
         data = _load(self.folder, self.seeds[street])
         history = tuple(_frame(data, now - k) for k in range(1, self.past_frames + 1))
         cues = _cues(_load(self.folder, self.seeds[street], self.cue_suffix), data, offset) if self.cue_suffix else ()
-        return Clip(_frame(data, now), history, (_frame(data, now - 1), _frame(data, now + 1)), cues)
+        current = _frame(data, now)
+        if self.semantics:
+            classes = _load(self.folder, self.seeds[street], SEMANTICS)["semantics"][offset]
+            current = replace(current, semantics=torch.from_numpy(classes).int())
+        return Clip(current, history, (_frame(data, now - 1), _frame(data, now + 1)), cues)
 
     def _render(self, what: str, suffix: str, render: Callable, settings: tuple, workers: int) -> None:
         """Let `render(path, seed, *settings)` write the files that the cache lacks."""
@@ -101,6 +112,13 @@ def render_street(path: Path, seed: int, rig: Rig, interval: float, frames: int,
         data["lidar_count"] = np.array([len(s.lidar) for s in sets])
         data["lidar"] = np.concatenate([s.lidar for s in sets])
     save(path, data)
+
+
+def render_semantics(path: Path, seed: int, rig: Rig, times: list[float]) -> None:
+    """Classes of the pixels of one street's images at `times` (s) into a file."""
+    street = Street(seed, rig)
+    sets = [street.render(t, truth=False, lidar=False) for t in times]
+    save(path, {"semantics": np.stack([s.semantics for s in sets])}, compressed=True)
 
 
 def render_cues(path: Path, seed: int, rig: Rig, times: list[float], cue: str, interval: float) -> None:

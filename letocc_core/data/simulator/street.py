@@ -26,6 +26,7 @@ class SimFrame:
     stamp_ns: int
     images: np.ndarray  # uint8 [N, H, W, 3] RGB
     movable: np.ndarray  # bool [N, H, W]
+    semantics: np.ndarray  # uint8 [N, H, W]: index into CLASS_NAMES, FREE = sky
     K: np.ndarray  # [N, 3, 3] px
     calibrations: tuple[Calibration, ...]  # the same, with the cameras' lenses
     T_ego_cam: np.ndarray  # [N, 4, 4] m
@@ -102,6 +103,7 @@ class Street:
             "stamp_ns": EPOCH_NS + round(t * 1e9),
             "images": self._colour(t, hits, directions, poses, K),
             "movable": movable,
+            "semantics": labels,
             "K": K,
             "calibrations": self.rig.calibrations(),
             "T_ego_cam": T_ego_cam,
