@@ -70,8 +70,10 @@ class BagInfo:
         lines = [f"{self.path}: {self.seconds:.1f} s, {self.messages} messages", "", f"cameras: {len(self.cameras)}"]
         for c in self.cameras:
             size = f"{c.calibration.width} x {c.calibration.height}"
-            model = c.calibration.distortion_model if c.calibration.D.any() else "no distortion"
-            lines.append(f"  {c.name}: {c.images} images of {size} at {c.rate_hz:.1f} Hz, {model}, frame {c.frame_id}")
+            lines.append(
+                f"  {c.name}: {c.images} images of {size} at {c.rate_hz:.1f} Hz, {_lens(c.calibration)}, "
+                f"frame {c.frame_id}"
+            )
             lines.append(f"    {c.image_topic}")
         lines.append(f"LiDAR: {len(self.lidars)}")
         for sensor in self.lidars:
@@ -116,6 +118,13 @@ def bag_info(path: str | Path, base_frame: str = "base_link", fixed_frame: str =
             missing_to_run=tuple(problems),
             missing_to_train=tuple(_training_problems(cameras, driven)),
         )
+
+
+def _lens(calibration: Calibration) -> str:
+    if calibration.fisheye:
+        degrees = np.degrees(calibration.width / calibration.K[0, 0])
+        return f"fisheye (equidistant) of about {degrees:.0f} degrees"
+    return calibration.distortion_model if calibration.D.any() else "no distortion"
 
 
 def _stamps(bag: bags.Bag) -> dict[str, list[int]]:
