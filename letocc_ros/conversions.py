@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from builtin_interfaces.msg import Time
-from geometry_msgs.msg import Point, TransformStamped, Vector3
+from geometry_msgs.msg import Point, Pose, Quaternion, TransformStamped, Vector3
 from nav_msgs.msg import OccupancyGrid
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
 from std_msgs.msg import ColorRGBA, Header
@@ -82,17 +82,6 @@ def rgb_to_compressed(image: np.ndarray, stamp_ns: int, frame_id: str, kind: str
     )
 
 
-def camera_info_to_calibration(message: CameraInfo) -> Calibration:
-    """Intrinsics of the raw image, as they are: `FrameAssembler.add_calibration` checks them."""
-    return Calibration(
-        width=message.width,
-        height=message.height,
-        K=np.array(message.k, np.float64).reshape(3, 3),
-        D=np.array(message.d, np.float64),
-        distortion_model=message.distortion_model or "plumb_bob",
-    )
-
-
 def calibration_to_camera_info(calibration: Calibration, stamp_ns: int, frame_id: str) -> CameraInfo:
     """Intrinsics without rectification (R = identity, P = [K | 0])."""
     K = np.asarray(calibration.K, np.float64)
@@ -110,8 +99,12 @@ def calibration_to_camera_info(calibration: Calibration, stamp_ns: int, frame_id
 
 def transform_to_matrix(message: TransformStamped) -> np.ndarray:
     """[4, 4] float64 (m), child -> parent; raises `DataError` for numbers that are no transform."""
-    q, t = message.transform.rotation, message.transform.translation
-    return se3.from_quaternion(np.array([q.x, q.y, q.z, q.w]), np.array([t.x, t.y, t.z]))
+    return _matrix(message.transform.rotation, message.transform.translation)
+
+
+def pose_to_matrix(message: Pose) -> np.ndarray:
+    """[4, 4] float64 (m), the posed frame -> the frame that the pose is in; raises as `transform_to_matrix`."""
+    return _matrix(message.orientation, message.position)
 
 
 def matrix_to_transform(T: np.ndarray, stamp_ns: int, parent: str, child: str) -> TransformStamped:
@@ -365,6 +358,10 @@ def _labels_of(message: OccFlowGrid, occupied: np.ndarray, shape: tuple[int, int
     labels = np.zeros(int(np.prod(shape)), np.uint8)
     labels[occupied] = np.frombuffer(message.labels, np.uint8)
     return labels.reshape(shape)
+
+
+def _matrix(q: Quaternion, t: Vector3 | Point) -> np.ndarray:
+    return se3.from_quaternion(np.array([q.x, q.y, q.z, q.w]), np.array([t.x, t.y, t.z]))
 
 
 def _header(stamp_ns: int, frame_id: str) -> Header:

@@ -4,12 +4,14 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
+from nav_msgs.msg import Odometry
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from tf2_msgs.msg import TFMessage
 
 from letocc_core.errors import LetOccError
+from letocc_core.geometry.calibration import from_camera_info
 from letocc_core.stream.assembler import FrameAssembler
 from letocc_core.stream.synchronizer import Dropped
 from letocc_core.stream.types import FrameSet
@@ -43,8 +45,9 @@ class Inputs:
         self._arrivals: OrderedDict[int, float] = OrderedDict()
         self._info_topics: dict[str, str] = {}
         self.image_topics: dict[str, str] = {}
+        self._rectified = parameters.rectified
         self._listen_to_cameras(parameters)
-        self._listen_to_transforms()
+        self._listen_to_poses(parameters)
 
     def destroy(self) -> None:
         """Listen no more."""
@@ -56,16 +59,18 @@ class Inputs:
         images = QoSProfile(depth=5, reliability=ReliabilityPolicy[p.image_reliability.upper()])
         kind, suffix = (CompressedImage, "/compressed") if p.transport == "compressed" else (Image, "")
         for camera in p.cameras:
-            topic = f"{camera}/image_raw{suffix}"
+            topic = f"{camera}/{p.image_topic}{suffix}"
             self.image_topics[camera] = self._listen(kind, topic, images, self._on_image, camera)
             self._info_topics[camera] = self._listen(
                 CameraInfo, f"{camera}/camera_info", qos_profile_sensor_data, self._on_camera_info, camera
             )
 
-    def _listen_to_transforms(self) -> None:
+    def _listen_to_poses(self, p: NodeParameters) -> None:
         static = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._listen(TFMessage, "/tf", QoSProfile(depth=100), self._on_transforms, False)
         self._listen(TFMessage, "/tf_static", static, self._on_transforms, True)
+        if p.odometry_topic:
+            self._listen(Odometry, p.odometry_topic, qos_profile_sensor_data, self._on_odometry, None)
 
     def _listen(self, kind: type, topic: str, qos: QoSProfile, handle: Callable, about: object) -> str:
         """Subscribe `handle(about, resolved topic, message)`; returns the resolved topic."""
@@ -97,7 +102,7 @@ class Inputs:
         self._assembler.add_image(camera, stamp_ns, conversions.image_to_rgb(message, topic))
 
     def _on_camera_info(self, camera: str, topic: str, message: CameraInfo) -> None:
-        calibration = conversions.camera_info_to_calibration(message)
+        calibration = from_camera_info(message, self._rectified)
         self._assembler.add_calibration(camera, calibration, message.header.frame_id)
 
     def _on_transforms(self, static: bool, topic: str, message: TFMessage) -> None:
@@ -105,6 +110,10 @@ class Inputs:
             parent, child, stamp = item.header.frame_id, item.child_frame_id, item.header.stamp
             T = conversions.transform_to_matrix(item)
             self._assembler.add_transform(parent, child, conversions.to_ns(stamp), T, static)
+
+    def _on_odometry(self, _: None, topic: str, message: Odometry) -> None:
+        T, stamp_ns = conversions.pose_to_matrix(message.pose.pose), conversions.to_ns(message.header.stamp)
+        self._assembler.add_odometry(message.header.frame_id, message.child_frame_id, stamp_ns, T)
 
     def _report(self, item: Dropped) -> None:
         if item.reason == "unmatched":

@@ -11,8 +11,10 @@ from typing import Any
 
 import yaml
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.exceptions import InvalidTopicNameException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+from rclpy.validate_topic_name import validate_topic_name
 
 from letocc_core.errors import ConfigError
 from letocc_core.stream.assembler import AssemblerConfig
@@ -53,8 +55,13 @@ class NodeParameters:
     threads: int = _parameter(0, "CPU threads of the network; 0: as PyTorch chooses.", range=(0, 256))
     cameras: tuple[str, ...] = _parameter(
         ("",),
-        "Camera namespaces: images on <camera>/image_raw[/compressed], intrinsics on <camera>/camera_info. "
+        "Camera namespaces: images on <camera>/<image_topic>[/compressed], intrinsics on <camera>/camera_info. "
         "A set of images is anchored on the first one. Empty: those that the checkpoint was trained with.",
+    )
+    image_topic: str = _parameter(
+        "image_raw",
+        "Name of the images below each camera's namespace. With `rect` in it, such as image_rect, they are rectified: "
+        "then P of camera_info holds, and no distortion.",
     )
     transport: str = _parameter("compressed", "How images come: compressed (JPEG, PNG) or raw.", choices=TRANSPORTS)
     image_reliability: str = _parameter(
@@ -64,9 +71,19 @@ class NodeParameters:
     )
     base_frame: str = _parameter("base_link", "Ego frame: x forward, y left, z up, on the road.")
     fixed_frame: str = _parameter("odom", "Frame in which the world stands still.")
+    odometry_topic: str = _parameter(
+        "", "Take the vehicle's pose in fixed_frame from this nav_msgs/Odometry topic; empty: from /tf."
+    )
     slop: float = _parameter(AssemblerConfig.slop, "Largest distance of an image's stamp from the set's.", "s", (0, 1))
     max_wait: float = _parameter(
         AssemblerConfig.max_wait, "How long, in stamps, a set waits for missing cameras.", "s", (0, 10)
+    )
+    camera_timeout: float = _parameter(
+        AssemblerConfig.camera_timeout,
+        "How long, in stamps, a camera stays away until sets no longer wait for it; while the first one stays away, the "
+        "next one anchors the sets.",
+        "s",
+        (0, 3600),
     )
     max_pose_wait: float = _parameter(
         AssemblerConfig.max_pose_wait, "How long, in stamps, a set waits for transforms and intrinsics.", "s", (0, 10)
@@ -115,6 +132,9 @@ class NodeParameters:
             _check(field.name, getattr(self, field.name), field.metadata)
         if (self.cameras != ("",) and not all(self.cameras)) or len(set(self.cameras)) != len(self.cameras):
             raise ConfigError(f"parameter 'cameras' is {list(self.cameras)}, expected one name or more, none twice")
+        topics = {c: f"{c}/{self.image_topic}" for c in self.cameras if c} | {"odometry_topic": self.odometry_topic}
+        for name, topic in topics.items():
+            _check_topic(name, topic)
         if len(self.motion_colour) != 3 or not all(0 <= c <= 1 for c in self.motion_colour):
             raise ConfigError(
                 f"parameter 'motion_colour' is {list(self.motion_colour)}, expected three numbers, 0 to 1"
@@ -124,6 +144,11 @@ class NodeParameters:
                 f"parameter 'costmap_min_height' is {self.costmap_min_height} m, expected less than "
                 f"'costmap_max_height' ({self.costmap_max_height} m)"
             )
+
+    @property
+    def rectified(self) -> bool:
+        """Whether the images are rectified before they come."""
+        return "rect" in self.image_topic
 
     @property
     def assembler(self) -> AssemblerConfig:
@@ -232,6 +257,14 @@ def _check(name: str, value: Any, meta: Any) -> None:
         raise ConfigError(f"parameter '{name}' is {value}, expected {low} to {high} {meta['unit']}".rstrip())
     if meta["choices"] and value not in meta["choices"]:
         raise ConfigError(f"parameter '{name}' is '{value}', expected one of {', '.join(meta['choices'])}")
+
+
+def _check_topic(name: str, topic: str) -> None:
+    try:
+        if topic:
+            validate_topic_name(topic)
+    except InvalidTopicNameException as error:
+        raise ConfigError(f"'{name}': '{topic}' is no topic: {error}") from error
 
 
 def _plain(value: Any) -> Any:

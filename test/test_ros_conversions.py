@@ -21,6 +21,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from letocc_core.data import pointcloud
 from letocc_core.errors import ConfigError, DataError
+from letocc_core.geometry.calibration import from_camera_info
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.stream.objects import MovingObject
 from letocc_core.stream.types import OccFlow
@@ -220,7 +221,7 @@ def test_cv_bridge_knows_further_encodings(monkeypatch: pytest.MonkeyPatch):
             return np.full((message.height, message.width, 3), 7, np.uint8)
 
     monkeypatch.setitem(sys.modules, "cv_bridge", SimpleNamespace(CvBridge=Bridge, CvBridgeError=ValueError))
-    known = conversions.image_to_rgb(Image(encoding="bayer_rggb16", height=2, width=2, step=4), "/camera")
+    known = conversions.image_to_rgb(Image(encoding="nv21", height=2, width=2, step=4), "/camera")
     assert (known == 7).all()
     with pytest.raises(DataError, match="cv_bridge cannot turn encoding 'nonsense'"):
         conversions.image_to_rgb(Image(encoding="nonsense", height=2, width=2, step=4), "/camera")
@@ -228,7 +229,7 @@ def test_cv_bridge_knows_further_encodings(monkeypatch: pytest.MonkeyPatch):
 
 def test_camera_info_and_transforms_survive():
     info = conversions.calibration_to_camera_info(CALIBRATION, STAMP, "camera")
-    assert conversions.camera_info_to_calibration(info) == CALIBRATION
+    assert from_camera_info(info) == CALIBRATION
     T = np.array([[0.0, -1, 0, 1], [1, 0, 0, 2], [0, 0, 1, 3], [0, 0, 0, 1]])
     message = conversions.matrix_to_transform(T, STAMP, "odom", "base_link")
     np.testing.assert_allclose(conversions.transform_to_matrix(message), T, atol=1e-12)
@@ -258,6 +259,9 @@ def test_parameter_file_and_documentation_are_made_from_the_declarations():
         ({"slop": -0.1}, r"'slop' is -0.1, expected 0 to 1 s"),
         ({"transport": "theora"}, "'transport' is 'theora', expected one of compressed, raw"),
         ({"cameras": ("a", "a")}, r"'cameras' is \['a', 'a'\], expected one name or more, none twice"),
+        ({"cameras": ("front camera",)}, "'front camera/image_raw' is no topic"),
+        ({"odometry_topic": "odom!"}, "'odometry_topic': 'odom!' is no topic"),
+        ({"motion_colour": (1.0, 2.0, 0.0)}, r"'motion_colour' is \[1.0, 2.0, 0.0\], expected three numbers, 0 to 1"),
         ({"costmap_min_height": 3.0}, "'costmap_min_height' is 3.0 m, expected less than"),
     ],
 )

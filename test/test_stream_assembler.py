@@ -84,6 +84,33 @@ def test_after_the_wait_a_pose_is_extrapolated_or_the_set_is_dropped():
     assert a.dropped_sets == {"no_pose": 2}
 
 
+def test_the_pose_may_come_from_odometry():
+    a = assembler(moving=False)
+    a.add_odometry("odom", "base_link", 0, shift(0))
+    a.add_odometry("odom", "", 200 * MS, shift(3))
+    (item,) = feed(a, ("a", 100), ("b", 100))
+    np.testing.assert_allclose(item.T_world_ego, shift(1.5))
+
+
+def test_odometry_of_another_frame_of_the_vehicle():
+    a = assembler(moving=False)
+    with pytest.raises(PoseError, match="no transform from 'base_link' to 'imu'"):
+        a.add_odometry("odom", "imu", 0, shift(0))
+    a.add_transform("base_link", "imu", 0, shift(0.5), static=True)
+    for t in (0, 200):
+        a.add_odometry("odom", "imu", t * MS, shift(t / 100))
+    (item,) = feed(a, ("a", 100), ("b", 100))
+    np.testing.assert_allclose(item.T_world_ego, shift(0.5))  # the IMU is at 1 m, half a metre ahead
+
+
+def test_a_camera_on_a_moving_mount_is_placed_at_the_stamp_of_its_image():
+    a = assembler(mounted="a")
+    for t in (0, 100):
+        a.add_transform("base_link", "b_optical", t * MS, shift(t / 50))
+    (item,) = feed(a, ("a", 50), ("b", 50))
+    np.testing.assert_allclose(item.T_ego_cam[1], shift(1))
+
+
 def test_a_camera_without_camera_info_is_left_out_after_the_wait_and_says_so():
     a = assembler(calibrated="a")
     decided = feed(a, ("a", 100), ("b", 100))

@@ -1,4 +1,6 @@
-"""Reads any ROS 2 bag (MCAP or sqlite3) without ROS, and gives its messages in the types of `letocc_core.stream`.
+"""Reads any bag without ROS, and gives its messages in the types of `letocc_core.stream`.
+
+ROS 2: MCAP or sqlite3, in one file or split, with files or messages compressed. ROS 1: `.bag` files, one or a folder.
 
 Cameras are found by their `camera_info` topics: `/<camera>/camera_info` with an image topic below `/<camera>/`. Stamps
 are those of the message headers (ns); messages come as they were recorded, constant transforms first.
@@ -8,7 +10,9 @@ import sqlite3
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,14 +20,15 @@ import numpy as np
 from letocc_core.data import pointcloud
 from letocc_core.errors import DataError
 from letocc_core.geometry import se3
-from letocc_core.geometry.calibration import Calibration, validate
+from letocc_core.geometry.calibration import Calibration, from_camera_info, validate
 from letocc_core.stream import images
 
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED = "sensor_msgs/msg/CompressedImage"
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 POINTS = "sensor_msgs/msg/PointCloud2"
-TRANSFORMS = "tf2_msgs/msg/TFMessage"
+TRANSFORMS = ("tf2_msgs/msg/TFMessage", "tf/msg/tfMessage")  # the latter in old ROS 1 bags
+ODOMETRY = "nav_msgs/msg/Odometry"
 
 MCAP_MAGIC = b"\x89MCAP0\r\n"
 PREFERRED = ("image_raw/compressed", "image_raw", "image/compressed", "image")  # below a camera's namespace
@@ -61,6 +66,16 @@ class TransformMessage:
 
 
 @dataclass(frozen=True, eq=False)
+class OdometryMessage:
+    """One pose of the vehicle by odometry."""
+
+    parent: str
+    child: str
+    stamp_ns: int
+    T: np.ndarray  # [4, 4] float64 m, child -> parent
+
+
+@dataclass(frozen=True, eq=False)
 class PointsMessage:
     """One LiDAR sweep."""
 
@@ -70,7 +85,7 @@ class PointsMessage:
     points: np.ndarray  # [P, 3] float32 m, in `frame_id`
 
 
-Message = ImageMessage | CalibrationMessage | TransformMessage | PointsMessage
+Message = ImageMessage | CalibrationMessage | TransformMessage | OdometryMessage | PointsMessage
 
 
 @dataclass(frozen=True)
@@ -96,11 +111,12 @@ class Bag:
 
         self.path = path
         with _named(path):
-            self._reader = AnyReader([_source(path)], default_typestore=get_typestore(Stores.ROS2_KILTED))
+            self._reader = AnyReader(_sources(path), default_typestore=get_typestore(Stores.ROS2_KILTED))
             self._reader.open()
         self.connections = list(self._reader.connections)
         self.cameras = {c.name: c for c in _find_cameras(self.topics(CAMERA_INFO), self.topics(IMAGE, COMPRESSED))}
         self.lidar_topics = self.topics(POINTS)
+        self.odometry_topics = self.topics(ODOMETRY)
 
     def __enter__(self) -> "Bag":
         return self
@@ -130,12 +146,20 @@ class Bag:
 
     def raw(self, topics: Sequence[str]) -> Iterator[tuple[str, int, Any]]:
         """(topic, receive time in ns, deserialised message) of some topics, in recorded order."""
-        with _named(self.path):
-            for connection, received_ns, data in self.serialized(topics):
-                yield connection.topic, received_ns, self._reader.deserialize(data, connection.msgtype)
+        for connection, received_ns, data in self._messages(topics):
+            with _named(self.path):
+                message = self._reader.deserialize(data, connection.msgtype)
+            yield connection.topic, received_ns, message
 
     def serialized(self, topics: Sequence[str]) -> Iterator[tuple[Any, int, bytes]]:
         """(connection, receive time in ns, CDR bytes) of some topics, in recorded order; nothing is deserialised."""
+        for connection, received_ns, data in self._messages(topics):
+            if not self._reader.is2:
+                data = self._reader.typestore.ros1_to_cdr(data, connection.msgtype)
+            yield connection, received_ns, data
+
+    def _messages(self, topics: Sequence[str]) -> Iterator[tuple[Any, int, bytes]]:
+        """(connection, receive time in ns, bytes as recorded) of some topics."""
         connections = [c for c in self.connections if c.topic in topics]
         if connections:
             with _named(self.path):
@@ -145,26 +169,31 @@ class Bag:
         self,
         cameras: Sequence[str] = (),
         lidar_topics: Sequence[str] = (),
+        odometry_topic: str = "",
         damaged: Callable[[DataError], None] | None = None,
     ) -> Iterator[Message]:
-        """Core messages in recorded order; all constant transforms come first, whenever they were recorded.
+        """Core messages in recorded order; what does not change comes first, whenever it was recorded: constant transforms,
+        and the first calibration of each camera.
 
         Args:
             cameras: names; empty for all.
             lidar_topics: point clouds to read as well.
+            odometry_topic: poses to read as well.
             damaged: called with the error for each message that cannot be decoded, which is then left out, as the live
                 node does; without it the error is raised.
         """
         chosen = self.choose_cameras(cameras)
-        yield from self.transforms(static=True)
         moving = self._transform_topics(static=False)
         by_topic = {c.image_topic: c for c in chosen} | {c.info_topic: c for c in chosen}
-        for topic, _, message in self.raw([*by_topic, *lidar_topics, *moving]):
+
+        def decode(topic: str, message: Any) -> Iterator[Message]:
             try:
                 if topic in moving:
                     yield from _transforms(message, topic, static=False)
                 elif topic in by_topic:
                     yield _camera_message(by_topic[topic], topic, message)
+                elif topic == odometry_topic:
+                    yield _odometry(message, topic)
                 else:
                     points = pointcloud.to_xyz(message, f"{topic} at {stamp_ns(message.header)} ns")
                     yield PointsMessage(topic, stamp_ns(message.header), message.header.frame_id, points)
@@ -173,20 +202,33 @@ class Bag:
                     raise DataError(f"{self.path}: {error}") from error
                 damaged(error)
 
+        yield from self.transforms(static=True)
+        for camera in chosen:
+            for topic, _, message in islice(self.raw([camera.info_topic]), 1):
+                yield from decode(topic, message)
+        odometry = [odometry_topic] if odometry_topic else []
+        for topic, _, message in self.raw([*by_topic, *lidar_topics, *odometry, *moving]):
+            yield from decode(topic, message)
+
     def transforms(self, static: bool | None = None) -> Iterator[TransformMessage]:
         """Constant transforms (static), moving ones, or both (None), in recorded order."""
         for kind in (True, False) if static is None else (static,):
             for topic, _, message in self.raw(self._transform_topics(kind)):
                 yield from _transforms(message, topic, kind)
 
+    def odometry(self, topic: str) -> Iterator[OdometryMessage]:
+        """The poses of an odometry topic, in recorded order."""
+        for _, _, message in self.raw([topic]):
+            yield _odometry(message, topic)
+
     def _transform_topics(self, static: bool) -> list[str]:
-        return [topic for topic in self.topics(TRANSFORMS) if topic.endswith("tf_static") == static]
+        return [topic for topic in self.topics(*TRANSFORMS) if topic.endswith("tf_static") == static]
 
 
 def open_bag(path: str | Path) -> Bag:
-    """Open a bag folder, or one `.mcap` or `.db3` file of it, for reading.
+    """Open a bag folder, or one `.mcap`, `.db3` or (ROS 1) `.bag` file of it, for reading.
 
-    Raises `DataError`: no such bag, a ROS 1 bag, one that is empty, truncated or otherwise unreadable.
+    Raises `DataError`: no such bag, one that is empty, truncated or otherwise unreadable.
     """
     bag = Bag(Path(path))
     if not any(c.msgcount for c in bag.connections):
@@ -201,36 +243,38 @@ def stamp_ns(header: Any) -> int:
 
 
 def calibration(message: Any, topic: str, rectified: bool = False) -> Calibration:
-    """`sensor_msgs/CameraInfo` -> Calibration; of the rectified image (P, no distortion) if asked for.
-
-    Raises `CalibrationError` for what no camera can have, such as the zeros of an uncalibrated one.
-    """
-    if rectified:
-        found = Calibration(message.width, message.height, np.array(message.p, np.float64).reshape(3, 4)[:, :3])
-    else:
-        K, D = np.array(message.k, np.float64).reshape(3, 3), np.array(message.d, np.float64)
-        found = Calibration(message.width, message.height, K, D, message.distortion_model or "plumb_bob")
+    """`from_camera_info`; raises `CalibrationError` for what no camera can have, such as the zeros of an uncalibrated one."""
+    message = message if hasattr(message, "k") else _ros1_camera_info(message)
+    found = from_camera_info(message, rectified)
     validate(found, topic)
     return found
 
 
-def _source(path: Path) -> Path:
-    """What rosbags should open: the folder with its metadata.yaml, or the storage file itself."""
+def _ros1_camera_info(message: Any) -> SimpleNamespace:
+    """ROS 1 names the matrices by capital letters."""
+    return SimpleNamespace(**{name.lower(): value for name, value in vars(message).items()})
+
+
+def _sources(path: Path) -> list[Path]:
+    """What rosbags should open: the folder with its metadata.yaml, the storage file itself, or files of ROS 1."""
     if not path.exists():
         near = ", ".join(sorted(p.name for p in path.parent.glob("*") if p.is_dir() or _is_storage(p))) or "nothing"
         raise DataError(f"{path}: no such bag; beside it: {near}")
-    if path.suffix == ".bag":
-        raise DataError(f"{path}: a ROS 1 bag; convert it: rosbags-convert --src {path} --dst {path.with_suffix('')}")
+    ros1 = [path] if path.suffix == ".bag" else sorted(path.glob("*.bag"))
+    if ros1:
+        for file in ros1:
+            _check_complete(file)
+        return ros1
     storages = [path] if path.is_file() else sorted(p for p in path.iterdir() if _is_storage(p))
     if not storages:
-        raise DataError(f"{path}: no .mcap or .db3 file in it; expected the folder that `ros2 bag record` wrote")
+        raise DataError(f"{path}: no .mcap, .db3 or .bag file in it; expected the folder that `ros2 bag record` wrote")
     for storage in storages:
         _check_complete(storage)
     if path.is_file() or (path / "metadata.yaml").exists():
-        return path
+        return [path]
     if len(storages) > 1:
         raise DataError(f"{path}: metadata.yaml is missing; write it anew: ros2 bag reindex {path}")
-    return storages[0]
+    return [storages[0]]
 
 
 def _is_storage(path: Path) -> bool:
@@ -268,12 +312,13 @@ class _named:
 
     def __exit__(self, kind, error, trace) -> None:
         from rosbags.highlevel import AnyReaderError
+        from rosbags.rosbag1 import ReaderError as Reader1Error
         from rosbags.rosbag2 import ReaderError
 
-        if isinstance(error, (AnyReaderError, ReaderError, OSError, sqlite3.Error, struct.error)):
+        if isinstance(error, (AnyReaderError, Reader1Error, ReaderError, OSError, sqlite3.Error, struct.error)):
             raise DataError(
                 f"{self.path}: the bag cannot be read: {error}; it is damaged or incomplete: copy or record it again, "
-                "or try `ros2 bag reindex` (sqlite3) or `mcap recover`"
+                "or try `ros2 bag reindex` (sqlite3), `mcap recover`, or `rosbag reindex` (ROS 1)"
             ) from error
 
 
@@ -306,6 +351,16 @@ def _camera_message(camera: CameraTopics, topic: str, message: Any) -> ImageMess
             source,
         )
     return ImageMessage(camera.name, stamp, frame_id, image)
+
+
+def _odometry(message: Any, topic: str) -> OdometryMessage:
+    header, pose = message.header, message.pose.pose
+    q, t = pose.orientation, pose.position
+    try:
+        T = se3.from_quaternion(np.array([q.x, q.y, q.z, q.w]), np.array([t.x, t.y, t.z]))
+    except DataError as error:
+        raise DataError(f"{topic} at {stamp_ns(header)} ns: {error}") from error
+    return OdometryMessage(header.frame_id.strip("/"), message.child_frame_id.strip("/"), stamp_ns(header), T)
 
 
 def _transforms(message: Any, topic: str, static: bool) -> Iterator[TransformMessage]:

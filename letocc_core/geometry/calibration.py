@@ -5,10 +5,12 @@ coefficients, an ideal fisheye).
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from letocc_core.errors import CalibrationError
+from letocc_core.geometry.camera import scale_intrinsics
 
 COEFFICIENTS = {"plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14), "equidistant": (4,)}
 
@@ -34,6 +36,25 @@ class Calibration:
             and np.array_equal(self.K, other.K)
             and np.array_equal(self.D, other.D)
         )
+
+
+def from_camera_info(message: Any, rectified: bool = False) -> Calibration:
+    """Intrinsics of the image that a `sensor_msgs/CameraInfo` comes with, of rclpy or of rosbags; `validate` checks them.
+
+    The message describes the whole sensor: its region of interest and binning, where set, are applied.
+
+    Args:
+        rectified: the image is rectified already: P holds its intrinsics, and there is no distortion.
+    """
+    full = np.array(message.p, np.float64).reshape(3, 4)[:, :3] if rectified else np.reshape(message.k, (3, 3))
+    K, roi = np.array(full, np.float64), message.roi
+    K[:2, 2] -= roi.x_offset, roi.y_offset
+    bin_x, bin_y = max(message.binning_x, 1), max(message.binning_y, 1)
+    K = scale_intrinsics(K, 1 / bin_x, 1 / bin_y)
+    width, height = (roi.width or message.width) // bin_x, (roi.height or message.height) // bin_y
+    if rectified:
+        return Calibration(width, height, K)
+    return Calibration(width, height, K, np.array(message.d, np.float64), message.distortion_model or "plumb_bob")
 
 
 def validate(calibration: Calibration, source: str) -> None:

@@ -20,13 +20,14 @@ from letocc_core.stream.types import Calibration, FrameSet
 class AssemblerConfig:
     """How messages become sets."""
 
-    cameras: tuple[str, ...]  # camera names; a set is anchored on the first one
+    cameras: tuple[str, ...]  # camera names; a set is anchored on the first one that does not stay away
     base_frame: str = "base_link"  # ego frame: x forward, y left, z up, on the road
     fixed_frame: str = "odom"  # frame in which the world stands still
     slop: float = 0.02  # s, largest distance of an image's stamp from the anchor's
     max_wait: float = 0.1  # s of stamps that a set waits for missing cameras
     max_pose_wait: float = 0.2  # s of stamps that a set waits for its transforms and calibrations
     max_extrapolation: float = 0.05  # s that a transform may be extrapolated once the wait is over
+    camera_timeout: float = 1.0  # s of stamps after which a camera without images is not waited for
     require_all: bool = False  # drop sets in which a camera is missing, instead of going on without it
     tf_duration: float = 10.0  # s of transforms that are kept
 
@@ -46,7 +47,7 @@ class FrameAssembler:
         self.dropped_sets: Counter[str] = Counter()  # by reason
         self.dropped_images: Counter[str] = Counter()  # by reason, single ones only
         self._synchronizer: Synchronizer[np.ndarray] = Synchronizer(
-            config.cameras, config.slop, config.max_wait, config.require_all
+            config.cameras, config.slop, config.max_wait, config.camera_timeout, config.require_all
         )
         self._restarts = 0
         self._calibrations: dict[str, tuple[Calibration, str]] = {}
@@ -90,6 +91,18 @@ class FrameAssembler:
     def add_transform(self, parent: str, child: str, stamp_ns: int, T: np.ndarray, static: bool = False) -> None:
         """Take in a transform (child -> parent, [4, 4], m); see `PoseBuffer.set_transform`."""
         self.poses.set_transform(parent, child, stamp_ns, T, static)
+
+    def add_odometry(self, parent: str, child: str, stamp_ns: int, T: np.ndarray) -> None:
+        """Take in where odometry says that a frame of the vehicle is (child -> parent, [4, 4], m).
+
+        An unnamed child is the base frame. Another frame than that must be mounted to it by a known transform.
+
+        Raises `PoseError` if it is not.
+        """
+        base = self.config.base_frame
+        if child.strip("/") not in ("", base):
+            T = T @ self.poses.lookup(child, base, stamp_ns)
+        self.poses.set_transform(parent, base, stamp_ns, T)
 
     def poll(self) -> list[FrameSet | Dropped]:
         """What was decided since the last call: sets with increasing stamps, and what was dropped."""

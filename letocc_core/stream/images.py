@@ -1,7 +1,8 @@
 """Image payloads as ROS 2 carries them <-> RGB arrays. Pure numpy and OpenCV, shared by the live node and bag reader.
 
 Raw payloads are `sensor_msgs/Image` (encoding, height, width, step, bytes), compressed ones
-`sensor_msgs/CompressedImage` (JPEG or PNG bytes). Arrays are uint8 RGB [height, width, 3].
+`sensor_msgs/CompressedImage` (JPEG or PNG bytes). Arrays are uint8 RGB [height, width, 3]. Of 16-bit channels the
+upper byte is taken: 65535 is white.
 """
 
 from typing import Literal
@@ -22,10 +23,18 @@ ENCODINGS: dict[str, tuple[int, int, int | None]] = {
     "mono8": (1, 1, cv2.COLOR_GRAY2RGB),
     "8UC1": (1, 1, cv2.COLOR_GRAY2RGB),
     "mono16": (1, 2, cv2.COLOR_GRAY2RGB),
+    "rgb16": (3, 2, None),
+    "bgr16": (3, 2, cv2.COLOR_BGR2RGB),
+    "rgba16": (4, 2, cv2.COLOR_RGBA2RGB),
+    "bgra16": (4, 2, cv2.COLOR_BGRA2RGB),
     "bayer_rggb8": (1, 1, cv2.COLOR_BayerRGGB2RGB),
     "bayer_bggr8": (1, 1, cv2.COLOR_BayerBGGR2RGB),
     "bayer_gbrg8": (1, 1, cv2.COLOR_BayerGBRG2RGB),
     "bayer_grbg8": (1, 1, cv2.COLOR_BayerGRBG2RGB),
+    "bayer_rggb16": (1, 2, cv2.COLOR_BayerRGGB2RGB),
+    "bayer_bggr16": (1, 2, cv2.COLOR_BayerBGGR2RGB),
+    "bayer_gbrg16": (1, 2, cv2.COLOR_BayerGBRG2RGB),
+    "bayer_grbg16": (1, 2, cv2.COLOR_BayerGRBG2RGB),
     "yuv422": (2, 1, cv2.COLOR_YUV2RGB_UYVY),
     "uyvy": (2, 1, cv2.COLOR_YUV2RGB_UYVY),
     "yuv422_yuy2": (2, 1, cv2.COLOR_YUV2RGB_YUY2),
@@ -63,7 +72,10 @@ def decode_raw(
     if size == 2:
         rows = (np.ascontiguousarray(rows).view(">u2" if bigendian else "<u2") >> 8).astype(np.uint8)
     image = np.ascontiguousarray(rows).reshape(height, width, channels)
-    return image if conversion is None else cv2.cvtColor(image, conversion)
+    try:
+        return image if conversion is None else cv2.cvtColor(image, conversion)
+    except cv2.error as error:  # such as an odd number of columns in pairs of pixels
+        raise DataError(f"{source}: {width} x {height} image is not possible in '{encoding}': {error}") from error
 
 
 def decode_compressed(data: bytes | np.ndarray, source: str) -> np.ndarray:
@@ -75,7 +87,8 @@ def decode_compressed(data: bytes | np.ndarray, source: str) -> np.ndarray:
     name, complete = _container(data.tobytes(), source)
     if not complete:
         raise DataError(f"{source}: {name} image of {len(data)} bytes is truncated; it was cut off when it was written")
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    # As the sensor sees it: an orientation in the file, as of telephones, would contradict the calibration.
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
         raise DataError(
             f"{source}: {name} image of {len(data)} bytes cannot be decoded; the file or message is damaged"

@@ -2,7 +2,8 @@
 
 A set is anchored on an image of the first camera; of every other camera it takes the nearest image within `slop`. It
 closes as soon as every camera has joined, when a newer set is complete, or when the newest stamp seen is `max_wait`
-past it. What it answers depends on the order of the calls alone: no clock, no thread.
+past it. A camera that stays away for `camera_timeout` is not waited for any more; while the first one stays away, the
+sets are anchored on the next that does not. What it answers depends on the order of the calls alone: no clock, no thread.
 """
 
 import bisect
@@ -56,6 +57,7 @@ class Synchronizer(Generic[T]):
         cameras: names; the first is the anchor.
         slop: s, largest distance of an image from the anchor's stamp.
         max_wait: s of stamps for which an incomplete set waits for the others.
+        camera_timeout: s of stamps without an image after which a camera counts as away.
         require_all: drop incomplete sets; otherwise they are given out with None for the missing ones.
         capacity: images of one camera that may wait.
         restart_after: s; an image this much older than the newest means that time began anew (a bag that loops). What
@@ -70,13 +72,20 @@ class Synchronizer(Generic[T]):
         cameras: Sequence[str],
         slop: float = 0.02,
         max_wait: float = 0.1,
+        camera_timeout: float = 1.0,
         require_all: bool = False,
         capacity: int = 64,
         restart_after: float = 1.0,
     ):
         if not cameras or len(set(cameras)) != len(cameras):
             raise ConfigError(f"cameras are {list(cameras)}, expected at least one name and none of them twice")
-        for name, value in (("slop", slop), ("max_wait", max_wait), ("restart_after", restart_after)):
+        durations = {
+            "slop": slop,
+            "max_wait": max_wait,
+            "camera_timeout": camera_timeout,
+            "restart_after": restart_after,
+        }
+        for name, value in durations.items():
             if not value >= 0:
                 raise ConfigError(f"{name} is {value} s, expected 0 or more")
         if capacity < 1:
@@ -87,7 +96,9 @@ class Synchronizer(Generic[T]):
         self.received = 0
         self.restarts = 0  # how often time began anew
         self.newest_ns: int | None = None
-        self._slop, self._max_wait, self._restart_after = (round(v * 1e9) for v in (slop, max_wait, restart_after))
+        self._slop, self._max_wait, self._timeout, self._restart_after = (round(v * 1e9) for v in durations.values())
+        self._anchor = cameras[0]
+        self._seen_ns: dict[str, int] = {}  # newest stamp of each camera, the first of all for those that never came
         self._waiting: dict[str, list[tuple[int, T]]] = {name: [] for name in cameras}
         self._used_ns: dict[str, int] = {}
         self._closed_ns: int | None = None
@@ -105,6 +116,7 @@ class Synchronizer(Generic[T]):
         if self.newest_ns is not None and stamp_ns < self.newest_ns - self._restart_after:
             self._restart()
         self.received += 1
+        self._see(camera, stamp_ns)
         waiting = self._waiting[camera]
         place = bisect.bisect_left(waiting, stamp_ns, key=_stamp)
         if self._used_ns.get(camera) == stamp_ns or (place < len(waiting) and waiting[place][0] == stamp_ns):
@@ -114,7 +126,6 @@ class Synchronizer(Generic[T]):
             self._drop("late", camera, stamp_ns, f"it came after the set {late:.3f} s newer had been closed")
         else:
             waiting.insert(place, (stamp_ns, item))
-            self.newest_ns = max(stamp_ns, self.newest_ns or stamp_ns)
             self._close_ripe()
             self._drop_hopeless()
 
@@ -133,18 +144,45 @@ class Synchronizer(Generic[T]):
 
     @property
     def _anchors(self) -> list[tuple[int, T]]:
-        return self._waiting[self.cameras[0]]
+        return self._waiting[self._anchor]
+
+    @property
+    def _others(self) -> list[str]:
+        return [camera for camera in self.cameras if camera != self._anchor]
+
+    @property
+    def _present(self) -> list[str]:
+        """Cameras that do not stay away; at least the one of the newest image."""
+        return [camera for camera in self.cameras if self.newest_ns - self._seen_ns[camera] <= self._timeout]
+
+    def _see(self, camera: str, stamp_ns: int) -> None:
+        """Take note of who delivers, and choose the anchor by it."""
+        self.newest_ns = stamp_ns if self.newest_ns is None else max(stamp_ns, self.newest_ns)
+        for name in self.cameras:
+            self._seen_ns.setdefault(name, stamp_ns)
+        self._seen_ns[camera] = max(stamp_ns, self._seen_ns[camera])
+        self._choose_anchor()
+
+    def _choose_anchor(self) -> None:
+        """The first camera that does not stay away. Sets anchored on another are closed before."""
+        if (wanted := self._present[0]) != self._anchor:
+            while self._anchors:
+                self._close_oldest()
+            self._anchor = wanted
 
     def _restart(self) -> None:
         self._out = self.flush()
         self._used_ns.clear()
+        self._seen_ns.clear()
+        self._anchor = self.cameras[0]
         self._closed_ns = self.newest_ns = None
         self.restarts += 1
 
     def _close_ripe(self) -> None:
         """Close the sets up to the newest complete one, and those that have waited long enough."""
-        if all(self._waiting.values()):  # else none is complete
-            complete = [i for i in range(len(self._anchors)) if None not in self._match(i)]
+        present = self._present
+        if all(self._waiting[camera] for camera in present):  # else none is complete
+            complete = [i for i in range(len(self._anchors)) if self._match(i).keys() >= set(present)]
             for _ in range(complete[-1] + 1 if complete else 0):
                 self._close_oldest()
         while self._anchors and self._expired(self._anchors[0][0]):
@@ -153,17 +191,18 @@ class Synchronizer(Generic[T]):
     def _expired(self, stamp_ns: int) -> bool:
         return self.newest_ns >= stamp_ns + self._slop + self._max_wait
 
-    def _match(self, anchor: int) -> list[int | None]:
-        """For each camera the position of the image that belongs to the anchor at this position."""
+    def _match(self, anchor: int) -> dict[str, int]:
+        """For each camera that has one, the position of the image that belongs to the anchor at this position."""
         stamp_ns = self._anchors[anchor][0]
-        positions: list[int | None] = [anchor]
-        for camera in self.cameras[1:]:
+        positions = {self._anchor: anchor}
+        for camera in self._others:
             near = [
                 (abs(stamp - stamp_ns), i)
                 for i, (stamp, _) in enumerate(self._waiting[camera])
                 if abs(stamp - stamp_ns) <= self._slop and self._nearest_anchor(stamp) == anchor
             ]
-            positions.append(min(near)[1] if near else None)
+            if near:
+                positions[camera] = min(near)[1]
         return positions
 
     def _nearest_anchor(self, stamp_ns: int) -> int:
@@ -171,27 +210,22 @@ class Synchronizer(Generic[T]):
 
     def _close_oldest(self) -> None:
         stamp_ns = self._anchors[0][0]
-        taken = [
-            None if i is None else self._waiting[camera].pop(i)
-            for camera, i in zip(self.cameras, self._match(0), strict=True)
-        ]
+        taken = {camera: self._waiting[camera].pop(i) for camera, i in self._match(0).items()}
         self._closed_ns = stamp_ns
-        missing = [camera for camera, entry in zip(self.cameras, taken, strict=True) if entry is None]
-        for camera, entry in zip(self.cameras, taken, strict=True):
-            if entry is not None:
-                self._used_ns[camera] = entry[0]
+        self._used_ns |= {camera: stamp for camera, (stamp, _) in taken.items()}
+        missing = [camera for camera in self.cameras if camera not in taken]
         if missing and self.require_all:
             detail = f"no image of {', '.join(missing)} within {self._slop * 1e-9:g} s, and all cameras are required"
-            self._out.append(Dropped("incomplete", stamp_ns, detail, None, len(taken) - len(missing)))
+            self._out.append(Dropped("incomplete", stamp_ns, detail, None, len(taken)))
         else:
-            items = tuple(None if entry is None else entry[1] for entry in taken)
-            self._out.append(ImageSet(stamp_ns, items, tuple(None if entry is None else entry[0] for entry in taken)))
-        for camera in self.cameras[1:]:
+            stamps, items = zip(*(taken.get(camera, (None, None)) for camera in self.cameras), strict=True)
+            self._out.append(ImageSet(stamp_ns, items, stamps))
+        for camera in self._others:
             self._drop_first(camera, bisect.bisect_right(self._waiting[camera], stamp_ns, key=_stamp), "unmatched")
 
     def _drop_hopeless(self) -> None:
         """Drop images whose anchor can no longer come, and the oldest of a camera that has too many."""
-        for camera in self.cameras[1:]:
+        for camera in self._others:
             hopeless = 0
             for stamp, _ in self._waiting[camera]:
                 if not self._expired(stamp) or any(abs(a - stamp) <= self._slop for a, _ in self._anchors):
@@ -203,7 +237,7 @@ class Synchronizer(Generic[T]):
 
     def _drop_first(self, camera: str, count: int, reason: Literal["unmatched", "overflow"]) -> None:
         if reason == "unmatched":
-            detail = f"no image of the anchor camera {self.cameras[0]} within {self._slop * 1e-9:g} s that has none yet"
+            detail = f"no image of the anchor camera {self._anchor} within {self._slop * 1e-9:g} s that has none yet"
         else:
             detail = f"more than {self.capacity} images of this camera were waiting"
         for _ in range(count):
