@@ -54,6 +54,7 @@ class Measurement:
         grid: of the model's fields.
         input: how the network sees images: scene flow is measured in its pixels.
         evaluation: how depth is rendered.
+        class_names: of the model's semantic field; empty: its numbers are those of the data's classes.
 
     Attributes:
         score: accumulators by group, as in `metrics.frame_score`.
@@ -61,7 +62,15 @@ class Measurement:
         frames: samples that gave a figure.
     """
 
-    def __init__(self, protocol: Protocol, grid: GridSpec, input: InputConfig, evaluation: EvaluationConfig):
+    def __init__(
+        self,
+        protocol: Protocol,
+        grid: GridSpec,
+        input: InputConfig,
+        evaluation: EvaluationConfig,
+        class_names: tuple[str, ...] = (),
+    ):
+        self.class_names = class_names
         self.protocol, self.grid, self.input, self.evaluation = protocol, grid, input, evaluation
         self.score: dict[str, Any] = {}
         self.missing: dict[str, str] = {}
@@ -104,7 +113,7 @@ class Measurement:
             if voxels is None:
                 self._lack(NO_LABELS, "ray_iou", "velocity", "voxels", "classes")
                 return found
-            answer = _Answer(fields, self.grid, voxels, self.protocol)
+            answer = _Answer(fields, self.grid, voxels, self.protocol, self.class_names)
             if self.protocol.rays != "none":
                 found |= self._rays(sample, voxels, answer)
             if self.protocol.voxels != "none":
@@ -284,7 +293,7 @@ class Measurement:
 class _Answer:
     """The fields of one frame on the grid of its labels, by a protocol's threshold and crop; outside the box is free."""
 
-    def __init__(self, fields: Fields, grid: GridSpec, voxels: VoxelLabels, protocol: Protocol):
+    def __init__(self, fields: Fields, grid: GridSpec, voxels: VoxelLabels, protocol: Protocol, names: tuple[str, ...]):
         fields = _on_cpu(fields)
         centres = voxels.grid.centres()
         inside = (grid.to_unit(centres).abs() <= 1).all(-1).numpy()
@@ -296,7 +305,7 @@ class _Answer:
         self.occupied: Bool[np.ndarray, "X Y Z"] = cropped(occupied, protocol.crop_prediction, False)
         self.velocity = on_labels(fields.flow)
         logits = on_labels(fields.semantics)
-        best = None if logits is None else logits.argmax(-1).astype(np.uint8)
+        best = None if logits is None else _renamed(logits.argmax(-1), names, class_names(voxels))
         self.labels: UInt8[np.ndarray, "X Y Z"] | None = None if best is None else np.where(self.occupied, best, FREE)
 
 
@@ -317,6 +326,18 @@ def labels_of(sample: Sample, grid: GridSpec) -> VoxelLabels | None:
 def class_names(voxels: VoxelLabels) -> list[str]:
     """The classes of labels without that of empty voxels: what our class numbers, and a model's, count."""
     return [name for name in voxels.classes if name != "free"]
+
+
+def _renamed(numbers: np.ndarray, names: tuple[str, ...], wanted: list[str]) -> UInt8[np.ndarray, "X Y Z"]:
+    """Class numbers of `names` as those of `wanted`; raises `DataError` for a class that is not among them."""
+    unknown = [name for name in names if name not in wanted]
+    if unknown:
+        raise DataError(
+            f"the model's classes {', '.join(unknown)} are not among those of the labels: {', '.join(wanted)}; "
+            "measure on data with the classes that it was trained on"
+        )
+    table = np.array([wanted.index(name) for name in names] or range(256), np.uint8)
+    return table[numbers]
 
 
 def _class_numbers(voxels: VoxelLabels) -> UInt8[np.ndarray, "X Y Z"]:

@@ -79,7 +79,9 @@ def evaluate_tables(request: TableRequest) -> dict[str, Ours]:
     for dataset, labels, group in _together(tables, request.dataset):
         data = data_config(dataset, labels, trained, of_data)
         measurements = {
-            name: Measurement(table.protocol, model.config.grid, input, request.evaluation)
+            name: Measurement(
+                table.protocol, model.config.grid, input, request.evaluation, model.config.fields.class_names
+            )
             for name, table in group.items()
         }
         drives = list(run(pipeline, open_drives(data, model.config.grid, input), measurements.values(), request.frames))
