@@ -1,12 +1,16 @@
 """ROS messages <-> the arrays of `letocc_core`. The only module that knows how either is laid out.
 
 Images are decoded by `letocc_core.stream.images`, which the bag reader uses too, so that the live node and the offline
-replay see the same pixels; `cv_bridge`, where installed, adds the encodings which that does not know.
+replay see the same pixels; `cv_bridge`, where installed, adds the encodings which that does not know. Clouds and
+rotations come from `sensor_msgs_py` and `tf_transformations` where those are installed, with the same numbers.
 """
 
 import array
+import functools
+import importlib
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
 import numpy as np
 from builtin_interfaces.msg import Time
@@ -168,26 +172,39 @@ def from_grid_message(message: OccFlowGrid) -> OccFlow:
     )
 
 
-def to_point_cloud(answer: OccFlow, frame_id: str) -> PointCloud2:
-    """Centres (m) of the occupied voxels with probability and velocity (m/s): float32 x, y, z, probability, vx, vy."""
-    index = np.argwhere(answer.occupied)
+def to_point_cloud(answer: OccFlow, frame_id: str, lowest: float = -np.inf, highest: float = np.inf) -> PointCloud2:
+    """Centres (m) of the occupied voxels with probability and velocity (m/s): float32 x, y, z, probability, vx, vy.
+
+    Only those between two heights (m, in the ego frame).
+    """
+    band = _between(answer.grid, lowest, highest)
+    index = np.argwhere(answer.occupied & band)
     rows = np.column_stack(
         [answer.grid.centres_of(index), answer.probability[tuple(index.T)], answer.velocity[tuple(index.T)]]
     ).astype(np.float32)
-    width = rows.itemsize * len(POINT_FIELDS)
+    fields = [
+        PointField(name=name, offset=4 * i, datatype=PointField.FLOAT32, count=1) for i, name in enumerate(POINT_FIELDS)
+    ]
+    cloud = _cloud(_header(answer.stamp_ns, frame_id), fields, rows)
+    cloud.is_dense = True
+    return cloud
+
+
+def _cloud(header: Header, fields: list[PointField], rows: np.ndarray) -> PointCloud2:
+    """A cloud of points [n, len(fields)], float32; made by sensor_msgs_py where that is installed."""
+    if (library := _installed("sensor_msgs_py.point_cloud2")) is not None:
+        points = np.ascontiguousarray(rows).view([(field.name, np.float32) for field in fields]).reshape(-1)
+        return library.create_cloud(header, fields, points)
+    width = rows.itemsize * len(fields)
     return PointCloud2(
-        header=_header(answer.stamp_ns, frame_id),
+        header=header,
         height=1,
         width=len(rows),
-        fields=[
-            PointField(name=name, offset=4 * i, datatype=PointField.FLOAT32, count=1)
-            for i, name in enumerate(POINT_FIELDS)
-        ],
+        fields=fields,
         is_bigendian=sys.byteorder == "big",
         point_step=width,
         row_step=width * len(rows),
         data=_bytes(rows),
-        is_dense=True,
     )
 
 
@@ -198,8 +215,7 @@ def to_costmap(answer: OccFlow, frame_id: str, lowest: float, highest: float) ->
     column between these heights.
     """
     grid = answer.grid
-    heights = grid.lower[2] + (np.arange(grid.shape[2]) + 0.5) * grid.voxel_size
-    band = (heights >= lowest) & (heights <= highest)
+    band = _between(grid, lowest, highest)
     observed = answer.observed[:, :, band]
     likely = np.where(observed, answer.probability[:, :, band], 0).max(-1, initial=0)
     cost = np.rint(99 * likely).astype(np.int8)
@@ -302,15 +318,22 @@ def _velocity_marker(item: MovingObject, number: int, header: Header, colour: Co
     return marker
 
 
-def _bridge_to_rgb(message: Image, source: str) -> np.ndarray | None:
-    """The image through cv_bridge, or None where that is not installed."""
+@functools.cache
+def _installed(name: str) -> ModuleType | None:
+    """A module that comes with a ROS installation, or None where it does not."""
     try:
-        from cv_bridge import CvBridge, CvBridgeError
+        return importlib.import_module(name)
     except ImportError:
         return None
+
+
+def _bridge_to_rgb(message: Image, source: str) -> np.ndarray | None:
+    """The image through cv_bridge, or None where that is not installed."""
+    if (library := _installed("cv_bridge")) is None:
+        return None
     try:
-        return CvBridge().imgmsg_to_cv2(message, desired_encoding="rgb8")
-    except CvBridgeError as error:
+        return library.CvBridge().imgmsg_to_cv2(message, desired_encoding="rgb8")
+    except library.CvBridgeError as error:
         raise DataError(f"{source}: cv_bridge cannot turn encoding '{message.encoding}' into rgb8: {error}") from error
 
 
@@ -361,7 +384,18 @@ def _labels_of(message: OccFlowGrid, occupied: np.ndarray, shape: tuple[int, int
 
 
 def _matrix(q: Quaternion, t: Vector3 | Point) -> np.ndarray:
-    return se3.from_quaternion(np.array([q.x, q.y, q.z, q.w]), np.array([t.x, t.y, t.z]))
+    """[4, 4]; its rotation by tf_transformations where that is installed."""
+    quaternion = np.array([q.x, q.y, q.z, q.w])
+    T = se3.from_quaternion(quaternion, np.array([t.x, t.y, t.z]))  # refuses what is no rotation
+    if (library := _installed("tf_transformations")) is not None:
+        T[:3, :3] = library.quaternion_matrix(quaternion)[:3, :3]
+    return T
+
+
+def _between(grid: GridSpec, lowest: float, highest: float) -> np.ndarray:
+    """bool [Z]: layers whose centre lies between two heights (m)."""
+    heights = grid.lower[2] + (np.arange(grid.shape[2]) + 0.5) * grid.voxel_size
+    return (heights >= lowest) & (heights <= highest)
 
 
 def _header(stamp_ns: int, frame_id: str) -> Header:

@@ -63,7 +63,8 @@ class Outputs:
         return conversions.to_grid_message(answer, self.parameters.base_frame)
 
     def _points(self, answer: OccFlow) -> PointCloud2:
-        return conversions.to_point_cloud(answer, self.parameters.base_frame)
+        p = self.parameters
+        return conversions.to_point_cloud(answer, p.base_frame, p.points_min_height, p.points_max_height)
 
     def _costmap(self, answer: OccFlow) -> OccupancyGrid:
         p = self.parameters

@@ -104,6 +104,12 @@ class NodeParameters:
     min_object_voxels: int = _parameter(
         3, "Fewer moving voxels that touch are no moving object.", range=(1, 100000), live=True
     )
+    points_min_height: float = _parameter(
+        -100.0, "Lower end of the heights above base_frame of ~/points.", "m", (-100, 100), live=True
+    )
+    points_max_height: float = _parameter(
+        100.0, "Upper end of the heights above base_frame of ~/points.", "m", (-100, 100), live=True
+    )
     costmap_min_height: float = _parameter(
         0.3, "Lower end of the heights above base_frame that the costmap shows.", "m", (-100, 100), live=True
     )
@@ -139,11 +145,12 @@ class NodeParameters:
             raise ConfigError(
                 f"parameter 'motion_colour' is {list(self.motion_colour)}, expected three numbers, 0 to 1"
             )
-        if not self.costmap_min_height < self.costmap_max_height:
-            raise ConfigError(
-                f"parameter 'costmap_min_height' is {self.costmap_min_height} m, expected less than "
-                f"'costmap_max_height' ({self.costmap_max_height} m)"
-            )
+        for name in ("points", "costmap"):
+            low, high = getattr(self, f"{name}_min_height"), getattr(self, f"{name}_max_height")
+            if not low < high:
+                raise ConfigError(
+                    f"parameter '{name}_min_height' is {low} m, expected less than '{name}_max_height' ({high} m)"
+                )
 
     @property
     def rectified(self) -> bool:

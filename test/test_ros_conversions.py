@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 import threading
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +14,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed; source scripts/env.
 pytest.importorskip("letocc_ros.msg", reason="the ROS package is not built; source scripts/env.sh")
 
 from diagnostic_msgs.msg import DiagnosticStatus
+from geometry_msgs.msg import TransformStamped
 from rclpy.parameter import Parameter
 from rclpy.serialization import deserialize_message, serialize_message
 from ros_rig import CALIBRATION, REPOSITORY, until
@@ -21,8 +23,10 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from letocc_core.data import pointcloud
 from letocc_core.errors import ConfigError, DataError
+from letocc_core.geometry import se3
 from letocc_core.geometry.calibration import from_camera_info
 from letocc_core.geometry.grid import GridSpec
+from letocc_core.stream import images
 from letocc_core.stream.objects import MovingObject
 from letocc_core.stream.types import OccFlow
 from letocc_ros import conversions, parameters
@@ -115,6 +119,11 @@ def test_points():
     points = pointcloud.to_structured(deserialize_message(serialize_message(cloud), PointCloud2), "points")
     assert points.dtype.names == ("x", "y", "z", "probability", "vx", "vy")
     assert points.tolist() == [(-0.75, -1.25, 1.25, 1.0, 3.0, -4.0), (0.25, -0.25, 0.25, 0.75, 0.0, 0.0)]
+
+
+def test_points_between_two_heights():
+    cloud = conversions.to_point_cloud(answer(), "base_link", lowest=0.5, highest=2.0)
+    assert pointcloud.to_structured(cloud, "points")["z"].tolist() == [1.25]
 
 
 def test_markers():
@@ -213,18 +222,85 @@ def test_compressed_images():
         conversions.image_to_rgb(half, "/camera/x")
 
 
-def test_cv_bridge_knows_further_encodings(monkeypatch: pytest.MonkeyPatch):
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, object], None]:
+    """Puts a module of a ROS installation in its place, until the test ends."""
+    conversions._installed.cache_clear()
+    yield lambda name, module: monkeypatch.setitem(sys.modules, name, module)
+    conversions._installed.cache_clear()
+
+
+def test_cv_bridge_knows_further_encodings(installed: Callable[[str, object], None]):
     class Bridge:
         def imgmsg_to_cv2(self, message, desired_encoding):
             if message.encoding == "nonsense":
                 raise ValueError("no such encoding")
             return np.full((message.height, message.width, 3), 7, np.uint8)
 
-    monkeypatch.setitem(sys.modules, "cv_bridge", SimpleNamespace(CvBridge=Bridge, CvBridgeError=ValueError))
+    installed("cv_bridge", SimpleNamespace(CvBridge=Bridge, CvBridgeError=ValueError))
     known = conversions.image_to_rgb(Image(encoding="nv21", height=2, width=2, step=4), "/camera")
     assert (known == 7).all()
     with pytest.raises(DataError, match="cv_bridge cannot turn encoding 'nonsense'"):
         conversions.image_to_rgb(Image(encoding="nonsense", height=2, width=2, step=4), "/camera")
+
+
+def test_clouds_and_rotations_come_from_the_installed_modules(installed: Callable[[str, object], None]):
+    """Stand-ins with the signatures of the real ones, and the same numbers."""
+    transform, expected = quarter_turn(), conversions.transform_to_matrix(quarter_turn())
+    used = []
+
+    def create_cloud(header, fields, points):
+        used.append(points.dtype.names)
+        return PointCloud2(header=header, fields=fields, data=points.tobytes(), width=len(points))
+
+    def quaternion_matrix(quaternion):
+        used.append(tuple(quaternion))
+        return expected
+
+    own = conversions.to_point_cloud(answer(), "base_link")
+    conversions._installed.cache_clear()
+    installed("sensor_msgs_py", SimpleNamespace())
+    installed("sensor_msgs_py.point_cloud2", SimpleNamespace(create_cloud=create_cloud))
+    installed("tf_transformations", SimpleNamespace(quaternion_matrix=quaternion_matrix))
+    cloud = conversions.to_point_cloud(answer(), "base_link")
+    assert cloud.data == own.data
+    assert cloud.is_dense
+    np.testing.assert_array_equal(conversions.transform_to_matrix(transform), expected)
+    assert used == [conversions.POINT_FIELDS, (0.0, 0.0, 0.5**0.5, 0.5**0.5)]
+
+
+def quarter_turn() -> TransformStamped:
+    message = TransformStamped()
+    message.transform.rotation.z = message.transform.rotation.w = 0.5**0.5
+    message.transform.translation.x = 3.0
+    return message
+
+
+def test_cv_bridge_gives_the_same_pixels():
+    bridge = pytest.importorskip("cv_bridge", reason="comes with a ROS installation").CvBridge()
+    colourless = {"uyvy", "yuyv", "8UC1", "8UC3", "8UC4"}  # for cv_bridge
+    for encoding in {e for e, (_, size, _) in images.ENCODINGS.items() if size == 1} - colourless:
+        row = 6 * images.ENCODINGS[encoding][0]
+        data = np.random.default_rng(0).integers(0, 256, 4 * row, np.uint8)
+        message = Image(encoding=encoding, height=4, width=6, step=row, data=data.tolist())
+        expected = bridge.imgmsg_to_cv2(message, desired_encoding="rgb8")
+        np.testing.assert_array_equal(conversions.image_to_rgb(message, "/camera"), expected, encoding)
+
+
+def test_sensor_msgs_py_reads_the_same_points():
+    point_cloud2 = pytest.importorskip("sensor_msgs_py.point_cloud2", reason="comes with a ROS installation")
+    cloud = conversions.to_point_cloud(answer(), "base_link")
+    expected = [(-0.75, -1.25, 1.25, 1.0, 3.0, -4.0), (0.25, -0.25, 0.25, 0.75, 0.0, 0.0)]
+    assert [tuple(point) for point in point_cloud2.read_points(cloud)] == expected
+    assert pointcloud.to_structured(cloud, "points").tolist() == expected
+
+
+def test_tf_transformations_gives_the_same_rotations():
+    library = pytest.importorskip("tf_transformations", reason="comes with a ROS installation")
+    for quaternion in np.random.default_rng(0).normal(size=(20, 4)):
+        unit = quaternion / np.linalg.norm(quaternion)
+        expected = se3.from_quaternion(unit, np.zeros(3))
+        np.testing.assert_allclose(library.quaternion_matrix(unit), expected, atol=1e-12)
 
 
 def test_camera_info_and_transforms_survive():
