@@ -111,7 +111,8 @@ class Bag:
 
         self.path = path
         with _named(path):
-            self._reader = AnyReader(_sources(path), default_typestore=get_typestore(Stores.ROS2_KILTED))
+            self._ros2_types = get_typestore(Stores.ROS2_KILTED)
+            self._reader = AnyReader(_sources(path), default_typestore=self._ros2_types)
             self._reader.open()
         self.connections = list(self._reader.connections)
         self.cameras = {c.name: c for c in _find_cameras(self.topics(CAMERA_INFO), self.topics(IMAGE, COMPRESSED))}
@@ -155,7 +156,7 @@ class Bag:
         """(connection, receive time in ns, CDR bytes) of some topics, in recorded order; nothing is deserialised."""
         for connection, received_ns, data in self._messages(topics):
             if not self._reader.is2:
-                data = self._reader.typestore.ros1_to_cdr(data, connection.msgtype)
+                data = self._ros2_types.ros1_to_cdr(data, connection.msgtype)
             yield connection, received_ns, data
 
     def _messages(self, topics: Sequence[str]) -> Iterator[tuple[Any, int, bytes]]:

@@ -53,7 +53,16 @@ class BagClips(RecordedClips):
 
 def recording_of(path: Path, data: "BagData") -> Recording:
     """A bag, read as `data` says."""
-    return Recording(path, data.cameras, data.base_frame, data.fixed_frame, data.lidar, data.lidar_topic, data.slop)
+    return Recording(
+        path,
+        data.cameras,
+        data.base_frame,
+        data.fixed_frame,
+        data.lidar,
+        data.lidar_topic,
+        data.odometry_topic,
+        data.slop,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,6 +143,7 @@ def _key(recording: Recording, input: InputConfig) -> str:
         "files": [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files],
         "assembler": dataclasses.asdict(recording.config),
         "lidar": recording.lidar_topics,
+        "odometry": recording.odometry_topic,
         "views": (input.image_size, input.fisheye_views, input.fisheye_fov),
     }
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]

@@ -3,13 +3,16 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from letocc_core.data import bag as bags
 from letocc_core.data import pointcloud
+from letocc_core.data.recording import WHOLE_RECORDING, choose_odometry, feed
 from letocc_core.errors import DataError, PoseError
+from letocc_core.stream.assembler import AssemblerConfig, FrameAssembler
 from letocc_core.stream.pose_buffer import PoseBuffer
 from letocc_core.stream.types import Calibration
 
@@ -62,6 +65,8 @@ class BagInfo:
     cameras: tuple[CameraSummary, ...]
     lidars: tuple[LidarSummary, ...]
     edges: tuple[Edge, ...]
+    odometry_topics: tuple[str, ...]
+    odometry_topic: str  # from which the ego poses come; empty: from /tf
     driven: float | None  # m along the path of the base frame; None without poses
     missing_to_run: tuple[str, ...]  # each a sentence with the remedy
     missing_to_train: tuple[str, ...]  # besides those
@@ -82,6 +87,8 @@ class BagInfo:
                 f"({', '.join(sensor.fields)}), frame {sensor.frame_id}"
             )
         lines += ["transforms:", *_draw_tree(self.edges)]
+        for topic in self.odometry_topics:
+            lines.append(f"odometry: {topic}" + (", with the ego poses" if topic == self.odometry_topic else ""))
         if self.driven is not None:
             lines.append(f"driven: {self.driven:.1f} m")
         for purpose, missing in (("run", self.missing_to_run), ("train", self.missing_to_run + self.missing_to_train)):
@@ -96,8 +103,17 @@ def bag_info(path: str | Path, base_frame: str = "base_link", fixed_frame: str =
         stamps = _stamps(bag)
         problems: list[str] = []
         cameras = _cameras(bag, stamps, problems)
-        poses, edges = _transforms(bag, problems)
-        tree = _Placement(poses, base_frame, fixed_frame)
+        odometry_topic = _odometry_topic(bag, base_frame, fixed_frame, problems)
+        assembler = FrameAssembler(
+            AssemblerConfig(
+                tuple(bag.cameras) or ("none",),
+                base_frame=base_frame,
+                fixed_frame=fixed_frame,
+                tf_duration=WHOLE_RECORDING,
+            )
+        )
+        edges = _transforms(bag, odometry_topic, assembler, problems)
+        tree = _Placement(assembler.poses, base_frame, fixed_frame)
         for camera in cameras:
             tree.check(
                 base_frame, camera.frame_id, stamps[camera.image_topic], f"{camera.name} cannot be placed", problems
@@ -114,6 +130,8 @@ def bag_info(path: str | Path, base_frame: str = "base_link", fixed_frame: str =
             cameras=cameras,
             lidars=lidars,
             edges=edges,
+            odometry_topics=tuple(bag.odometry_topics),
+            odometry_topic=odometry_topic,
             driven=driven,
             missing_to_run=tuple(problems),
             missing_to_train=tuple(_training_problems(cameras, driven)),
@@ -175,19 +193,27 @@ def _lidar(bag: bags.Bag, topic: str, times: Sequence[int]) -> LidarSummary:
     )
 
 
-def _transforms(bag: bags.Bag, problems: list[str]) -> tuple[PoseBuffer, tuple[Edge, ...]]:
-    """All transforms as a buffer and as a list of edges."""
-    poses = PoseBuffer(duration=1e9)
+def _odometry_topic(bag: bags.Bag, base_frame: str, fixed_frame: str, problems: list[str]) -> str:
+    try:
+        return choose_odometry(bag, "", base_frame, fixed_frame)
+    except DataError as error:
+        problems.append(str(error))
+        return ""
+
+
+def _transforms(bag: bags.Bag, odometry_topic: str, assembler: FrameAssembler, problems: list[str]) -> tuple[Edge, ...]:
+    """All transforms and odometry into the assembler; the transforms as edges."""
     stamps: dict[tuple[str, str, bool], list[int]] = defaultdict(list)
-    for message in bag.transforms():
-        stamps[message.parent, message.child, message.static].append(message.stamp_ns)
+    odometry = bag.odometry(odometry_topic) if odometry_topic else ()
+    for message in chain(bag.transforms(), odometry):
+        if isinstance(message, bags.TransformMessage):
+            stamps[message.parent, message.child, message.static].append(message.stamp_ns)
         try:
-            poses.set_transform(message.parent, message.child, message.stamp_ns, message.T, message.static)
+            feed(assembler, message)
         except PoseError as error:
             if str(error) not in problems:
                 problems.append(str(error))
-    edges = tuple(Edge(*key, len(times), 0.0 if key[2] else _rate(times)) for key, times in sorted(stamps.items()))
-    return poses, edges
+    return tuple(Edge(*key, len(times), 0.0 if key[2] else _rate(times)) for key, times in sorted(stamps.items()))
 
 
 @dataclass(frozen=True)

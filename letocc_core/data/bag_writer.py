@@ -125,6 +125,29 @@ class BagWriter:
         """Constant transforms (parent, child, T_parent_child) on `/tf_static`, recorded as transient local."""
         self._write_transforms("/tf_static", stamp_ns, transforms)
 
+    def write_odometry(self, topic: str, stamp_ns: int, parent: str, child: str, T_parent_child: np.ndarray) -> None:
+        """The pose of `child` in `parent` (m) as nav_msgs/Odometry; its twist is zero and its covariances unknown (zero)."""
+        quaternion, translation = se3.to_quaternion(T_parent_child)
+
+        def vector(values: Sequence[float], kind: str = "Vector3") -> Any:
+            return self.message(f"geometry_msgs/msg/{kind}", **dict(zip("xyzw", values, strict=False)))
+
+        pose = self.message(
+            "geometry_msgs/msg/Pose",
+            position=vector(translation, "Point"),
+            orientation=vector(quaternion, "Quaternion"),
+        )
+        twist = self.message("geometry_msgs/msg/Twist", linear=vector([0.0] * 3), angular=vector([0.0] * 3))
+        self.write(
+            topic,
+            "nav_msgs/msg/Odometry",
+            stamp_ns,
+            header=self.header(stamp_ns, parent),
+            child_frame_id=child,
+            pose=self.message("geometry_msgs/msg/PoseWithCovariance", pose=pose, covariance=np.zeros(36)),
+            twist=self.message("geometry_msgs/msg/TwistWithCovariance", twist=twist, covariance=np.zeros(36)),
+        )
+
     def write_points(
         self, stamp_ns: int, frame_id: str, columns: Mapping[str, np.ndarray], topic: str = "/points"
     ) -> None:

@@ -48,7 +48,7 @@ class RecordedData:
 
 @dataclass(frozen=True)
 class BagData(RecordedData):
-    """Recordings in ROS bags: cameras by their camera_info, poses from /tf, LiDAR from any PointCloud2."""
+    """Recordings in ROS bags: cameras by their camera_info, poses from /tf or odometry, LiDAR from any PointCloud2."""
 
     bags: tuple[Path, ...]  # bag folders or files
     cameras: tuple[str, ...] = ()  # camera names; empty: all that have a camera_info
@@ -56,6 +56,7 @@ class BagData(RecordedData):
     fixed_frame: str = "odom"  # frame in which the world stands still
     slop: float = 0.02  # s, largest distance of an image's stamp from that of the first camera's
     lidar_topic: str = ""  # which PointCloud2 topic; empty: /points, or else the first
+    odometry_topic: str = ""  # nav_msgs/Odometry with the ego poses; empty: /tf, or the only such topic where it has none
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ The sets come from `stream.FrameAssembler`, exactly as the live node would make 
 
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,8 @@ class Recording:
         path: bag folder or file.
         cameras: names, the first is the anchor; empty for all that have a camera_info, by name.
         lidar: read the LiDAR; `lidar_topic` says which, empty for `/points` or else the first.
+        odometry_topic: take the ego poses from there; empty: from /tf, or where that does not know `base_frame` in
+            `fixed_frame`, from the only odometry topic.
         slop: s, largest distance of an image's stamp from the anchor's.
 
     After an iteration, `dropped` counts by reason what was received and not used.
@@ -58,12 +60,14 @@ class Recording:
         fixed_frame: str = "odom",
         lidar: bool = True,
         lidar_topic: str = "",
+        odometry_topic: str = "",
         slop: float = AssemblerConfig.slop,
     ):
         self.path = Path(path)
         with bags.open_bag(path) as bag:
             self.cameras = tuple(camera.name for camera in bag.choose_cameras(cameras))
             self.lidar_topics = _choose_lidar(bag, lidar_topic) if lidar else ()
+            self.odometry_topic = choose_odometry(bag, odometry_topic, base_frame, fixed_frame)
         self.config = AssemblerConfig(self.cameras, base_frame, fixed_frame, slop=slop)
         self.dropped: Counter[str] = Counter()
 
@@ -72,7 +76,7 @@ class Recording:
         details: dict[str, str] = {}
         count = 0
         with bags.open_bag(self.path) as bag:
-            pairing = _SweepPairing(_all_poses(bag), self.config)
+            pairing = _SweepPairing(all_poses(bag, self.config, self.odometry_topic), self.config)
             for item in self._assemble(bag, pairing):
                 if isinstance(item, FrameSet):
                     pairing.sets.append(item)
@@ -98,7 +102,7 @@ class Recording:
             self.dropped["damaged message"] += 1
 
         assembler = FrameAssembler(self.config)
-        for message in bag.messages(self.cameras, self.lidar_topics, damaged):
+        for message in bag.messages(self.cameras, self.lidar_topics, self.odometry_topic, damaged):
             if isinstance(message, bags.PointsMessage):
                 pairing.sweeps.append(message)
             else:
@@ -115,6 +119,8 @@ def feed(assembler: FrameAssembler, message: bags.Message) -> None:
         assembler.add_calibration(message.camera, message.calibration, message.frame_id)
     elif isinstance(message, bags.TransformMessage):
         assembler.add_transform(message.parent, message.child, message.stamp_ns, message.T, message.static)
+    elif isinstance(message, bags.OdometryMessage):
+        assembler.add_odometry(message.parent, message.child, message.stamp_ns, message.T)
 
 
 class _SweepPairing:
@@ -157,12 +163,35 @@ class _SweepPairing:
         return Sweep(points.astype(np.float32), T[:3, 3].astype(np.float32))
 
 
-def _all_poses(bag: bags.Bag) -> PoseBuffer:
-    """Every transform of the bag."""
-    poses = PoseBuffer(duration=WHOLE_RECORDING)
+def all_poses(bag: bags.Bag, config: AssemblerConfig, odometry_topic: str = "") -> PoseBuffer:
+    """Every transform of the bag, and the poses of an odometry topic, as the assembler takes them."""
+    assembler = FrameAssembler(replace(config, tf_duration=WHOLE_RECORDING))
     for message in bag.transforms():
-        poses.set_transform(message.parent, message.child, message.stamp_ns, message.T, message.static)
-    return poses
+        feed(assembler, message)
+    for message in bag.odometry(odometry_topic) if odometry_topic else ():
+        feed(assembler, message)
+    return assembler.poses
+
+
+def choose_odometry(bag: bags.Bag, topic: str, base_frame: str, fixed_frame: str) -> str:
+    """The topic of the ego poses; empty if /tf has them, or nothing has. Raises `DataError` for one that is not there."""
+    found = ", ".join(bag.odometry_topics) or "none"
+    if topic and topic not in bag.odometry_topics:
+        raise DataError(f"{bag.path}: no odometry on {topic}; nav_msgs/Odometry topics found: {found}")
+    if topic or not bag.odometry_topics:
+        return topic
+    parents = {message.child: message.parent for message in bag.transforms()}
+    frame, steps = base_frame, 0
+    while frame in parents and frame != fixed_frame and steps <= len(parents):
+        frame, steps = parents[frame], steps + 1
+    if frame == fixed_frame:
+        return ""
+    if len(bag.odometry_topics) > 1:
+        raise DataError(
+            f"{bag.path}: /tf does not place {base_frame} in {fixed_frame}, and there are several odometry topics: {found}; "
+            "choose one: data.bag.odometry_topic"
+        )
+    return bag.odometry_topics[0]
 
 
 def _choose_lidar(bag: bags.Bag, topic: str) -> tuple[str, ...]:
