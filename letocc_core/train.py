@@ -3,17 +3,20 @@
     letocc train config/street.yaml                       a new run below runs/
     letocc train config/street.yaml --resume              go on with the newest run, same losses as without the break
     letocc train config/street.yaml data.simulator.scenes=20 stages.0.steps=100
+    torchrun --nproc-per-node 8 -m letocc_core.cli train config/nuscenes.yaml --device cuda --clips-at-once 1
 
 Every step draws its batch and its random numbers from (seed, step) alone, so a run that was killed and resumed repeats
-the uninterrupted run exactly (same machine, same number of threads).
+the uninterrupted run exactly (same machine, same number of threads), and any number of processes trains the same model.
 """
 
 import json
 import math
+import resource
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -23,11 +26,13 @@ from typing import Literal
 import torch
 import yaml
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from letocc_core import checkpoint
 from letocc_core import config as configuration
 from letocc_core.data import clips
+from letocc_core.data.batches import StepSampler, mix, shares
+from letocc_core.distributed import World, joined
 from letocc_core.errors import ConfigError, LetOccError
 from letocc_core.frame import Clip, InputConfig, collate
 from letocc_core.losses.objective import MotionConfig, StaticStageConfig, stage_losses
@@ -37,7 +42,7 @@ from letocc_core.versions import versions
 
 
 class TrainingError(LetOccError):
-    """Training cannot go on: a loss is not finite."""
+    """Training cannot go on: a loss or its gradient is not finite."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ class StageConfig:
 
     name: str = "static"  # each stage has its own
     steps: int = 3000
-    batch_size: int = 2
+    batch_size: int = 2  # clips a step, of all processes together
     objective: StaticStageConfig = field(default_factory=StaticStageConfig)
     motion: MotionConfig | None = None  # also learn how the world moves (the papers' second stage)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -76,6 +81,7 @@ class TrainConfig:
     data: clips.DataConfig
     stages: tuple[StageConfig, ...] = (StageConfig(),)
     seed: int = 0
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the network's matrix products; geometry stays in float32
     history_gradient: bool = False  # also back-propagate into the past frames' encoding (papers: yes; costs 2 x more)
     history_dropout: float = 0.1  # share of samples trained without a past, so that the first frames work too
     checkpoint_every: int = 250  # steps between checkpoints
@@ -102,39 +108,54 @@ def train(
     init: Path | None = None,
     device: str = "cpu",
     loader_workers: int = 1,
+    clips_at_once: int | None = None,
     command: str = "",
 ) -> Path:
     """Run all stages of `config`; returns the folder of the run.
+
+    One process, or all those that `torchrun` or `accelerate launch` started with the same arguments.
 
     Args:
         name: of the configuration; runs go to `out/name/<time>` with a link `out/name/latest`.
         resume: folder of an earlier run of the same configuration to go on with.
         init: checkpoint whose weights to start from, as far as this model has them.
+        device: `cpu`, or `cuda`: of several processes each takes the GPU with its number.
         loader_workers: processes that load clips; 0 loads them between the steps.
+        clips_at_once: clips that a process has in memory; the rest of its share of a batch follows, gradients are added
+            up. None: its whole share.
 
     Raises:
-        ConfigError: `resume` belongs to another configuration (says which fields differ).
-        TrainingError: a loss term turned NaN or infinite; names term and step, and saves the batch.
+        ConfigError: `resume` belongs to another configuration (says which fields differ), or a stage's batch cannot be
+            shared out evenly among the processes.
+        TrainingError: a loss term or the gradient turned NaN or infinite; names term and step, and saves the batch.
     """
-    plain = configuration.to_dict(config)
-    init = None if init is None else init.resolve()  # `latest` is about to become this run
-    folder = _open_run(plain, name, out, resume, command)
-    dataset = clips.build(config.data, config.input, config.model.temporal.frames)
+    with joined(device) as world:
+        plain = configuration.to_dict(config)
+        init = world.from_leader(None if init is None else init.resolve())  # `latest` is about to become this run
+        folder = world.from_leader(_open_run(plain, name, out, resume, command) if world.leads else None)
+        with world.one_first():
+            dataset = clips.build(config.data, config.input, config.model.temporal.frames)
+        model = build_model(config, world.device)
+        run = _Run(folder, model, plain, config, world, clips_at_once, command)
+        run.cameras = dataset.cameras
+        if init is not None:
+            run.start_from(init)
+        run.restore()
+        for index, stage in enumerate(config.stages):
+            if index >= run.stage:
+                run.train_stage(index, stage, dataset, loader_workers)
+        if world.leads:
+            run.export(folder / "model.safetensors")
+        return folder
+
+
+def build_model(config: TrainConfig, device: torch.device) -> LetOccFlow:
+    """The untrained network, the same one for the same seed."""
     torch.manual_seed(config.seed)
     model = LetOccFlow(config.model).to(device)
-    if init is not None:
-        fresh = checkpoint.load_matching(init, model)
-        print(f"starting from {init}" + (f"; new: {', '.join(fresh)}" if fresh else ""), file=sys.stderr)
-    run = _Run(folder, model, plain, config, device, command)
-    run.cameras = dataset.cameras
-    if init is not None:
-        run.before = Counter(checkpoint.read_metadata(init).get("trained", {}))
-    run.restore()
-    for index, stage in enumerate(config.stages):
-        if index >= run.stage:
-            run.train_stage(index, stage, dataset, loader_workers)
-    run.export(folder / "model.safetensors")
-    return folder
+    if config.precision == "bfloat16":
+        model.multiply_in_bfloat16(device.type)
+    return model
 
 
 def learning_rate_factor(config: OptimizerConfig, step: int, steps: int) -> float:
@@ -155,77 +176,114 @@ def forward_clip(model: LetOccFlow, clip: Clip, history_gradient: bool, motion: 
     return model.decode(current, history, motion)
 
 
+class StageObjective(nn.Module):
+    """From clips to losses: the network and a stage's objective, in one forward pass."""
+
+    def __init__(self, model: LetOccFlow, stage: StageConfig, history_gradient: bool):
+        super().__init__()
+        self.model, self.stage, self.history_gradient = model, stage, history_gradient
+
+    def forward(self, clip: Clip, step: int, draws: Draws) -> dict[str, Tensor]:
+        """Weighted terms and their `total` of a batch of clips at a step of the stage."""
+        stage, grid = self.stage, self.model.config.grid
+        fields = forward_clip(self.model, clip, self.history_gradient, motion=stage.motion is not None)
+        return stage_losses(fields, grid, clip, stage.objective, step / stage.steps, draws, stage.motion)
+
+
 class _Run:
     """State of one run: model, optimiser, where it stands, and its files."""
 
-    def __init__(self, folder: Path, model: LetOccFlow, plain: dict, config: TrainConfig, device: str, command: str):
+    def __init__(
+        self,
+        folder: Path,
+        model: LetOccFlow,
+        plain: dict,
+        config: TrainConfig,
+        world: World,
+        clips_at_once: int | None,
+        command: str,
+    ):
         self.folder, self.model, self.plain, self.config = folder, model, plain, config
-        self.device, self.command = torch.device(device), command
+        self.world, self.device, self.command = world, world.device, command
+        self.parts = [shares(stage.batch_size, world.rank, world.size, clips_at_once) for stage in config.stages]
         self.stage, self.step = 0, 0
         self.cameras: tuple[str, ...] = ()  # whose images it learns from
         self.before: Counter[str] = Counter()  # steps of each stage that the weights had when the run began
         self.optimizer_state: dict | None = None
 
-    def train_stage(self, index: int, stage: StageConfig, dataset, workers: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-        from tqdm import tqdm
+    def start_from(self, init: Path) -> None:
+        """Take over the weights of a checkpoint, as far as this model has them."""
+        fresh = checkpoint.load_matching(init, self.model)
+        self.before = Counter(checkpoint.read_metadata(init).get("trained", {}))
+        if self.world.leads:
+            print(f"starting from {init}" + (f"; new: {', '.join(fresh)}" if fresh else ""), file=sys.stderr)
 
-        self.stage = index
+    def train_stage(self, index: int, stage: StageConfig, dataset: Dataset, workers: int) -> None:
+        self.stage, seed = index, self.config.seed + index
         optimizer = self._optimizer(stage.optimizer)
-        sampler = StepSampler(len(dataset), stage.batch_size, self.config.seed + index, self.step, stage.steps)
+        objective = self.world.parallel(StageObjective(self.model, stage, self.config.history_gradient))
+        sampler = StepSampler(len(dataset), stage.batch_size, seed, self.step, stage.steps, self.parts[index])
         loader = DataLoader(
             dataset, batch_sampler=sampler, num_workers=workers, collate_fn=collate, persistent_workers=workers > 0
         )
-        writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.step)
-        bar = tqdm(total=stage.steps, initial=self.step, unit="step", desc=stage.name, dynamic_ncols=True)
-        with (self.folder / "losses.jsonl").open("a") as log, bar:
-            self.model.train()
-            for clip in loader:
-                clip = clip.to(self.device)
-                losses = self._train_step(stage, optimizer, clip)
-                log.write(json.dumps({"stage": stage.name, "step": self.step, **losses}) + "\n")
-                log.flush()
-                for term, value in losses.items():
-                    writer.add_scalar(f"{stage.name}/{term}", value, self.step)
+        log = _StageLog(self.folder, stage, self.step) if self.world.leads else None
+        clock = _Clock()
+        batches = clock.timed(loader)
+        self.model.train()
+        while self.step < stage.steps:
+            losses, clip = self._train_step(stage, objective, optimizer, batches)
+            clock.step_done()
+            if log is not None:
+                log.write(self.step, losses, clock.waiting_share)
                 if self.step % self.config.picture_every == 0:
-                    self._pictures(writer, stage, clip)
-                self.step += 1
-                bar.update()
-                bar.set_postfix({k: f"{v:.3f}" for k, v in losses.items() if k != "learning_rate"}, refresh=False)
-                if self.step % self.config.checkpoint_every == 0 or self.step == stage.steps:
-                    self.save(optimizer)
-        writer.close()
+                    self._pictures(log.writer, stage, clip)
+            self.step += 1
+            if log is not None and (self.step % self.config.checkpoint_every == 0 or self.step == stage.steps):
+                self.save(optimizer)
+        if log is not None:
+            log.close(clock, self.world)
         self.step, self.optimizer_state = 0, None
         self.stage = index + 1
 
-    def _train_step(self, stage: StageConfig, optimizer: torch.optim.Optimizer, clip: Clip) -> dict[str, float]:
-        """One update; returns the weighted terms, their total and the learning rate."""
-        seed = _mix(self.config.seed, self.stage, self.step)
+    def _train_step(
+        self, stage: StageConfig, objective: nn.Module, optimizer: torch.optim.Optimizer, batches: Iterator[Clip]
+    ) -> tuple[dict[str, float], Clip]:
+        """One update; returns the weighted terms, their total and the learning rate, and the last clips seen."""
+        seed = mix(self.config.seed, self.stage, self.step)
+        forget = Random(seed).random() < self.config.history_dropout
         factor = learning_rate_factor(stage.optimizer, self.step, stage.steps)
         for group in optimizer.param_groups:
             group["lr"] = group["base_rate"] * factor
-        if Random(seed).random() < self.config.history_dropout:
-            clip = replace(clip, history=())
-        fields = forward_clip(self.model, clip, self.config.history_gradient, motion=stage.motion is not None)
-        progress, draws = self.step / stage.steps, Draws(seed, torch.arange(stage.batch_size, device=self.device))
-        losses = stage_losses(fields, self.model.config.grid, clip, stage.objective, progress, draws, stage.motion)
-        self._check_finite(losses, clip)
         optimizer.zero_grad(set_to_none=True)
-        losses["total"].backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), stage.optimizer.clip_norm)
+        parts = self.parts[self.stage]
+        losses: dict[str, float] = defaultdict(float)
+        for part in parts:
+            clip = next(batches).to(self.device)
+            clip = replace(clip, history=()) if forget else clip
+            batch = {"stage": self.stage, "step": self.step, "seed": seed, "positions": list(part), "clip": clip}
+            with nullcontext() if part is parts[-1] or self.world.size == 1 else objective.no_sync():
+                terms = objective(clip, self.step, Draws(seed, torch.tensor(part, device=self.device)))
+                self._check_finite({name: float(term.detach()) for name, term in terms.items()}, batch)
+                (terms["total"] / len(parts)).backward()
+            for name, term in terms.items():
+                losses[name] += float(term.detach()) / len(parts)
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), stage.optimizer.clip_norm))
+        self._check_finite({"gradient": norm}, batch)
         optimizer.step()
-        return {
-            **{k: float(v.detach()) for k, v in losses.items()},
-            "gradient_norm": float(norm),
-            "learning_rate": stage.optimizer.learning_rate * factor,
-        }
+        rate = stage.optimizer.learning_rate * factor
+        return {**self.world.mean(losses), "gradient_norm": norm, "learning_rate": rate}, clip
 
-    def _check_finite(self, losses: dict[str, Tensor], clip: Clip) -> None:
-        bad = [name for name, value in losses.items() if not torch.isfinite(value)]
+    def _check_finite(self, values: dict[str, float], batch: dict) -> None:
+        """Stop with all that it takes to compute these values again (`letocc_core.reproduce`)."""
+        bad = [name for name, value in values.items() if not math.isfinite(value)]
         if bad:
-            path = self.folder / f"batch_{self.stage}_{self.step}.pt"
-            torch.save({"clip": clip, "model": self.model.state_dict()}, path)
-            raise TrainingError(f"loss term {bad[0]} is not finite at step {self.step}; the batch and weights: {path}")
+            stage = self.config.stages[self.stage].name
+            path = self.folder / f"batch_{stage}_{self.step}_{self.world.rank}.pt"
+            torch.save({"config": self.plain, "model": self.model.state_dict(), **batch}, path)
+            raise TrainingError(
+                f"stage {stage}: {bad[0]} is {values[bad[0]]} at step {self.step}; the batch and the weights are saved, "
+                f"to see it again: letocc reproduce {path}"
+            )
 
     def _optimizer(self, config: OptimizerConfig) -> torch.optim.Optimizer:
         """AdamW; the backbone, and in a later stage all but the flow field, at their own rates."""
@@ -279,6 +337,10 @@ class _Run:
         self.stage, self.step = state["stage"], state["step"]
         self.before = Counter(checkpoint.read_metadata(f"{stem}.safetensors").get("trained", {})) - self._done()
         self.optimizer_state = torch.load(f"{stem}.optimizer.pt", weights_only=True, map_location=self.device)
+        if self.world.leads:
+            self._forget_losses()
+
+    def _forget_losses(self) -> None:
         order = [stage.name for stage in self.config.stages]
         log = self.folder / "losses.jsonl"
         kept = [
@@ -307,28 +369,90 @@ class _Run:
         )
 
 
-class StepSampler(Sampler[list[int]]):
-    """Batches of indices as a function of (seed, step): shuffled epoch by epoch, starting at any step."""
+class _StageLog:
+    """What the leading process writes of a stage as it goes: losses, curves, a bar."""
 
-    def __init__(self, size: int, batch_size: int, seed: int, start: int, stop: int):
-        if size < 1:
-            raise ConfigError("data: the data set holds no clip; see the counts that its loader reported")
-        self.size, self.batch_size, self.seed, self.start, self.stop = size, batch_size, seed, start, stop
+    def __init__(self, folder: Path, stage: StageConfig, step: int):
+        from torch.utils.tensorboard import SummaryWriter
+        from tqdm import tqdm
 
-    def __len__(self) -> int:
-        return self.stop - self.start
+        self.folder, self.stage = folder, stage
+        self.losses = (folder / "losses.jsonl").open("a")
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+        self.bar = tqdm(total=stage.steps, initial=step, unit="step", desc=stage.name, dynamic_ncols=True)
 
-    def __iter__(self) -> Iterator[list[int]]:
-        epoch, order = -1, []
-        for step in range(self.start, self.stop):
-            batch = []
-            for position in range(step * self.batch_size, (step + 1) * self.batch_size):
-                if position // self.size != epoch:
-                    epoch = position // self.size
-                    generator = torch.Generator().manual_seed(_mix(self.seed, 7, epoch))
-                    order = torch.randperm(self.size, generator=generator).tolist()
-                batch.append(order[position % self.size])
+    def write(self, step: int, losses: dict[str, float], waiting_share: float) -> None:
+        self.losses.write(json.dumps({"stage": self.stage.name, "step": step, **losses}) + "\n")
+        self.losses.flush()
+        for term, value in {**losses, "waiting_for_data": waiting_share}.items():
+            self.writer.add_scalar(f"{self.stage.name}/{term}", value, step)
+        self.bar.update()
+        self.bar.set_postfix({k: f"{v:.3f}" for k, v in losses.items() if k != "learning_rate"}, refresh=False)
+
+    def close(self, clock: "_Clock", world: World) -> None:
+        """Also print what the stage took, and add it to `stages.jsonl`."""
+        for opened in (self.losses, self.writer, self.bar):
+            opened.close()
+        took = {
+            "stage": self.stage.name,
+            "processes": world.size,
+            "seconds_per_step": round(clock.seconds_per_step, 4),
+            "waiting_for_data": round(clock.waiting_share, 4),
+            "peak_memory_gib": round(peak_memory(world.device), 3),
+        }
+        with (self.folder / "stages.jsonl").open("a") as file:
+            file.write(json.dumps(took) + "\n")
+        print(
+            f"{self.stage.name}: {took['seconds_per_step']:.3f} s a step, of which {took['waiting_for_data']:.1%} waiting "
+            f"for data; peak memory {took['peak_memory_gib']:.2f} GiB",
+            file=sys.stderr,
+        )
+
+
+class _Clock:
+    """Time of the steps of a stage, and how much of it was spent waiting for data.
+
+    The first step is left out: it starts the loader's processes.
+    """
+
+    def __init__(self):
+        self.steps, self.seconds, self.waited = -1, 0.0, 0.0
+        self._waited, self._start = 0.0, time.perf_counter()
+
+    def timed(self, loader: Iterable[Clip]) -> Iterator[Clip]:
+        """The loader's batches; the time until each is there counts as waiting."""
+        batches = iter(loader)
+        while True:
+            start = time.perf_counter()
+            batch = next(batches, None)
+            self._waited += time.perf_counter() - start
+            if batch is None:
+                return
             yield batch
+
+    def step_done(self) -> None:
+        now = time.perf_counter()
+        if self.steps >= 0:
+            self.seconds += now - self._start
+            self.waited += self._waited
+        self.steps += 1
+        self._waited, self._start = 0.0, now
+
+    @property
+    def seconds_per_step(self) -> float:
+        return self.seconds / max(self.steps, 1)
+
+    @property
+    def waiting_share(self) -> float:
+        return self.waited / self.seconds if self.seconds else 0.0
+
+
+def peak_memory(device: torch.device) -> float:
+    """GiB: the most that tensors took on the GPU, or that this process had in memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    unit = 1 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 def _open_run(plain: dict, name: str, out: Path, resume: Path | None, command: str) -> Path:
@@ -351,14 +475,6 @@ def _open_run(plain: dict, name: str, out: Path, resume: Path | None, command: s
     latest.symlink_to(folder.name)
     print(f"training into {folder}", file=sys.stderr)
     return folder.resolve()
-
-
-def _mix(*numbers: int) -> int:
-    """One 63-bit seed from several small numbers."""
-    value = 0
-    for number in numbers:
-        value = (value * 6364136223846793005 + number * 1442695040888963407 + 1) % 2**63
-    return value
 
 
 def _write_atomically(path: Path, text: str) -> None:

@@ -211,3 +211,21 @@ def test_backbone_starts_from_a_folder_of_weights(tmp_path):
 def test_the_table_of_parameters_leaves_nothing_out():
     model = build(sweep={"depths": 8})
     assert sum(by_module(model).values()) == sum(p.numel() for p in model.parameters())
+
+
+def test_bfloat16_changes_little_and_leaves_geometry_alone():
+    """Fields and gradients in float32, near those of float32; poses far from the origin lose nothing."""
+    current, *past = frames(batch=1, size=(32, 48))
+    fields, norms = [], []
+    for precision in (torch.float32, torch.bfloat16):
+        torch.manual_seed(0)
+        model = LetOccFlow(model_config(checkpoint_activations=precision == torch.bfloat16))
+        torch.nn.init.normal_(model.fields.sdf[-1].weight)
+        if precision == torch.bfloat16:
+            model.multiply_in_bfloat16("cpu")
+        fields.append(model(current, past).sdf)
+        fields[-1].square().mean().backward()
+        norms.append(torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]))
+    assert fields[1].dtype == torch.float32 and not torch.equal(*fields)
+    assert (fields[0] - fields[1]).abs().mean() < 0.05 * fields[0].std()
+    torch.testing.assert_close(norms[1], norms[0], rtol=0.3, atol=0.02 * float(norms[0].max()))

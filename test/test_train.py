@@ -1,6 +1,7 @@
 """Training: the schedule, the order of batches, and a run that is killed and resumed."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -11,12 +12,17 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from train_gradients import losses_and_gradients
 
 from letocc_core import config as configuration
 from letocc_core import train as training
 from letocc_core.checkpoint import read_metadata
-from letocc_core.errors import ConfigError
-from letocc_core.train import OptimizerConfig, StepSampler, TrainConfig, learning_rate_factor
+from letocc_core.cli import main
+from letocc_core.data.batches import StepSampler, shares
+from letocc_core.distributed import World
+from letocc_core.errors import ConfigError, DataError
+from letocc_core.reproduce import reproduce
+from letocc_core.train import OptimizerConfig, TrainConfig, learning_rate_factor
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TINY = [
@@ -55,6 +61,20 @@ def test_batches_depend_on_the_step_alone():
         StepSampler(0, 2, 3, 0, 10)
 
 
+def test_processes_share_a_batch():
+    assert shares(8) == [range(8)]
+    assert shares(8, rank=1, processes=2) == [range(4, 8)]
+    assert shares(8, rank=1, processes=2, at_once=2) == [range(4, 6), range(6, 8)]
+    for wrong in ({"processes": 3}, {"processes": 2, "at_once": 3}, {"at_once": 0}):
+        with pytest.raises(ConfigError, match="batch_size 8 cannot be shared out evenly"):
+            shares(8, **wrong)
+    whole = StepSampler(5, 4, seed=3, start=2, stop=6)
+    parts = [StepSampler(5, 4, 3, 2, 6, shares(4, rank, processes=2, at_once=1)) for rank in (0, 1)]
+    assert len(parts[0]) == 8 and len(whole) == 4
+    first, second = ([*zip(indices[::2], indices[1::2], strict=True)] for indices in map(list, parts))
+    assert [[*a[0], *a[1], *b[0], *b[1]] for a, b in zip(first, second, strict=True)] == list(whole)
+
+
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("cache")
@@ -74,8 +94,12 @@ def command(out: Path, cache: Path, *extra: str) -> list[str]:
     return [sys.executable, "-m", "letocc_core.cli", *arguments, "--loader-workers", "0", *extra]
 
 
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 def losses(out: Path) -> list[dict]:
-    return [json.loads(line) for line in (out / "street_motion/latest/losses.jsonl").read_text().splitlines()]
+    return lines(out / "street_motion/latest/losses.jsonl")
 
 
 @pytest.fixture(scope="module")
@@ -141,10 +165,87 @@ def test_resume_refuses_another_configuration(uninterrupted, cache):
     assert "fields that differ: seed: 0 != 5" in run.stderr
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(cache, tmp_path, monkeypatch):
-    config = configuration.load(TrainConfig, REPOSITORY / "config/street_motion.yaml", [*TINY, f"data.cache={cache}"])
-    real = training.stage_losses
-    monkeypatch.setattr(training, "stage_losses", lambda *a: {**real(*a), "eikonal": torch.tensor(float("nan"))})
-    with pytest.raises(training.TrainingError, match="eikonal is not finite at step 0"):
-        training.train(config, "nan", out=tmp_path, loader_workers=0)
-    assert (tmp_path / "nan/latest/batch_0_0.pt").is_file()
+@pytest.mark.parametrize("term", ["eikonal", "gradient"])
+def test_what_is_not_finite_stops_the_run_and_can_be_seen_again(cache, tmp_path, monkeypatch, capsys, term: str):
+    """A term that turns NaN at the second step; a root whose slope there is infinite."""
+    changes = [*TINY, f"data.cache={cache}", "stages.0.batch_size=2", "history_dropout=0"]
+    config = configuration.load(TrainConfig, REPOSITORY / "config/street_motion.yaml", changes)
+    real, calls = training.stage_losses, []
+
+    def broken(fields, grid, clip, *rest):
+        losses = real(fields, grid, clip, *rest)
+        calls.append(losses["photometric"].item())
+        if rest[1] == 0.25:  # progress after one of four steps
+            if term == "eikonal":
+                losses["eikonal"] = losses["eikonal"] * torch.nan
+            losses["total"] = losses["total"] + (fields.sdf - fields.sdf.detach()).abs().sum().sqrt()
+        return losses
+
+    monkeypatch.setattr(training, "stage_losses", broken)
+    with pytest.raises(training.TrainingError, match=f"stage static: {term} is (nan|inf) at step 1") as stopped:
+        training.train(config, "nan", out=tmp_path, loader_workers=0, clips_at_once=1)
+    file = tmp_path.resolve() / "nan/latest/batch_static_1_0.pt"
+    command = str(stopped.value).rpartition(": ")[2].split()
+    assert command[:2] == ["letocc", "reproduce"] and Path(command[2]).samefile(file)
+    assert main(command[1:]) == 0
+    shown = dict(line.split(": ") for line in capsys.readouterr().out.splitlines())
+    assert not math.isfinite(float(shown["eikonal" if term == "eikonal" else "gradient of fields"]))
+    assert float(shown["photometric"]) == calls[-2]  # as it was when training stopped
+    with pytest.raises(DataError, match="not a batch that training saved"):
+        reproduce(tmp_path / "nan/latest/config.yaml")
+
+
+def torchrun(*arguments: str) -> str:
+    """What two gloo processes print."""
+    launch = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "test")])
+    done = subprocess.run(
+        [*launch, *arguments],
+        cwd=REPOSITORY,
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": f"{paths}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+        },
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_two_processes_and_parts_of_a_batch_train_as_one(cache, tmp_path):
+    """Two processes, and one that adds up the gradients of two parts: the same losses and the same model."""
+    changes = [f"stages.{i}.{change}" for i in (0, 1) for change in ("batch_size=2", "steps=2")]
+    path = REPOSITORY / "config/street_motion.yaml"
+    config = configuration.load(TrainConfig, path, [*TINY, f"data.cache={cache}", *changes])
+    alone, parts = (
+        training.train(config, name, out=tmp_path, loader_workers=0, clips_at_once=at_once)
+        for name, at_once in (("alone", None), ("parts", 1))
+    )
+    printed = torchrun(*command(tmp_path, cache)[1:], *changes)
+    launched = tmp_path.resolve() / "street_motion/latest"
+    assert printed.split() == [str(launched.resolve() / "model.safetensors")]
+    for folder, processes in ((launched, 2), (parts, 1)):
+        for name in ("losses.jsonl", "stages.jsonl"):
+            assert len((folder / name).read_text().splitlines()) == {"losses.jsonl": 4, "stages.jsonl": 2}[name]
+        for entry, other in zip(lines(folder / "losses.jsonl"), lines(alone / "losses.jsonl"), strict=True):
+            assert entry.pop("stage") == other.pop("stage") and entry == pytest.approx(other, rel=1e-3, abs=1e-6)
+        found, expected = (load_file(run / "model.safetensors") for run in (folder, alone))
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+        for took in lines(folder / "stages.jsonl"):
+            assert took["processes"] == processes and took["peak_memory_gib"] > 0 and 0 <= took["waiting_for_data"] < 1
+
+
+def test_gradients_of_two_processes_are_those_of_one(tmp_path):
+    """Clips of which one has few rays that count, and rays at random: term by term and parameter by parameter."""
+    losses, gradients = losses_and_gradients(World(torch.device("cpu")))
+    assert len(gradients) > 100 and [name for name, value in losses.items() if value == 0] == ["behind", "start"]
+    torchrun(str(REPOSITORY / "test/train_gradients.py"), str(tmp_path / "two.pt"))
+    two = torch.load(tmp_path / "two.pt", weights_only=True)
+    assert two["losses"] == pytest.approx(losses, rel=1e-5)
+    assert two["gradients"].keys() == gradients.keys()
+    for name, gradient in gradients.items():
+        scale = float(gradient.abs().max())
+        torch.testing.assert_close(two["gradients"][name], gradient, rtol=0, atol=1e-3 * scale, msg=name)

@@ -17,6 +17,7 @@ from letocc_core.model.backbone import BackboneConfig, FeaturePyramid
 from letocc_core.model.fields import FieldHeads, Fields, FieldsConfig
 from letocc_core.model.motion_sweep import MotionSweepConfig
 from letocc_core.model.plane_sweep import PlaneSweepConfig
+from letocc_core.model.precision import multiply_in_bfloat16
 from letocc_core.model.recompute import recompute_activations
 from letocc_core.model.refinement import Refinement, RefinementConfig, ResidualBlock
 from letocc_core.model.temporal import PairAttention, TemporalConfig, TemporalFusion
@@ -89,6 +90,11 @@ class LetOccFlow(nn.Module):
         volume = [m for m in self.refinement.modules() if isinstance(m, ResidualBlock)]
         heads = [m for m in (self.fields.sdf, self.fields.flow, self.fields.semantics) if m is not None]
         return [*image, *self.encoder.layers, *fusion, *volume, *heads]
+
+    def multiply_in_bfloat16(self, device_type: str) -> None:
+        """Backbone, attention and convolutions in bfloat16 from now on; geometry and fields stay in float32."""
+        fusion = [m for m in self.temporal.modules() if isinstance(m, PairAttention | nn.Conv3d)]
+        multiply_in_bfloat16([self.pyramid, *self.encoder.layers, *fusion, self.refinement], device_type)
 
     def forward(self, current: Frame, history: Sequence[Frame] = ()) -> Fields:
         """Fields of the current frame (batched frames; `history` newest first)."""

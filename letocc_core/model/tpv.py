@@ -61,7 +61,7 @@ class ImageCrossAttention(nn.Module):
         reference = locations.gather(2, picked[..., None, None].expand(-1, -1, -1, anchors, 2))
         out = self.attention(queries.flatten(0, 1), reference.flatten(0, 1)[:, :, None], value, spatial_shapes)
         out = out.view(B, N, most, -1) * seen.gather(2, picked)[..., None]
-        total = torch.zeros_like(query).scatter_add(1, index.flatten(1, 2), out.flatten(1, 2))
+        total = torch.zeros_like(query).scatter_add(1, index.flatten(1, 2), out.flatten(1, 2).to(query.dtype))
         return total / seen.sum(1).clamp(min=1)[..., None]
 
 
