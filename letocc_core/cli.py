@@ -10,9 +10,6 @@ from pathlib import Path
 from letocc_core.errors import LetOccError
 
 
-FORMATS = ("bag", "nuscenes", "kitti-odometry", "kitti-tracking")  # that `letocc simulate` writes
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns the exit status. Errors of ours are printed without a traceback."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -143,16 +140,13 @@ def _ablation(options: argparse.Namespace) -> None:
 
 
 def _add_simulate(commands) -> None:
-    p = commands.add_parser("simulate", help="write simulated streets as bags with their truth, or as a data set")
-    p.add_argument("--out", type=Path, required=True, help="folder to write to: a bag a street, or a data set's root")
-    p.add_argument(
-        "--format", choices=FORMATS, default="bag", help="bag, or the layout of a data set on disk (default: bag)"
-    )
+    p = commands.add_parser("simulate", help="write bags of simulated streets with their truth")
+    p.add_argument("--out", type=Path, required=True, help="folder to write to: one bag a street, truth beside it")
     p.add_argument("--seed", type=int, default=0, help="seed of the first street (default: 0)")
     p.add_argument("--scenes", type=int, default=1, help="streets, with consecutive seeds (default: 1)")
     p.add_argument("--seconds", type=float, default=5.0, help="length of each (default: 5)")
-    p.add_argument("--rig", help="nuscenes, kitti, or a YAML file (default: kitti for its formats, else nuscenes)")
-    p.add_argument("--rate", type=float, help="image sets a second of a bag (default: 20); data sets have their own")
+    p.add_argument("--rig", default="nuscenes", help="nuscenes, kitti, or a YAML file (default: nuscenes)")
+    p.add_argument("--rate", type=float, default=20.0, help="image sets a second (default: 20)")
     p.add_argument(
         "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="px of the images (default: the rig's)"
     )
@@ -161,25 +155,18 @@ def _add_simulate(commands) -> None:
 
 
 def _simulate(options: argparse.Namespace) -> None:
-    common = {
-        "out": options.out,
-        "seed": options.seed,
-        "scenes": options.scenes,
-        "seconds": options.seconds,
-        "image_size": options.size,
-        "workers": options.workers,
-    }
-    if options.format == "bag":
-        from letocc_core.data.simulator.recording import simulate
+    from letocc_core.data.simulator.recording import simulate
 
-        paths = simulate(**common, rig=options.rig or "nuscenes", rate_hz=options.rate or 20.0)
-    elif options.rate is not None:
-        raise LetOccError(f"--rate is for bags; {options.format} has a rate of its own")
-    else:
-        from letocc_core.data.simulator.datasets import simulate_dataset
-
-        paths = simulate_dataset(layout=options.format, rig=options.rig, **common)
-    for path in paths:
+    for path in simulate(
+        out=options.out,
+        seed=options.seed,
+        scenes=options.scenes,
+        seconds=options.seconds,
+        rig=options.rig,
+        rate_hz=options.rate,
+        image_size=options.size,
+        workers=options.workers,
+    ):
         print(path)
 
 
@@ -249,21 +236,17 @@ def _eval_tables(options: argparse.Namespace) -> None:
 
 
 def _add_replay(commands) -> None:
-    p = commands.add_parser("replay", help="run a bag through the pipeline, offline and without ROS, and report on it")
+    p = commands.add_parser("replay", help="run a bag through the pipeline, offline and without ROS")
     p.add_argument("bag", type=Path)
-    which = p.add_mutually_exclusive_group(required=True)
-    which.add_argument("--checkpoint", type=Path)
-    which.add_argument("--compare", type=Path, nargs=2, metavar=("A", "B"), help="two checkpoints, side by side")
+    p.add_argument("--checkpoint", type=Path, required=True)
     p.add_argument("--out", type=Path, default=Path("out/replay"), help="folder to write to (default: out/replay)")
-    p.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
     p.set_defaults(run=_replay)
 
 
 def _replay(options: argparse.Namespace) -> None:
     from letocc_core.replay import replay_to_folder
 
-    checkpoints = options.compare or [options.checkpoint]
-    replay_to_folder(options.bag, checkpoints, options.out, options.device, options.command_line)
+    replay_to_folder(options.bag, options.checkpoint, options.out)
 
 
 def _add_play(commands) -> None:
