@@ -9,6 +9,8 @@ from pathlib import Path
 
 from letocc_core.errors import LetOccError
 
+FORMATS = ("bag", "nuscenes", "kitti-odometry", "kitti-tracking")  # that `letocc simulate` writes
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns the exit status. Errors of ours are printed without a traceback."""
@@ -140,13 +142,16 @@ def _ablation(options: argparse.Namespace) -> None:
 
 
 def _add_simulate(commands) -> None:
-    p = commands.add_parser("simulate", help="write bags of simulated streets with their truth")
-    p.add_argument("--out", type=Path, required=True, help="folder to write to: one bag a street, truth beside it")
+    p = commands.add_parser("simulate", help="write simulated streets as bags with their truth, or as a data set")
+    p.add_argument("--out", type=Path, required=True, help="folder to write to: a bag a street, or a data set's root")
+    p.add_argument(
+        "--format", choices=FORMATS, default="bag", help="bag, or the layout of a data set on disk (default: bag)"
+    )
     p.add_argument("--seed", type=int, default=0, help="seed of the first street (default: 0)")
     p.add_argument("--scenes", type=int, default=1, help="streets, with consecutive seeds (default: 1)")
     p.add_argument("--seconds", type=float, default=5.0, help="length of each (default: 5)")
-    p.add_argument("--rig", default="nuscenes", help="nuscenes, kitti, or a YAML file (default: nuscenes)")
-    p.add_argument("--rate", type=float, default=20.0, help="image sets a second (default: 20)")
+    p.add_argument("--rig", help="nuscenes, kitti, or a YAML file (default: kitti for its formats, else nuscenes)")
+    p.add_argument("--rate", type=float, help="image sets a second of a bag (default: 20); data sets have their own")
     p.add_argument(
         "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="px of the images (default: the rig's)"
     )
@@ -155,18 +160,25 @@ def _add_simulate(commands) -> None:
 
 
 def _simulate(options: argparse.Namespace) -> None:
-    from letocc_core.data.simulator.recording import simulate
+    common = {
+        "out": options.out,
+        "seed": options.seed,
+        "scenes": options.scenes,
+        "seconds": options.seconds,
+        "image_size": options.size,
+        "workers": options.workers,
+    }
+    if options.format == "bag":
+        from letocc_core.data.simulator.recording import simulate
 
-    for path in simulate(
-        out=options.out,
-        seed=options.seed,
-        scenes=options.scenes,
-        seconds=options.seconds,
-        rig=options.rig,
-        rate_hz=options.rate,
-        image_size=options.size,
-        workers=options.workers,
-    ):
+        paths = simulate(**common, rig=options.rig or "nuscenes", rate_hz=options.rate or 20.0)
+    elif options.rate is not None:
+        raise LetOccError(f"--rate is for bags; {options.format} has a rate of its own")
+    else:
+        from letocc_core.data.simulator.datasets import simulate_dataset
+
+        paths = simulate_dataset(layout=options.format, rig=options.rig, **common)
+    for path in paths:
         print(path)
 
 

@@ -39,7 +39,7 @@ T_BASE_CAM0 = np.array([[0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, CAMERA_HEIGHT], 
 class SensorCalibration:
     """A calibration file of KITTI: rows of numbers by key, `P0: ...` or, in the tracking benchmark, `R_rect ...`.
 
-    Raises `CalibrationError` for a missing file or a value that is no number.
+    Raises `CalibrationError` for a missing file, and for a row that is asked for and is not there or malformed.
     """
 
     def __init__(self, path: Path):
@@ -48,23 +48,27 @@ class SensorCalibration:
                 f"{path}: no such calibration file; it comes with the benchmark's calibration archive"
             )
         self.path = path
-        self.rows: dict[str, np.ndarray] = {}
-        for number, line in enumerate(path.read_text().splitlines(), start=1):
-            key, *values = line.split() or [""]
-            try:
-                self.rows[key.rstrip(":")] = np.array([float(v) for v in values])
-            except ValueError as error:
-                raise CalibrationError(f"{path}, line {number}: {error}; expected a key and numbers") from error
+        lines = enumerate(path.read_text().splitlines(), start=1)
+        self.rows = {
+            key.rstrip(":"): (i, values) for i, line in lines if line.strip() for key, *values in [line.split()]
+        }
 
     def matrix(self, rows: int, columns: int, *keys: str) -> np.ndarray:
         """The first of `keys` that is present (the benchmarks name them differently); `CalibrationError` if none is."""
         key = next((k for k in keys if k in self.rows), None)
         if key is None:
-            found = ", ".join(filter(None, self.rows)) or "none"
-            raise CalibrationError(f"{self.path}: no key {' or '.join(keys)}; keys found: {found}")
-        if self.rows[key].size != rows * columns:
-            raise CalibrationError(f"{self.path}: {key} has {self.rows[key].size} numbers, expected {rows} x {columns}")
-        return self.rows[key].reshape(rows, columns)
+            raise CalibrationError(
+                f"{self.path}: no key {' or '.join(keys)}; keys found: {', '.join(self.rows) or 'none'}; it comes with the "
+                "benchmark's calibration archive"
+            )
+        line, texts = self.rows[key]
+        try:
+            values = np.array([float(text) for text in texts])
+        except ValueError as error:
+            raise CalibrationError(f"{self.path}, line {line}: {error}; expected a key and numbers") from error
+        if values.size != rows * columns:
+            raise CalibrationError(f"{self.path}: {key} has {values.size} numbers, expected {rows} x {columns}")
+        return values.reshape(rows, columns)
 
     def rigid(self, *keys: str) -> np.ndarray:
         """[4, 4] from a 3 x 4 matrix."""

@@ -11,12 +11,12 @@ import numpy as np
 import yaml
 
 from letocc_core.data.bag_writer import BagWriter, optical_frame
+from letocc_core.data.simulator.rendering import rendered
 from letocc_core.data.simulator.rig import Rig
 from letocc_core.data.simulator.street import EPOCH_NS, SimFrame, Street
 from letocc_core.data.truth import CLASS_NAMES, FREE, Truth
 from letocc_core.errors import DataError
 from letocc_core.geometry.grid import GridSpec
-from letocc_core.processes import single_threaded
 
 ODOMETRY_HZ = 50.0  # transforms a second on /tf
 MARGIN = 0.2  # s of transforms before the first and after the last image set
@@ -85,17 +85,11 @@ def truth_folder(bag: Path) -> Path:
 
 
 def _write_street(out: Path, seed: int, rig: Rig, grid: GridSpec, times: list[float], rate_hz: float, workers: int):
-    from tqdm import tqdm
-
     path = out / f"street_{seed:06d}"
     out.mkdir(parents=True, exist_ok=True)
     names = list(rig.cameras)
-    arguments = (seed, rig, grid, 1 / rate_hz)
-    with (
-        BagWriter(path) as bag,
-        single_threaded(workers, _open, arguments) as pool,
-    ):
-        frames = tqdm(pool.map(_render, times), total=len(times), desc=path.name, unit="set", dynamic_ncols=True)
+    frames = rendered(seed, rig, grid, times, [True] * len(times), 1 / rate_hz, workers)
+    with BagWriter(path) as bag:
         _write_transforms(bag, Street(seed, rig), names, times)
         folder = truth_folder(path)
         folder.mkdir(exist_ok=True)
@@ -144,15 +138,3 @@ def _write_frame(bag: BagWriter, frame: SimFrame, names: list[str]) -> None:
 
 def _plain(value):
     return list(value) if isinstance(value, tuple) else value
-
-
-_street: Street | None = None  # of this worker process
-
-
-def _open(seed: int, rig: Rig, grid: GridSpec, flow_interval: float) -> None:
-    global _street
-    _street = Street(seed, rig, grid, flow_interval)
-
-
-def _render(t: float) -> SimFrame:
-    return _street.render(t)
