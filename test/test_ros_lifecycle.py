@@ -1,0 +1,226 @@
+"""The managed node in this process: its states, its parameters, several of it; nothing is sent."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed; source scripts/env.sh")
+pytest.importorskip("letocc_ros.msg", reason="the ROS package is not built; source scripts/env.sh")
+
+import ros_rig as rig
+from rclpy.context import Context
+from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from ros_rig import CAMERAS, until
+
+from letocc_core.stream.pipeline import OccFlowPipeline
+from letocc_ros.node import OccFlowNode
+from letocc_ros.outputs import Outputs
+from letocc_ros.parameters import NodeParameters, defaults
+
+pytestmark = pytest.mark.xdist_group("ros")
+SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return rig.write_checkpoint(tmp_path_factory.mktemp("model") / "tiny.safetensors")
+
+
+@pytest.fixture
+def start(checkpoint: Path) -> Iterator[Callable[..., OccFlowNode]]:
+    """Makes nodes, in one context; takes arguments as on the command line."""
+    rig.isolate_ros()
+    context, nodes = Context(), []
+    context.init()
+
+    def make(*arguments: str, **parameters: object) -> OccFlowNode:
+        given = {"checkpoint": str(checkpoint), "cameras": list(CAMERAS)} | parameters
+        overrides = [Parameter(name, value=value) for name, value in given.items()]
+        command = ["--ros-args", *arguments] if arguments else None
+        nodes.append(OccFlowNode(context=context, cli_args=command, parameter_overrides=overrides))
+        return nodes[-1]
+
+    yield make
+    for node in nodes:
+        node.destroy_node()
+    context.try_shutdown()
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Until it is set, a set that the network has begun is not answered; `gate.begun` is set when it has."""
+    gate, step = threading.Event(), OccFlowPipeline.step
+    gate.begun = threading.Event()
+
+    def slow(pipeline: OccFlowPipeline, frames):
+        if threading.current_thread().name == "inference":
+            gate.begun.set()
+            gate.wait(60)
+        return step(pipeline, frames)
+
+    monkeypatch.setattr(OccFlowPipeline, "step", slow)
+    yield gate
+    gate.set()
+
+
+def values(node: OccFlowNode, state: str = "active") -> dict[str, str]:
+    return {pair.key: pair.value for pair in node.health.statuses(state)[0].values}
+
+
+def test_a_managers_way_and_back(start: Callable[..., OccFlowNode]):
+    node = start()
+    for _ in range(2):
+        assert node.trigger_configure() == SUCCESS
+        assert node.trigger_activate() == SUCCESS
+        assert node.trigger_deactivate() == SUCCESS
+        assert node.trigger_cleanup() == SUCCESS
+
+
+@pytest.mark.parametrize("steps", [[], ["configure"], ["configure", "activate"]])
+def test_it_shuts_down_from_every_state(start: Callable[..., OccFlowNode], steps: list[str]):
+    node = start()
+    for step in steps:
+        assert getattr(node, f"trigger_{step}")() == SUCCESS
+    assert node.trigger_shutdown() == SUCCESS
+
+
+def test_nothing_waits_for_a_set_that_takes_long(start: Callable[..., OccFlowNode], gate: threading.Event):
+    """With the network at work on a set that never ends: deactivated at once, cleaned up after `PATIENCE`."""
+    node = start()
+    assert node.start()
+    node._submit(rig.frame_set(0), time.monotonic())
+    assert gate.begun.wait(20)
+    node._submit(rig.frame_set(1), time.monotonic())
+    assert node.trigger_deactivate() == SUCCESS
+    assert values(node)["dropped: deactivated"] == "1"  # the one that waited
+    assert node.trigger_shutdown() == SUCCESS
+    assert node.busy
+    gate.set()
+    until(lambda: not node.busy, 20, "the end of the set in work")
+    assert values(node)["sets out"] == "0"
+
+
+def test_an_answer_of_an_earlier_activation_is_not_published(start: Callable[..., OccFlowNode], gate: threading.Event):
+    node = start()
+    assert node.start()
+    node._submit(rig.frame_set(0), time.monotonic())
+    assert gate.begun.wait(20)
+    assert node.trigger_deactivate() == node.trigger_activate() == SUCCESS
+    gate.set()
+    until(lambda: values(node).get("dropped: deactivated") == "1", 20, "the earlier set counted as dropped")
+    node._submit(rig.frame_set(1), time.monotonic())
+    until(lambda: values(node)["sets out"] == "1", 20, "an answer")
+    assert node._pipeline.resets == {"deactivated": 1}
+
+
+def test_a_model_that_does_not_fit_is_said_and_can_be_tried_again(
+    start: Callable[..., OccFlowNode], monkeypatch: pytest.MonkeyPatch
+):
+    def full(self, cameras: int) -> None:
+        raise RuntimeError("not enough memory: you tried to allocate 99 TB")
+
+    node = start()
+    with monkeypatch.context() as patch:
+        patch.setattr(OccFlowPipeline, "warm_up", full)
+        assert node.trigger_configure() == FAILURE
+        assert "99 TB" in node.health.statuses("unconfigured")[0].message
+    assert node.trigger_configure() == SUCCESS
+
+
+def test_several_nodes_of_one_system_keep_to_themselves(start: Callable[..., OccFlowNode]):
+    left = start("-r", "__ns:=/left", "-r", "__node:=seer")
+    right = start("-r", "__ns:=/right", "-r", "camera_front/image_raw/compressed:=/sensors/front")
+    assert left.start()
+    assert right.start()
+    assert left.get_fully_qualified_name() == "/left/seer"
+    assert left._inputs.image_topics[CAMERAS[0]] == "/left/camera_front/image_raw/compressed"
+    assert right._inputs.image_topics[CAMERAS[0]] == "/sensors/front"
+    topics = {p.topic_name for node in (left, right) for p in node.publishers}
+    assert {"/left/seer/occupancy", "/right/occ_flow_node/occupancy", "/diagnostics"} <= topics
+    assert left.health.statuses("active")[0].name == "left/seer"
+    assert right.set_parameters([Parameter("threshold", value=0.75)])[0].successful
+    assert left._pipeline.threshold != right._pipeline.threshold == 0.75
+
+
+def test_what_changes_live_and_what_is_refused(start: Callable[..., OccFlowNode]):
+    node = start()
+    assert node.start()
+    live = {
+        "threshold": 0.6,
+        "min_speed": 1.0,
+        "costmap_max_height": 3.0,
+        "points_min_height": 0.2,
+        "voxel_colour": "speed",
+        "motion_colour": [0.0, 1.0, 0.0],
+        "publish_objects": True,
+        "publish_points": False,
+    }
+    for name, value in live.items():
+        assert node.set_parameters([Parameter(name, value=value)])[0].successful, name
+    assert node._pipeline.threshold == 0.6
+    assert node._outputs.parameters.voxel_colour == "speed"
+    fixed = sorted(defaults().keys() - {name for name in defaults() if is_live(name)})
+    assert {"checkpoint", "cameras", "camera_timeout", "odometry_topic", "device"} <= set(fixed)
+    for name in fixed:
+        (result,) = node.set_parameters([Parameter(name, value=node.get_parameter(name).value)])
+        assert not result.successful
+        assert f"{name}: can change only while the node is unconfigured" in result.reason
+    for name, value in (("voxel_colour", "taste"), ("motion_colour", [1.0]), ("costmap_max_height", 0.0)):
+        (result,) = node.set_parameters([Parameter(name, value=value)])
+        assert not result.successful
+        assert name.removesuffix("max_height") in result.reason
+    together = [Parameter("costmap_min_height", value=4.0), Parameter("costmap_max_height", value=5.0)]
+    assert node.set_parameters_atomically(together).successful  # one by one the first would be refused
+
+
+def is_live(name: str) -> bool:
+    return NodeParameters.__dataclass_fields__[name].metadata["live"]
+
+
+class Publisher:
+    """Stands in for a lifecycle publisher."""
+
+    def __init__(self, topic: str):
+        self.topic_name, self.listeners, self.sent = topic, 0, []
+
+    def get_subscription_count(self) -> int:
+        return self.listeners
+
+    def publish(self, message: object) -> None:
+        self.sent.append(message)
+
+
+class Publishers:
+    """Stands in for the node."""
+
+    def __init__(self):
+        self.made: dict[str, Publisher] = {}
+
+    def create_lifecycle_publisher(self, kind: type, topic: str, depth: int) -> Publisher:
+        self.made[topic] = Publisher(topic)
+        return self.made[topic]
+
+    def destroy_lifecycle_publisher(self, publisher: Publisher) -> None:
+        del self.made[publisher.topic_name]
+
+
+def test_an_output_is_made_if_it_is_switched_on_and_someone_listens(checkpoint: Path):
+    pipeline = OccFlowPipeline.from_checkpoint(checkpoint)
+    answer = pipeline.step(rig.frame_set(0))
+    node = Publishers()
+    outputs = Outputs(node, NodeParameters(), answer.grid)
+    assert set(node.made) == {f"~/{name}" for name in ("occupancy", "points", "costmap", "markers", "objects")}
+    assert outputs.publish(answer) == 0
+    for publisher in node.made.values():
+        publisher.listeners = 1
+    assert outputs.publish(answer) == 4  # objects are off by default
+    outputs.parameters = NodeParameters(publish_objects=True, publish_points=False)
+    assert outputs.publish(answer) == 4
+    assert [len(node.made[f"~/{name}"].sent) for name in ("points", "objects", "costmap")] == [1, 1, 2]
+    assert {m.header.frame_id for p in node.made.values() for m in p.sent if hasattr(m, "header")} == {"base_link"}
+    outputs.destroy()
+    assert not node.made
