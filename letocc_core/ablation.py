@@ -63,7 +63,11 @@ class Job:
         """Whether the result file is of this configuration."""
         if not self.result.exists():
             return False
-        return results.read_results(self.result)["config"] == configuration.to_dict(self.stages[-1])
+        measured = results.read_results(self.result)["config"]
+        try:
+            return configuration.from_dict(TrainConfig, measured, str(self.result)) == self.stages[-1]
+        except ConfigError:  # of another version, with keys that are no more
+            return False
 
 
 def ablate(

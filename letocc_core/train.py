@@ -35,6 +35,7 @@ from letocc_core.data.batches import StepSampler, mix, shares
 from letocc_core.distributed import World, joined
 from letocc_core.errors import ConfigError, LetOccError
 from letocc_core.frame import Clip, InputConfig, collate
+from letocc_core.losses.feature_similarity import similarity_cue
 from letocc_core.losses.objective import MotionConfig, StaticStageConfig, stage_losses
 from letocc_core.model.let_occ_flow import Fields, LetOccFlow, ModelConfig
 from letocc_core.rendering.draws import Draws
@@ -187,7 +188,10 @@ class StageObjective(nn.Module):
         """Weighted terms and their `total` of a batch of clips at a step of the stage."""
         stage, grid = self.stage, self.model.config.grid
         fields = forward_clip(self.model, clip, self.history_gradient, motion=stage.motion is not None)
-        return stage_losses(fields, grid, clip, stage.objective, step / stage.steps, draws, stage.motion)
+        similarity = None
+        if stage.motion is not None and stage.motion.cue == "similarity":
+            similarity = similarity_cue(self.model, clip, fields, stage.motion.similarity)
+        return stage_losses(fields, grid, clip, stage.objective, step / stage.steps, draws, stage.motion, similarity)
 
 
 class _Run:
@@ -290,7 +294,7 @@ class _Run:
         groups: dict[float, list[nn.Parameter]] = {}
         for name, parameter in self.model.named_parameters():
             factor = config.backbone_factor if name.startswith("pyramid.backbone.") else 1.0
-            factor *= 1.0 if name.startswith("fields.flow.") else config.geometry_factor
+            factor *= 1.0 if name.startswith(("fields.flow.", "fields.dynamic.")) else config.geometry_factor
             parameter.requires_grad_(factor > 0)
             parameter.grad = None  # of an earlier stage: it would count in the norm of one that keeps this frozen
             groups.setdefault(factor, []).append(parameter)

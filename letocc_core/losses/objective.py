@@ -1,6 +1,6 @@
 """The objective of a stage: the terms that shape geometry (SelfOcc's), and with `MotionConfig` those that teach motion."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -12,6 +12,7 @@ from letocc_core.errors import ConfigError
 from letocc_core.frame import Clip, FlowCue, Frame
 from letocc_core.geometry.grid import GridSpec, sample_volume
 from letocc_core.losses import edge, eikonal, hessian, lidar, optical_flow, photometric, semantics, sparsity
+from letocc_core.losses.feature_similarity import SimilarityConfig, VoxelMotion, similarity_losses
 from letocc_core.losses.mean import mean_over, total
 from letocc_core.rendering.draws import Draws
 from letocc_core.rendering.rays import Rays, camera_rays, lidar_rays
@@ -64,13 +65,19 @@ class StaticStageConfig:
 
 @dataclass(frozen=True)
 class MotionConfig:
-    """What the motion stage adds: flow cues tell what moves, and how; weights are of errors in pixels (Let Occ Flow 3.4)."""
+    """What the motion stage adds: a cue tells what moves, and how (Let Occ Flow 3.4).
 
+    Weights are of errors in pixels with `cue: flow`, in m/s with `cue: similarity`.
+    """
+
+    cue: Literal["flow", "similarity", "none"] = "flow"  # optical flow, the network's own features, photometry alone
     flow: float = 0.02  # weight of the cue on rays that move: supervises motion only, their geometry is not touched
     static_flow: float = 0.005  # weight of the cue on the others: supervises geometry
     static_cues: Literal["both", "forward", "none"] = "both"  # which cues do so (Table 6)
     still: float = 0.1  # weight of the motion (m/s) rendered on rays that do not move
     threshold: float = 1.0  # px of flow that a static world does not explain, beyond which a ray moves; 8 at full size
+    apart: float = 0.05  # weight of telling the dynamic field from the static one, with `cue: similarity` and both
+    similarity: SimilarityConfig = field(default_factory=SimilarityConfig)  # how features are compared
     disentangle: bool = True  # tell moving rays from the others; False: all supervise motion and geometry (Table 5)
 
 
@@ -82,6 +89,7 @@ def stage_losses(
     progress: float,
     draws: Draws | None = None,
     motion: MotionConfig | None = None,
+    similarity: VoxelMotion | None = None,
 ) -> dict[str, Tensor]:
     """Weighted terms and their sum, `total`, of a batched clip; terms of weight 0 are absent.
 
@@ -89,7 +97,8 @@ def stage_losses(
 
     Args:
         progress: share of the stage that is done, for the annealing of beta.
-        motion: also learn how the world moves; the clip needs cues.
+        motion: also learn how the world moves.
+        similarity: what the features of the clip say about that, for `motion.cue: similarity`.
         draws: of the rays' jitter; None: cell centres and uniform samples.
     """
     beta = config.beta(progress)
@@ -114,20 +123,48 @@ def stage_losses(
         del terms["lidar"]
     weighted = {name: weight * term() for name, term in terms.items() if (weight := getattr(config, name)) > 0}
     if motion is not None:
-        weighted |= motion_terms(seen, rays, clip, motion)
+        found = motion_terms(seen, rays, clip, motion, fields, similarity)
+        weighted |= {name: weight * found[name] for name in found if (weight := getattr(motion, name)) > 0}
     return {**weighted, "total": sum(weighted.values())}
 
 
-def motion_terms(seen: Rendered, rays: Rays, clip: Clip, config: MotionConfig) -> dict[str, Tensor]:
-    """Weighted terms that teach motion, over all cues of a clip: `flow`, `static_flow` and `still`.
+def motion_terms(
+    seen: Rendered,
+    rays: Rays,
+    clip: Clip,
+    config: MotionConfig,
+    fields: SceneFields,
+    similarity: VoxelMotion | None = None,
+) -> dict[str, Tensor]:
+    """Terms that teach motion, by the name of their weight in `config`.
 
-    Raises `ConfigError` if the clip has no cues.
+    Raises `ConfigError` if what `config.cue` asks for is not there.
     """
+    if config.cue == "none":
+        return {"still": _still_term(seen, rays, clip)}
+    if config.cue == "similarity":
+        if similarity is None:
+            raise ConfigError("motion.cue is similarity, but no features were compared: give stage_losses their cue")
+        return similarity_losses(fields.flow, getattr(fields, "dynamic", None), similarity)
     if not clip.cues:
-        raise ConfigError("a motion stage wants flow cues: set data.simulator.cue or data.bag.cue to dis")
+        raise ConfigError(
+            "a motion stage wants flow cues: set data.simulator.cue or data.bag.cue to dis, or motion.cue to similarity"
+        )
     found = [_cue_terms(seen, rays, clip, cue, config) for cue in clip.cues]
-    mean = {name: sum(terms[name] for terms in found) / len(found) for name in found[0]}
-    return {name: weight * mean[name] for name in mean if (weight := getattr(config, name)) > 0}
+    return {name: sum(terms[name] for terms in found) / len(found) for name in found[0]}
+
+
+def _still_term(seen: Rendered, rays: Rays, clip: Clip) -> Tensor:
+    """Speed (m/s) rendered on rays through what cannot move; on all rays where that is not known."""
+    inside = rays.valid & (seen.opacity.detach() > 0.5)
+    if clip.current.movable is not None:
+        inside = inside & ~_nearest(clip.current.movable, rays.pixels)
+    return mean_over(_speed(seen), inside)
+
+
+def _speed(seen: Rendered) -> Tensor:
+    """Rendered motion (m/s, L1) of each ray; its geometry is not touched."""
+    return (seen.weights.detach()[..., None] * seen.velocity).sum(-2).abs().sum(-1)
 
 
 def _cue_terms(seen: Rendered, rays: Rays, clip: Clip, cue: FlowCue, config: MotionConfig) -> dict[str, Tensor]:
@@ -146,14 +183,13 @@ def _cue_terms(seen: Rendered, rays: Rays, clip: Clip, cue: FlowCue, config: Mot
         moves = known & optical_flow.dynamic_rays(target, static.detach(), movable, config.threshold)
     moving = flow(seen.weights.detach() if config.disentangle else seen.weights, seen.velocity)
     still = inside & ~moves & (known if movable is None else known | ~movable)
-    speed = (seen.weights.detach()[..., None] * seen.velocity).sum(-2).abs().sum(-1)
     teaches = config.static_cues == "both" or (config.static_cues == "forward" and cue_is_later(clip, cue))
     error, counted = optical_flow.flow_error(moving, target, moves)
     scale = optical_flow.dynamic_scale(total(known), total(moves))
     return {
         "flow": (scale * total(torch.where(counted, error, 0.0)) / total(known).clamp(min=1)).mean(),
         "static_flow": mean_over(*optical_flow.flow_error(static, target, known & ~moves & teaches)),
-        "still": mean_over(speed, still),
+        "still": mean_over(_speed(seen), still),
     }
 
 

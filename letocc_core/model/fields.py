@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from letocc_core.errors import ConfigError
 from letocc_core.model.motion_sweep import SCALE
 
-GATE_START = -1.0  # logit of the share of the evidence of motion that is believed before training
+GATE_START = -1.0  # logit, before training, of the share of the evidence that is believed, and of the matter that moves
 MOST_VOXELS = 2**19  # at which an MLP is evaluated at once, to bound the memory of its hidden layer
 
 
@@ -24,6 +24,7 @@ class FieldsConfig:
     sdf_scale: float = 1.0  # m, SDF of a unit of the last layer's output
     sdf_start: float = 0.5  # m, SDF everywhere before training: free
     flow_scale: float = 10.0  # m/s, velocity of a unit of the last layer's output
+    dynamic: bool = False  # what stands and what moves have a field each, and only the latter moves (SelfOccFlow)
 
     def __post_init__(self):
         if self.class_names and len(self.class_names) != self.classes:
@@ -39,10 +40,19 @@ class Fields:
     sdf: Float[Tensor, "B 1 X Y Z"]  # m, positive = free
     flow: Float[Tensor, "B 2 X Y Z"] | None  # m/s, (vx, vy) of the matter relative to the world; None: not asked for
     semantics: Float[Tensor, "B K X Y Z"] | None = None  # logits
+    dynamic: Float[Tensor, "B 1 X Y Z"] | None = None  # share of the matter that is the dynamic field's, in (0, 1)
 
     def probability(self, scale: float) -> Float[Tensor, "B X Y Z"]:
         """Occupancy probability sigmoid(-sdf / scale); `scale` in metres."""
         return torch.sigmoid(-self.sdf[:, 0] / scale)
+
+    def parts(self, width: float) -> tuple[Float[Tensor, "B 1 X Y Z"], Float[Tensor, "B 1 X Y Z"]]:
+        """SDFs (m) of what stands and of what moves; their smooth minimum of this width (m) is `sdf`.
+
+        -width log(exp(-a / width) + exp(-b / width)), where each share of the matter is a term's share of the sum.
+        """
+        share = self.dynamic.clamp(1e-6, 1 - 1e-6)
+        return self.sdf - width * torch.log1p(-share), self.sdf - width * torch.log(share)
 
 
 class FieldHeads(nn.Module):
@@ -59,6 +69,7 @@ class FieldHeads(nn.Module):
         self.config = config
         self.sdf = self._mlp(dim, 1)
         self.flow = self._mlp(dim + motion, 3 if motion else 2)
+        self.dynamic = self._mlp(dim + motion, 1) if config.dynamic else None
         self.semantics = self._mlp(dim, config.classes) if config.classes else None
 
     def _mlp(self, inputs: int, outputs: int) -> nn.Sequential:
@@ -76,11 +87,17 @@ class FieldHeads(nn.Module):
         """Fields of a refined volume, the flow field only if `motion` is wanted."""
         sdf = self._evaluate(self.sdf, volume) * self.config.sdf_scale + self.config.sdf_start
         semantics = None if self.semantics is None else self._evaluate(self.semantics, volume)
-        return Fields(sdf, self._flow(volume, evidence) if motion else None, semantics)
-
-    def _flow(self, volume: Tensor, evidence: Tensor | None) -> Float[Tensor, "B 2 X Y Z"]:
-        """Velocity (m/s)."""
+        if not motion:
+            return Fields(sdf, None, semantics)
         inputs = volume if evidence is None else torch.cat([volume, evidence], dim=1)
+        flow = self._flow(inputs, evidence)
+        if self.dynamic is None:
+            return Fields(sdf, flow, semantics)
+        dynamic = torch.sigmoid(self._evaluate(self.dynamic, inputs) + GATE_START)
+        return Fields(sdf, dynamic * flow, semantics, dynamic)
+
+    def _flow(self, inputs: Tensor, evidence: Tensor | None) -> Float[Tensor, "B 2 X Y Z"]:
+        """Velocity (m/s)."""
         out = self._evaluate(self.flow, inputs) * self.config.flow_scale
         if evidence is None:
             return out
