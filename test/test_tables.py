@@ -233,14 +233,16 @@ def test_novel_depth_is_that_of_later_cameras_from_earlier_fields():
     assert measure(Protocol(depth=DepthProtocol()), *steps).score["depth"].images == 1
 
 
-def test_scene_flow_of_a_recording_is_measured_against_the_estimator(monkeypatch):
-    still = Protocol(scene_flow=SceneFlowProtocol())
+def test_scene_flow_of_a_recording_is_measured_against_the_estimator():
+    still = Protocol(scene_flow=SceneFlowProtocol(image_size=(32, 64)))
     steps = [(sample(x=0.0, lidar=True), fields()), (sample(x=0.0, seconds=0.1, lidar=True), None)]
     found = measure(still, *steps).figures()["scene_flow"]  # the same image twice: nothing moves
     assert found["de"] < 0.1 and found["epe"] < 0.1 and found["d1"] == found["sf1"] == 0
     assert "de_fg" not in found
     moving = [(steps[0][0], fields(velocity=(0.0, -10.0))), steps[1]]  # 1 m to the right at 5.5 m: 40 / 5.5 px
     assert measure(still, *moving).figures()["scene_flow"]["epe"] == pytest.approx(40 / 5.5, rel=0.02)
+    double = Protocol(scene_flow=SceneFlowProtocol(image_size=(64, 128)))
+    assert measure(double, *moving).figures()["scene_flow"]["epe"] == pytest.approx(80 / 5.5, rel=0.02)
 
 
 def checkpoint_of(folder, **changes):
@@ -291,3 +293,31 @@ def test_eval_says_what_is_wrong_with_a_request(tmp_path, capsys):
     ):
         assert main(["eval", path, *arguments]) == 1
         assert message in capsys.readouterr().err
+
+
+def test_only_what_is_wanted_is_waited_for():
+    both = [(sample(x=x, seconds=x, lidar=True), fields()) for x in (0.0, 1.0)]
+    assert not measure(Protocol(depth=DepthProtocol()), *both).waits
+    assert measure(Protocol(scene_flow=SceneFlowProtocol()), both[0]).waits
+    far = (sample(x=20.0, seconds=3.0, lidar=True), None)
+    assert measure(Protocol(novel_depth=NovelDepthProtocol()), *both).waits
+    assert not measure(Protocol(novel_depth=NovelDepthProtocol()), *both, far).waits
+
+
+def test_recorded_drives_are_measured_in_their_own_layout(shared_data, tmp_path, capsys):
+    from letocc_core.cli import main
+
+    path, tracking, nuscenes = str(checkpoint_of(tmp_path)), shared_data / "kitti_tracking", shared_data / "nuscenes"
+    flow = ["--table", "letoccflow-2", f"data.root={tracking}", "data.split=train", "data.sequences=['0012']"]
+    depth = ["--table", "selfocc-depth-nuscenes", f"data.root={nuscenes}", "data.split=all", f"data.cache={tmp_path}"]
+    groups = {}
+    for name, arguments in (("scene_flow", flow), ("depth", depth)):
+        assert main(["eval", path, *arguments, "--frames", "0-1", "--json", str(tmp_path / "out.json")]) == 0
+        (ours,) = json.loads((tmp_path / "out.json").read_text())["tables"].values()
+        groups[name] = ours["figures"][name]
+        assert ours["unlike"]
+    assert groups["scene_flow"]["de"] > 0 and 0 <= groups["scene_flow"]["sf1"] <= 1
+    assert groups["depth"]["abs_rel"] > 0
+    unlabelled = [*depth[2:], "--table", "letoccflow-3"]
+    assert main(["eval", path, *unlabelled]) == 1
+    assert "labels.npz: no such file of voxel labels" in capsys.readouterr().err

@@ -17,6 +17,7 @@ from letocc_core.errors import DataError
 from letocc_core.evaluate import EvaluationConfig, depth_truth
 from letocc_core.frame import InputConfig
 from letocc_core.geometry.grid import GridSpec, sample_volume
+from letocc_core.geometry.rectify import Rectifier
 from letocc_core.metrics import frame_score
 from letocc_core.metrics.depth import DepthScore
 from letocc_core.metrics.frame_score import DepthTruth, flow_of_points
@@ -52,7 +53,7 @@ class Measurement:
 
     Args:
         grid: of the model's fields.
-        input: how the network sees images: scene flow is measured in its pixels.
+        input: how fisheye images are seen.
         evaluation: how depth is rendered.
         class_names: of the model's semantic field; empty: its numbers are those of the data's classes.
 
@@ -75,7 +76,6 @@ class Measurement:
         self.score: dict[str, Any] = {}
         self.missing: dict[str, str] = {}
         self.frames = 0
-        self._rectifier = rectifier_of(input)
         self.begin(np.zeros((0, 3)))
 
     def begin(self, track: Float[np.ndarray, "n 3"]) -> None:
@@ -93,11 +93,17 @@ class Measurement:
             found |= self._scene_flow(sample)
         if fields is not None:
             found |= self._now(sample, fields)
-            pose = sample.frame_set.T_world_ego
-            self._earlier.append(_Earlier(sample, fields, last=pose))
-        self._before = None if fields is None else _Earlier(sample, fields)
+            if self.protocol.novel_depth is not None:
+                self._earlier.append(_Earlier(sample, fields, last=sample.frame_set.T_world_ego))
+        judged = fields is not None and self.protocol.scene_flow is not None
+        self._before = _Earlier(sample, fields) if judged else None
         self.frames += bool(found)
         self.score = frame_score.add(self.score, found)
+
+    @property
+    def waits(self) -> bool:
+        """Whether samples still to come can say something of those that were answered."""
+        return bool(self._earlier) or self._before is not None
 
     def figures(self) -> dict[str, dict[str, float]]:
         """Plain numbers by group and key."""
@@ -265,7 +271,8 @@ class Measurement:
         """True depth and flow at the same pixels: a simulator's, or the LiDAR's with the estimator's flow."""
         if sample.truth is not None:
             return depth_truth(sample, self.evaluation.depth_stride, ALL_RETURNS)
-        now, then = (rectify(s.frame_set, self.input, self._rectifier) for s in (sample, following))
+        input, rectifier = self._flow_images
+        now, then = (rectify(s.frame_set, input, rectifier) for s in (sample, following))
         target = depth_truth(replace(sample, frame_set=now), self.evaluation.depth_stride, ALL_RETURNS)
         present = [i for i, image in enumerate(now.images) if image is not None and then.images[i] is not None]
         if len(present) < sum(image is not None for image in now.images):
@@ -281,6 +288,12 @@ class Measurement:
             T_next_ego=np.linalg.inv(then.T_world_ego) @ now.T_world_ego,
             flow_interval=(then.stamp_ns - now.stamp_ns) * 1e-9,
         )
+
+    @cached_property
+    def _flow_images(self) -> tuple[InputConfig, Rectifier]:
+        """Images in whose pixels scene flow is counted, and what makes them."""
+        input = replace(self.input, image_size=self.protocol.scene_flow.image_size)
+        return input, rectifier_of(input)
 
     @cached_property
     def _estimator(self):

@@ -35,9 +35,10 @@ class NovelDepthProtocol(DepthProtocol):
 
 @dataclass(frozen=True)
 class SceneFlowProtocol:
-    """Disparity and optical flow at the LiDAR's returns (`metrics.scene_flow`); flow by an estimator, at the network's size."""
+    """Disparity and optical flow at the LiDAR's returns (`metrics.scene_flow`), or at a simulator's pixels."""
 
     estimator: str = "dis"  # of the flow that counts as truth, where forward and backward agree
+    image_size: tuple[int, int] = (352, 1216)  # px, height and width of the images whose pixels errors are counted in
     masks: GroundedSam | None = None  # objects that could move; None: no figures for them on recordings
 
 

@@ -107,7 +107,8 @@ def data_config(dataset: str, labels: str, trained: Mapping[str, Any], overrides
         section |= {"labels": labels} if labels else {}
     data: dict[str, Any] = {dataset: section}
     for item in overrides:
-        configuration.override(data, f"{dataset}.{item.removeprefix('data.')}")
+        key = item.removeprefix("data.")
+        configuration.override(data, key if key.startswith(("cache=", "workers=")) else f"{dataset}.{key}")
     return configuration.from_dict(DataConfig, data, f"data of {dataset}")
 
 
@@ -150,6 +151,8 @@ def run(
             measurement.begin(drive.track)
         bar = tqdm(drive.samples, desc=drive.name, unit="set", file=sys.stderr, dynamic_ncols=True)
         for position, sample in enumerate(bar):
+            if frames is not None and position >= frames.stop and not any(m.waits for m in measurements):
+                break
             pipeline.step(sample.frame_set)
             judged = position in drive.positions and (frames is None or position in frames)
             for measurement in measurements:
