@@ -118,6 +118,7 @@ def bag_info(path: str | Path, base_frame: str = "base_link", fixed_frame: str =
             tree.check(
                 base_frame, camera.frame_id, stamps[camera.image_topic], f"{camera.name} cannot be placed", problems
             )
+        problems += _shared_frames(cameras)
         driven = None
         if cameras:
             driven = tree.drive(stamps[cameras[0].image_topic], problems)
@@ -266,6 +267,19 @@ def _rate(stamps: Sequence[int]) -> float:
     """Median rate in Hz."""
     gaps = np.diff(np.unique(stamps))
     return 1e9 / float(np.median(gaps)) if len(gaps) else 0.0
+
+
+def _shared_frames(cameras: Sequence[CameraSummary]) -> list[str]:
+    """A sentence for each frame that is that of several cameras."""
+    names = defaultdict(list)
+    for camera in cameras:
+        names[camera.frame_id].append(camera.name)
+    return [
+        f"{' and '.join(group)} have the same frame '{frame}', so they would sit at one place: set a frame_id of its own "
+        "for each in the cameras' drivers"
+        for frame, group in names.items()
+        if len(group) > 1
+    ]
 
 
 def _draw_tree(edges: Sequence[Edge]) -> list[str]:

@@ -44,6 +44,15 @@ class Drive:
     labels: np.ndarray  # bytes [F]: voxel labels
     read_labels: Callable[[Path], VoxelLabels] | None = None
 
+    def __post_init__(self):
+        falls = np.flatnonzero(np.diff(self.stamps_ns) <= 0)
+        if len(falls):
+            before, after = self.stamps_ns[falls[0] : falls[0] + 2]
+            raise DataError(
+                f"{self.name}: image set {falls[0] + 1} is stamped {after} ns, set {falls[0]} {before} ns; expected rising "
+                "stamps: extract the data set's tables or time stamps again"
+            )
+
     def __len__(self) -> int:
         return len(self.stamps_ns)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from letocc_core.errors import DataError, PoseError
+from letocc_core.errors import CalibrationError, DataError, PoseError
 from letocc_core.geometry import calibration as intrinsics
 from letocc_core.stream.pose_buffer import PoseBuffer
 from letocc_core.stream.synchronizer import Dropped, ImageSet, Reason, Synchronizer
@@ -79,10 +79,17 @@ class FrameAssembler:
     def add_calibration(self, camera: str, calibration: Calibration, frame_id: str) -> None:
         """Take in a camera's intrinsics and the name of its optical frame; the latest counts.
 
-        Raises `CalibrationError` for intrinsics that no camera can have, `DataError` for an unknown camera.
+        Raises `CalibrationError` for intrinsics that no camera can have and for the frame of another camera, `DataError`
+        for an unknown camera.
         """
         if camera not in self.config.cameras:
             raise DataError(f"camera_info of camera '{camera}', expected one of {', '.join(self.config.cameras)}")
+        twin = next((c for c, (_, frame) in self._calibrations.items() if frame == frame_id and c != camera), None)
+        if twin is not None:
+            raise CalibrationError(
+                f"camera_info of {camera}: its frame is '{frame_id}', as that of {twin} is, so both would sit at one place; "
+                "expected a frame_id of its own for each: set them in the cameras' drivers"
+            )
         known = self._calibrations.get(camera)
         if known is None or known[0] != calibration:
             intrinsics.validate(calibration, f"camera_info of {camera}")
