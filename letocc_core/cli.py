@@ -9,6 +9,7 @@ from pathlib import Path
 
 from letocc_core.errors import LetOccError
 
+
 FORMATS = ("bag", "nuscenes", "kitti-odometry", "kitti-tracking")  # that `letocc simulate` writes
 
 
@@ -53,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_ablation(commands)
     _add_results(commands)
     _add_replay(commands)
+    _add_view(commands)
     _add_play(commands)
     _add_bag(commands)
     _add_cues(commands)
@@ -248,17 +250,44 @@ def _eval_tables(options: argparse.Namespace) -> None:
 
 
 def _add_replay(commands) -> None:
-    p = commands.add_parser("replay", help="run a bag through the pipeline, offline and without ROS")
+    p = commands.add_parser("replay", help="run a bag through the pipeline, offline and without ROS, and report on it")
     p.add_argument("bag", type=Path)
-    p.add_argument("--checkpoint", type=Path, required=True)
+    which = p.add_mutually_exclusive_group(required=True)
+    which.add_argument("--checkpoint", type=Path)
+    which.add_argument("--compare", type=Path, nargs=2, metavar=("A", "B"), help="two checkpoints, side by side")
     p.add_argument("--out", type=Path, default=Path("out/replay"), help="folder to write to (default: out/replay)")
+    p.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
     p.set_defaults(run=_replay)
 
 
 def _replay(options: argparse.Namespace) -> None:
     from letocc_core.replay import replay_to_folder
 
-    replay_to_folder(options.bag, options.checkpoint, options.out)
+    checkpoints = options.compare or [options.checkpoint]
+    replay_to_folder(options.bag, checkpoints, options.out, options.device, options.command_line)
+
+
+def _add_view(commands) -> None:
+    p = commands.add_parser("view", help="draw what the node's ~/save_snapshot wrote, and compute it again")
+    p.add_argument("snapshot", type=Path)
+    p.add_argument("--checkpoint", type=Path, help="of the model that answered (default: as the snapshot says)")
+    p.add_argument("--out", type=Path, help="picture to write (default: beside the snapshot)")
+    p.add_argument("--show", action="store_true", help="open the picture as well")
+    p.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
+    p.set_defaults(run=_view)
+
+
+def _view(options: argparse.Namespace) -> int:
+    from letocc_core.view import view_snapshot
+
+    out = options.out or options.snapshot.with_suffix(".png")
+    difference = view_snapshot(options.snapshot, out, options.checkpoint, options.device)
+    print(f"{out}\ncomputed again offline: {difference}")
+    if options.show:
+        from PIL import Image
+
+        Image.open(out).show()
+    return 0 if difference.equal else 1
 
 
 def _add_play(commands) -> None:

@@ -144,7 +144,9 @@ def score_sequence(
         output = pipeline.step(sample.frame_set)
         if output is None or position not in scored or not can_be_scored(sample):
             continue
-        tally += Tally(score_frame(sample, track, output, _sdf(pipeline, output), mean_occupancy, config), frames=1)
+        tally += Tally(
+            score_frame(sample, track, output, sdf_behind(pipeline, output), mean_occupancy, config), frames=1
+        )
     return tally
 
 
@@ -153,7 +155,7 @@ def can_be_scored(sample: Sample) -> bool:
     return sample.truth is not None or sample.lidar is not None
 
 
-def _sdf(pipeline: Predictor, output: OccFlow) -> Float[np.ndarray, "X Y Z"]:
+def sdf_behind(pipeline: Predictor, output: OccFlow) -> Float[np.ndarray, "X Y Z"]:
     """Signed distance (m) behind an output that a pipeline has just given."""
     fields = getattr(pipeline, "fields", None)
     return sdf_of(output) if fields is None else fields.sdf[0, 0].detach().cpu().numpy()

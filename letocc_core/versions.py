@@ -16,7 +16,7 @@ def versions() -> dict[str, str]:
     return {
         "letocc": __version__,
         "git": git.stdout.strip() or "unknown",
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
     }

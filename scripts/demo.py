@@ -14,9 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from letocc_core.checkpoint import read_metadata
-from letocc_core.data.recording import Recording
-from letocc_core.data.sequences import Sample
-from letocc_core.data.simulator.recording import load_truth, simulate, truth_folder
+from letocc_core.data.sequences import RecordedDrive, Sample
+from letocc_core.data.simulator.recording import simulate
 from letocc_core.data.simulator.rig import Rig
 from letocc_core.evaluate import Recorded, evaluate, moment_of
 from letocc_core.metrics import results
@@ -56,7 +55,7 @@ def main() -> int:
         return 1
 
     _say(3, "comparing with the truth")
-    samples = _samples(bag)
+    samples = list(RecordedDrive(bag))  # grouped as the node groups them, with the truth that lies beside the bag
     found = evaluate(Recorded(answers), [samples], warmup=WARMUP, mean_occupancy=_mean_occupancy(answers[0]))
     about = {"config": read_metadata(options.checkpoint)["config"], "versions": versions()}
     about |= {"checkpoint": str(options.checkpoint), "command": shlex.join(["scripts/demo.sh", *sys.argv[1:]])}
@@ -82,15 +81,6 @@ def running_node(checkpoint: Path, log: Path) -> Iterator[subprocess.Popen]:
                 process.wait(15)
             except subprocess.TimeoutExpired:
                 process.kill()
-
-
-def _samples(bag: Path) -> list[Sample]:
-    """The bag's image sets, grouped as the node groups them, with the truth that lies beside the bag."""
-    names = tuple(Rig.load("nuscenes").cameras)
-    lidar_origin = np.array(Rig.load("nuscenes").lidar.position)
-    sets = [recorded.frame_set for recorded in Recording(bag, names, "base_link", "odom")]
-    folder = truth_folder(bag)
-    return [Sample(frame_set, lidar_origin, truth=load_truth(folder, i)) for i, frame_set in enumerate(sets)]
 
 
 def _mean_occupancy(answer: OccFlow) -> np.ndarray | None:

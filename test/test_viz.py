@@ -10,7 +10,7 @@ from letocc_core.errors import DataError
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.stream.types import OccFlow
 from letocc_core.viz import colours
-from letocc_core.viz.birdseye import birdseye, moving_things
+from letocc_core.viz.birdseye import arrow_of, birdseye, objects_of
 from letocc_core.viz.overview import Moment, left_to_right, overview, save_png
 from letocc_core.viz.replay_gif import write_gif
 from letocc_core.viz.voxels import View, render_voxels, voxel_heights
@@ -53,9 +53,31 @@ def test_things_that_move_are_found_with_their_mean_velocity():
     velocity = STILL.copy()
     velocity[4:8, 4:6] = (2.0, -1.0)
     velocity[20:24, 20:22] = (0.1, 0.0)  # too slow to draw
-    (thing,) = moving_things(occupied, velocity, GRID)
-    np.testing.assert_allclose(thing.velocity, (2.0, -1.0))
-    np.testing.assert_allclose(thing.centre, (-5.0, -5.5, 1.0))  # middle of the upper side
+    (found,) = objects_of(occupied, velocity, GRID)
+    start, tip = arrow_of(found)
+    np.testing.assert_allclose(start, (-5.0, -5.5, 1.0))  # middle of the upper side
+    np.testing.assert_allclose(tip - start, (1.6, -0.8, 0.0))  # the way of 0.8 s
+
+
+def test_directions_have_colours_of_their_own():
+    forward, left, back, right = colours.direction_colours(np.array([[2.0, 0], [0, 0.7], [-5, 0], [0, -1]])).astype(int)
+    assert forward[0] > 200 > forward[1:].max() and left[1] > 200 and back[0] < 100 < back[1:].min() and right[2] > 200
+    wheel = colours.direction_wheel(33)
+    assert (
+        close(wheel[3, 16], tuple(forward)) and close(wheel[16, 3], tuple(left)) and close(wheel[-4, 16], tuple(back))
+    )
+    assert close(wheel[0, 0], colours.PAPER)
+
+
+def test_what_moves_is_coloured_and_has_an_arrow():
+    car = block(slice(10, 14), slice(20, 24), slice(2, 4))
+    velocity = STILL.copy()
+    velocity[car] = (0.0, 4.0)  # to the left: 3.2 m in 0.8 s
+    to_the_left = tuple(colours.direction_colours(np.array([0.0, 4.0])))
+    picture = birdseye(car, velocity, GRID, 320, objects=objects_of(car, velocity, GRID))
+    assert close(picture[180 + 5, 85], to_the_left)  # a corner of the car: x -3 m, y 3.7 m
+    assert close(picture[200, 60], to_the_left)  # on the arrow: y 5 m
+    assert close(birdseye(car, STILL, GRID, 320)[185, 85], colours.height_colours(np.array([0.75]))[0])
 
 
 def test_view_projects_what_its_rays_look_at():
@@ -126,7 +148,8 @@ def test_overview_is_a_page_with_computed_and_true_rows(tmp_path: Path, cameras:
     with Image.open(path) as image:
         assert image.size == (1800, page.shape[0])
     assert (page.shape[0] > 1300) == truth
-    assert (np.abs(page.astype(int) - colours.ARROW).max(-1) < 4).sum() > 20  # the velocity arrows
+    forward = colours.direction_colours(np.array([3.0, 0.0]))
+    assert (np.abs(page.astype(int) - forward).max(-1) < 4).sum() > 100  # the car and its arrow
 
 
 def test_gif_repeats_and_holds_every_moment(tmp_path: Path):

@@ -75,10 +75,12 @@ class RecordedDrive:
         fixed_frame: str = "odom",
         slop: float = 0.02,
     ):
+        """`cameras`: names; empty for all. A truth beside the bag knows the order of its own."""
         from letocc_core.data.simulator.recording import TruthFolder
 
-        self.recording = Recording(bag, cameras, base_frame, fixed_frame, slop=slop)
         self.truth = TruthFolder.beside(Path(bag))
+        cameras = cameras if self.truth is None else self.truth.cameras
+        self.recording = Recording(bag, cameras, base_frame, fixed_frame, slop=slop)
 
     def __iter__(self) -> Iterator[Sample]:
         waiting: deque[Sample] = deque()

@@ -129,14 +129,18 @@ def markdown_table(methods: Mapping[str, Mapping[str, Any] | None], groups: Coll
             for one that was not run.
         groups: those to show.
     """
-    wanted = [c for c in COLUMNS if c[1] in groups]
-    columns = [c for c in wanted if any(c[2] in (m or {}).get(c[1], {}) for m in methods.values())] or [("", "", "", 0)]
-    body = [[name, *_cells(m, columns)] for name, m in methods.items()]
-    table = [["", *(c[0] for c in columns)], *body]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = [_line(row, widths) for row in table]
+    cells = table(methods, groups)
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [_line(row, widths) for row in cells]
     rule = _line(["-" * widths[0], *("-" * (w - 1) + ":" for w in widths[1:])], widths)
     return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def table(methods: Mapping[str, Mapping[str, Any] | None], groups: Collection[str] = tuple(GROUPS)) -> list[list[str]]:
+    """The cells of `markdown_table`: the heads of the columns, then a row a method."""
+    wanted = [c for c in COLUMNS if c[1] in groups]
+    columns = [c for c in wanted if any(c[2] in (m or {}).get(c[1], {}) for m in methods.values())] or [("", "", "", 0)]
+    return [["", *(c[0] for c in columns)], *([name, *_cells(m, columns)] for name, m in methods.items())]
 
 
 def _cells(method: Mapping[str, Any] | None, columns: Sequence[tuple[str, str, str, int]]) -> list[str]:

@@ -1,41 +1,36 @@
-"""Occupancy from above: the height of each column, what nobody sees, velocities, a scale bar."""
+"""Occupancy from above: the height of each column, what nobody sees, what moves, a scale bar."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
-from scipy import ndimage
 
 from letocc_core.geometry.grid import GridSpec
+from letocc_core.stream.objects import MovingObject, moving_objects
+from letocc_core.stream.types import OccFlow
 from letocc_core.viz import colours
-from letocc_core.viz.voxels import EGO_BOX, View
+from letocc_core.viz.voxels import EGO_BOX, View, voxel_heights
 
 MOVING = 0.5  # m/s, slower velocities are not drawn
+SMALLEST = 3  # voxels, smaller groups get no arrow
 ARROW_SECONDS = 0.8  # s, an arrow's length is the way driven in this time
 
 
-@dataclass(frozen=True, eq=False)
-class MovingThing:
-    """A connected group of voxels that moves."""
+def objects_of(
+    occupied: Bool[np.ndarray, "X Y Z"], velocity: Float[np.ndarray, "X Y Z 2"], grid: GridSpec
+) -> list[MovingObject]:
+    """What moves: objects of at least `SMALLEST` occupied voxels faster than `MOVING`."""
+    everywhere = np.ones(grid.shape, bool)
+    answer = OccFlow(0, grid, occupied.astype(np.float32), np.asarray(velocity, np.float32), everywhere, threshold=0.5)
+    return moving_objects(answer, MOVING, SMALLEST)
 
-    centre: Float[np.ndarray, "3"]  # m, middle of its upper side
-    velocity: Float[np.ndarray, "2"]  # m/s
 
-
-def moving_things(
-    occupied: Bool[np.ndarray, "X Y Z"], velocity: Float[np.ndarray, "X Y Z 2"], grid: GridSpec, smallest: int = 3
-) -> list[MovingThing]:
-    """Groups of at least `smallest` touching voxels faster than `MOVING`, with their mean velocity."""
-    moving = occupied & (np.linalg.norm(velocity, axis=-1) > MOVING)
-    groups, count = ndimage.label(moving, structure=np.ones((3, 3, 3)))
-    out = []
-    for index in range(1, count + 1):
-        voxels = np.argwhere(groups == index)
-        if len(voxels) >= smallest:
-            centre = np.append(voxels[:, :2].mean(0), voxels[:, 2].max() + 0.5) + 0.5
-            mean = velocity[tuple(voxels.T)].mean(0)
-            out.append(MovingThing(np.asarray(grid.lower) + centre * grid.voxel_size, mean))
+def voxel_colours(velocity: Float[np.ndarray, "X Y Z 2"], grid: GridSpec) -> UInt8[np.ndarray, "X Y Z 3"]:
+    """RGB of voxels: by height, and of what moves by the direction of motion."""
+    out = colours.height_colours(voxel_heights(grid))
+    moving = np.linalg.norm(velocity, axis=-1) > MOVING
+    out[moving] = colours.direction_colours(velocity[moving])
     return out
 
 
@@ -45,18 +40,20 @@ def birdseye(
     grid: GridSpec,
     size: int,
     seen: Bool[np.ndarray, "X Y Z"] | None = None,
+    objects: Sequence[MovingObject] = (),
 ) -> UInt8[np.ndarray, "h w 3"]:
     """The grid from above, forward up and left to the left; `size` px along the box's longer side.
 
     Args:
         seen: voxels that count as looked at; a column without any is drawn as unseen.
+        objects: drawn with an arrow each.
     """
-    z = grid.lower[2] + (np.arange(grid.shape[2]) + 0.5) * grid.voxel_size
-    top = np.where(occupied, z, -np.inf).max(-1)
-    picture = colours.height_colours(np.where(np.isfinite(top), top, 0.0))
-    picture[~np.isfinite(top)] = colours.EMPTY
+    top = grid.shape[2] - 1 - occupied[:, :, ::-1].argmax(-1)  # the highest occupied voxel of each column
+    empty = ~occupied.any(-1)
+    picture = np.take_along_axis(voxel_colours(velocity, grid), top[..., None, None], axis=2)[:, :, 0]
+    picture[empty] = colours.EMPTY
     if seen is not None:
-        picture[~seen.any(-1) & ~np.isfinite(top)] = colours.UNSEEN
+        picture[~seen.any(-1) & empty] = colours.UNSEEN
     scale = size / max(grid.shape[:2])
     shape = tuple(round(n * scale) for n in grid.shape[:2])
     picture = cv2.resize(
@@ -69,30 +66,33 @@ def birdseye(
 
     _rings(picture, place, grid, metre)
     _ego(picture, place)
-    for thing in moving_things(occupied, velocity, grid):
-        draw_arrow(picture, place(thing.centre), place(thing.centre[:2] + thing.velocity * ARROW_SECONDS))
+    for item in objects:
+        start, tip = arrow_of(item)
+        draw_arrow(picture, place(start), place(tip), item.velocity)
     return picture
 
 
-def arrows_in_view(
-    picture: UInt8[np.ndarray, "h w 3"],
-    occupied: Bool[np.ndarray, "X Y Z"],
-    velocity: Float[np.ndarray, "X Y Z 2"],
-    grid: GridSpec,
-    view: View,
-) -> None:
+def arrows_in_view(picture: UInt8[np.ndarray, "h w 3"], objects: Sequence[MovingObject], view: View) -> None:
     """Draw the velocities of what moves into a 3D picture."""
-    for thing in moving_things(occupied, velocity, grid):
-        tip = thing.centre + np.append(thing.velocity * ARROW_SECONDS, 0)
-        start, end = view.project(np.stack([thing.centre, tip]))
-        draw_arrow(picture, start, end)
+    for item in objects:
+        start, tip = view.project(np.stack(arrow_of(item)))
+        draw_arrow(picture, start, tip, item.velocity)
 
 
-def draw_arrow(picture: UInt8[np.ndarray, "h w 3"], start: np.ndarray, end: np.ndarray) -> None:
-    """A velocity arrow with a pale outline, between pixels (x, y)."""
+def arrow_of(item: MovingObject) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"]]:
+    """Both ends (m, ego axes) of an object's arrow: from the middle of its upper side, the way of `ARROW_SECONDS`."""
+    start = np.add(item.position, (0.0, 0.0, item.size[2] / 2))
+    return start, start + np.append(np.multiply(item.velocity, ARROW_SECONDS), 0.0)
+
+
+def draw_arrow(
+    picture: UInt8[np.ndarray, "h w 3"], start: np.ndarray, end: np.ndarray, velocity: tuple[float, float]
+) -> None:
+    """An arrow between pixels (x, y) in the colour of a velocity's direction, outlined in black and white."""
     length = max(float(np.linalg.norm(end - start)), 1.0)
     points = [tuple(round(c * 16) for c in p) for p in (start, end)]
-    for colour, width in ((colours.PAPER, 5), (colours.ARROW, 2)):
+    inside = tuple(int(c) for c in colours.direction_colours(np.array(velocity)))
+    for colour, width in ((colours.PAPER, 7), (colours.INK, 5), (inside, 2)):
         cv2.arrowedLine(picture, *points, colour, width, cv2.LINE_AA, 4, min(0.35, 9 / length))
 
 

@@ -23,7 +23,14 @@ class Canvas:
         self._page = Image.new("RGB", (width, height), colours.PAPER)
         self._draw = ImageDraw.Draw(self._page)
 
-    def picture(self, image: UInt8[np.ndarray, "h w 3"], x: int, y: int, size: tuple[int, int] | None = None) -> None:
+    def picture(
+        self,
+        image: UInt8[np.ndarray, "h w 3"],
+        x: int,
+        y: int,
+        size: tuple[int, int] | None = None,
+        outline: bool = True,
+    ) -> None:
         """Put an image down, resized to `size` (width, height) if given, with a hairline around it."""
         from PIL import Image
 
@@ -32,7 +39,8 @@ class Canvas:
             image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
         self._page.paste(Image.fromarray(np.ascontiguousarray(image)), (x, y))
         height, width = image.shape[:2]
-        self._draw.rectangle((x - 1, y - 1, x + width, y + height), outline=colours.UNSEEN)
+        if outline:
+            self._draw.rectangle((x - 1, y - 1, x + width, y + height), outline=colours.UNSEEN)
 
     def text(self, words: str, x: int, y: int, size: int = 16, colour: tuple = colours.INK, anchor: str = "la") -> None:
         """Words at a place; `anchor` as in Pillow: horizontal l, m, r and vertical a (top), m, s (baseline)."""

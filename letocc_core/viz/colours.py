@@ -12,7 +12,6 @@ UNSEEN = (214, 218, 224)  # what no camera sees
 EMPTY = (247, 248, 250)  # seen and empty
 GROUND = (186, 178, 165)  # road, kerbs, ground
 EGO = (213, 94, 0)  # the ego vehicle
-ARROW = (204, 40, 110)  # velocity
 
 LOWEST, HIGHEST = 0.3, 4.0  # m above the road: ends of the height scale; lower is ground
 NEAREST, FARTHEST = 2.0, 40.0  # m: ends of the depth scale, which is logarithmic
@@ -33,6 +32,22 @@ def depth_colours(depth: Float[np.ndarray, "*n"]) -> UInt8[np.ndarray, "*n 3"]:
     colours = _lookup(cv2.COLORMAP_INFERNO, 0.95 - 0.87 * np.clip(share, 0, 1))
     colours[~known] = UNSEEN
     return colours
+
+
+def direction_colours(velocity: Float[np.ndarray, "*n 2"]) -> UInt8[np.ndarray, "*n 3"]:
+    """RGB of velocities (vx, vy in ego axes) by their direction alone: forward red, left yellow-green, back cyan."""
+    angle = np.arctan2(velocity[..., 1], velocity[..., 0])
+    hues = np.arange(180, dtype=np.uint8)  # OpenCV's: half degrees
+    hsv = np.stack([hues, np.full_like(hues, 235), np.full_like(hues, 240)], axis=-1)
+    return cv2.cvtColor(hsv[:, None], cv2.COLOR_HSV2RGB)[(np.degrees(angle) / 2).astype(int) % 180, 0]
+
+
+def direction_wheel(size: int) -> UInt8[np.ndarray, "h w 3"]:
+    """A disc that shows the colour of each direction, forward up and left to the left."""
+    y, x = (size - 1) / 2 - np.mgrid[:size, :size]  # forward is up, left is to the left
+    wheel = direction_colours(np.stack([y, x], axis=-1))
+    wheel[np.hypot(x, y) > size / 2] = PAPER
+    return wheel
 
 
 def _lookup(colormap: int, share: np.ndarray) -> np.ndarray:

@@ -10,9 +10,9 @@ from jaxtyping import Bool, Float, UInt8
 
 from letocc_core.stream.types import OccFlow
 from letocc_core.viz import colours
-from letocc_core.viz.birdseye import arrows_in_view, birdseye
+from letocc_core.viz.birdseye import ARROW_SECONDS, arrows_in_view, birdseye, objects_of, voxel_colours
 from letocc_core.viz.canvas import MARGIN, Canvas
-from letocc_core.viz.voxels import View, render_voxels, voxel_heights
+from letocc_core.viz.voxels import View, render_voxels
 
 WIDTH = 1800  # px of the page
 LABEL = 112  # px left of the rows, for their names
@@ -54,12 +54,13 @@ def overview(moment: Moment, title: str, caption: str = "") -> UInt8[np.ndarray,
         y = panels_top + i * (map_height + 58)
         page.text(name, MARGIN, y - 8, 18, anchor="ls")
         view = View.behind(grid, map_height, WIDTH - 3 * MARGIN - map_width)
-        picture = render_voxels(occupied, colours.height_colours(voxel_heights(grid)), grid, view)
-        arrows_in_view(picture, occupied, velocity, grid, view)
+        objects = objects_of(occupied, velocity, grid)
+        picture = render_voxels(occupied, voxel_colours(velocity, grid), grid, view)
+        arrows_in_view(picture, objects, view)
         page.picture(picture, MARGIN, y)
         x = WIDTH - MARGIN - map_width
         page.text("from above, forward is up", x, y - 8, 14, colours.FAINT, "ls")
-        page.picture(birdseye(occupied, velocity, grid, square, seen), x, y)
+        page.picture(birdseye(occupied, velocity, grid, square, seen, objects), x, y)
         ten_metres = round(10 / grid.voxel_size * square / max(grid.shape[:2]))
         page.length_bar(x + map_width - 12, y + map_height - 12, ten_metres, "10 m")
     _legend(page, height - 52)
@@ -140,4 +141,8 @@ def _legend(page: Canvas, y: int) -> None:
     x = page.swatch(colours.EMPTY, "empty", x, y)
     x = page.swatch(colours.UNSEEN, "not seen by any camera", x, y)
     x = page.swatch(colours.EGO, "ego vehicle", x, y)
-    page.swatch(colours.ARROW, "velocity: the way of the next 0.8 s", x, y)
+    wheel = colours.direction_wheel(34)
+    page.picture(wheel, x, y - 10, outline=False)
+    page.text(
+        f"what moves, by direction; arrows: the way of {ARROW_SECONDS:g} s", x + 42, y + 7, 14, colours.FAINT, "lm"
+    )

@@ -8,10 +8,10 @@ from jaxtyping import UInt8
 
 from letocc_core.errors import DataError
 from letocc_core.viz import colours
-from letocc_core.viz.birdseye import arrows_in_view, birdseye
+from letocc_core.viz.birdseye import arrows_in_view, birdseye, objects_of, voxel_colours
 from letocc_core.viz.canvas import Canvas
 from letocc_core.viz.overview import Moment
-from letocc_core.viz.voxels import View, render_voxels, voxel_heights
+from letocc_core.viz.voxels import View, render_voxels
 
 WIDTH, GAP = 960, 8  # px
 MAP = 300  # px, side of the maps
@@ -54,12 +54,13 @@ def gif_frame(moment: Moment, title: str) -> UInt8[np.ndarray, "h w 3"]:
         velocity = np.zeros_like(output.velocity) if moment.true_velocity is None else moment.true_velocity
         maps.append(("from above, truth", moment.true_occupied, velocity, moment.true_seen))
     x = WIDTH - GAP - MAP
-    for i, (name, *volume) in enumerate(maps):
+    for i, (name, occupied, velocity, seen) in enumerate(maps):
         y = body + i * (MAP + GAP + 18)
-        page.picture(birdseye(volume[0], volume[1], grid, MAP, volume[2]), x, y)
+        page.picture(birdseye(occupied, velocity, grid, MAP, seen, objects_of(occupied, velocity, grid)), x, y)
         page.text(name, x, y + MAP + 3, 13, colours.FAINT)
     view = View.behind(grid, 2 * MAP + GAP + 18, x - 2 * GAP)
-    picture = render_voxels(output.occupied, colours.height_colours(voxel_heights(grid)), grid, view, antialias=1)
-    arrows_in_view(picture, output.occupied, output.velocity, grid, view)
+    picture = render_voxels(output.occupied, voxel_colours(output.velocity, grid), grid, view, antialias=1)
+    arrows_in_view(picture, objects_of(output.occupied, output.velocity, grid), view)
     page.picture(picture, GAP, body)
+    page.picture(colours.direction_wheel(34), GAP + 8, body + 8, outline=False)
     return page.array()

@@ -56,6 +56,7 @@ class TruthFolder:
 
     path: Path
     interval: float  # s between its frames, also those of its optical flow
+    cameras: tuple[str, ...]  # in the order of its images
 
     @classmethod
     def beside(cls, bag: Path) -> "TruthFolder | None":
@@ -63,7 +64,12 @@ class TruthFolder:
         path = truth_folder(bag)
         if not (path / "truth.yaml").is_file():
             return None
-        return cls(path, 1 / yaml.safe_load((path / "truth.yaml").read_text())["rate_hz"])
+        about = yaml.safe_load((path / "truth.yaml").read_text())
+        if "cameras" not in about:
+            raise DataError(
+                f"{path / 'truth.yaml'}: does not name its cameras; write the bag with letocc simulate again"
+            )
+        return cls(path, 1 / about["rate_hz"], tuple(about["cameras"]))
 
     def at(self, stamp_ns: int) -> Truth:
         """Truth of the image set with this stamp."""
@@ -100,6 +106,7 @@ def _write_street(out: Path, seed: int, rig: Rig, grid: GridSpec, times: list[fl
     about = {
         "seed": seed,
         "rate_hz": rate_hz,
+        "cameras": names,
         "grid": dataclasses.asdict(grid),
         "classes": list(CLASS_NAMES),
         "free": FREE,
