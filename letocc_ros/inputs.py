@@ -1,18 +1,21 @@
 """What the node listens to while it is active: messages go to the assembler, complete sets come back."""
 
 import time
+import traceback
 from collections import OrderedDict
 from collections.abc import Callable
 
+from geometry_msgs.msg import TransformStamped
 from nav_msgs.msg import Odometry
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from tf2_msgs.msg import TFMessage
 
-from letocc_core.errors import LetOccError
+from letocc_core.errors import DataError, LetOccError
 from letocc_core.geometry.calibration import from_camera_info
 from letocc_core.stream.assembler import FrameAssembler
+from letocc_core.stream.stamps import require_stamp
 from letocc_core.stream.synchronizer import Dropped
 from letocc_core.stream.types import FrameSet
 from letocc_ros import conversions
@@ -40,6 +43,7 @@ class Inputs:
         submit: Callable[[FrameSet, float], None],
     ):
         self._node, self._health, self._submit = node, health, submit
+        self._max_lead = parameters.max_clock_lead
         self._assembler = FrameAssembler(parameters.assembler)
         self._subscriptions: list = []
         self._arrivals: OrderedDict[int, float] = OrderedDict()
@@ -87,7 +91,10 @@ class Inputs:
         try:
             handle(about, topic, message)
         except LetOccError as error:
-            self._health.drop("unusable message", (topic,), str(error))
+            self._refuse(topic, error)
+        except Exception as error:  # a message that nobody thought of must not end the node
+            self._node.get_logger().error(traceback.format_exc(), throttle_duration_sec=10.0)
+            self._refuse(topic, DataError(f"{topic}: {type(error).__name__}: {error}"))
         for item in self._assembler.poll():
             if isinstance(item, Dropped):
                 self._report(item)
@@ -95,7 +102,8 @@ class Inputs:
                 self._submit(item, self._arrivals.get(item.stamp_ns, time.monotonic()))
 
     def _on_image(self, camera: str, topic: str, message: Image | CompressedImage) -> None:
-        stamp_ns = conversions.to_ns(message.header.stamp)
+        stamp_ns = require_stamp(conversions.to_ns(message.header.stamp), topic)
+        self._check_clock(stamp_ns, topic)
         self._arrivals.setdefault(stamp_ns, time.monotonic())
         if len(self._arrivals) > REMEMBERED:
             self._arrivals.popitem(last=False)
@@ -107,12 +115,42 @@ class Inputs:
 
     def _on_transforms(self, static: bool, topic: str, message: TFMessage) -> None:
         for item in message.transforms:
-            parent, child, stamp = item.header.frame_id, item.child_frame_id, item.header.stamp
+            try:
+                self._take_transform(topic, item, static)
+            except LetOccError as error:  # the others of the message are good all the same
+                self._refuse(topic, error)
+
+    def _take_transform(self, topic: str, item: TransformStamped, static: bool) -> None:
+        parent, child = item.header.frame_id, item.child_frame_id
+        stamp_ns = conversions.to_ns(item.header.stamp)
+        source = f"{topic}: transform from '{child}' to '{parent}'"
+        if not static:
+            require_stamp(stamp_ns, source)
+        try:
             T = conversions.transform_to_matrix(item)
-            self._assembler.add_transform(parent, child, conversions.to_ns(stamp), T, static)
+        except DataError as error:
+            raise DataError(f"{source}: {error}") from error
+        self._assembler.add_transform(parent, child, stamp_ns, T, static)
+
+    def _check_clock(self, stamp_ns: int, topic: str) -> None:
+        """Images of the future would hold up, or push out, all others."""
+        now_ns = self._node.get_clock().now().nanoseconds
+        lead = (stamp_ns - now_ns) * 1e-9
+        if now_ns and lead > self._max_lead:  # 0: simulated time has not begun
+            raise DataError(
+                f"{topic}: stamped {lead:.1f} s ahead of this node's clock, expected at most {self._max_lead:g} s "
+                "(parameter 'max_clock_lead'); synchronise the clocks of the computers"
+            )
+
+    def _refuse(self, topic: str, error: LetOccError) -> None:
+        self._health.drop("unusable message", (topic,), str(error))
 
     def _on_odometry(self, _: None, topic: str, message: Odometry) -> None:
-        T, stamp_ns = conversions.pose_to_matrix(message.pose.pose), conversions.to_ns(message.header.stamp)
+        stamp_ns = require_stamp(conversions.to_ns(message.header.stamp), topic)
+        try:
+            T = conversions.pose_to_matrix(message.pose.pose)
+        except DataError as error:
+            raise DataError(f"{topic} at {stamp_ns} ns: {error}") from error
         self._assembler.add_odometry(message.header.frame_id, message.child_frame_id, stamp_ns, T)
 
     def _report(self, item: Dropped) -> None:

@@ -95,6 +95,8 @@ class OccFlowNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the checkpoint and try it; FAILURE, with the reason in log and diagnostics, if it cannot."""
         try:
+            self._checkpoint = checkpoint_path(self.parameters)
+            self._checkpoint_state = file_state(self._checkpoint)
             self._pipeline = load_pipeline(self.parameters)
             self.parameters = dataclasses.replace(self.parameters, cameras=cameras(self.parameters))
             self._pipeline.warm_up(len(self.parameters.cameras))
@@ -260,9 +262,36 @@ class OccFlowNode(LifecycleNode):
         return SetParametersResult(successful=True)
 
     def _publish_diagnostics(self) -> None:
+        self._look_around()
         message = DiagnosticArray(status=self.health.statuses(self._state))
         message.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(message)
+
+    def _look_around(self) -> None:
+        """What no message tells."""
+        own = (self.get_name(), self.get_namespace())
+        if self.get_node_names_and_namespaces().count(own) > 1:
+            name = self.get_fully_qualified_name()
+            self.health.problem(
+                ("name",),
+                f"another node is named {name}, or one was killed a moment ago; both would publish on the same topics: "
+                "start one of them in a namespace or with another name (--ros-args -r __node:=NAME)",
+            )
+        if self._pipeline is not None and file_state(self._checkpoint) != self._checkpoint_state:
+            self.health.problem(
+                ("checkpoint",),
+                f"{self._checkpoint} has changed since it was loaded, and what was loaded still runs; deactivate, clean "
+                "up and configure the node to load it anew",
+            )
+
+
+def file_state(path: Path) -> tuple[int, int, int] | None:
+    """What changes when a file is written or replaced; None where there is none."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def load_pipeline(p: NodeParameters) -> OccFlowPipeline:

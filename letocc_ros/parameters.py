@@ -91,6 +91,9 @@ class NodeParameters:
     max_extrapolation: float = _parameter(
         AssemblerConfig.max_extrapolation, "How far a transform may be extrapolated after that wait.", "s", (0, 1)
     )
+    max_clock_lead: float = _parameter(
+        1.0, "Images stamped further ahead of this node's clock are refused.", "s", (0, 1000000)
+    )
     tf_duration: float = _parameter(AssemblerConfig.tf_duration, "How long transforms are kept.", "s", (0.1, 600))
     require_all: bool = _parameter(
         AssemblerConfig.require_all, "Drop sets in which a camera is missing instead of going on without it."

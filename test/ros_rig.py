@@ -265,7 +265,7 @@ class NodeProcess:
     def output(self) -> str:
         return "\n".join(self.lines)
 
-    def wait_for(self, text: str, seconds: float = 60) -> None:
+    def wait_for(self, text: str, seconds: float = 120) -> None:
         """Until the node has written `text`."""
         until(lambda: text in self.output or self.process.poll() is not None, seconds, f"'{text}' in:\n{self.output}")
         assert text in self.output, self.output
@@ -288,8 +288,8 @@ class NodeProcess:
 
 
 @contextlib.contextmanager
-def node_process(*parameters: str, active: bool = True) -> Iterator[NodeProcess]:
-    """A running node that ends with the block, with exit status 0."""
+def node_process(*parameters: str, active: bool = True, status: int = 0) -> Iterator[NodeProcess]:
+    """A running node that ends with the block, with this exit status."""
     node = NodeProcess(*parameters)
     try:
         if active:
@@ -299,5 +299,5 @@ def node_process(*parameters: str, active: bool = True) -> Iterator[NodeProcess]
         with contextlib.suppress(AssertionError):
             node.stop()
         raise
-    status = node.stop()
-    assert status == 0, f"exit status {status}:\n{node.output}"
+    found = node.stop()
+    assert found == status, f"exit status {found}:\n{node.output}"

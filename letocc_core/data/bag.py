@@ -22,6 +22,7 @@ from letocc_core.errors import DataError
 from letocc_core.geometry import se3
 from letocc_core.geometry.calibration import Calibration, from_camera_info, validate
 from letocc_core.stream import images
+from letocc_core.stream.stamps import require_stamp
 
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED = "sensor_msgs/msg/CompressedImage"
@@ -188,20 +189,20 @@ class Bag:
         by_topic = {c.image_topic: c for c in chosen} | {c.info_topic: c for c in chosen}
 
         def decode(topic: str, message: Any) -> Iterator[Message]:
-            try:
-                if topic in moving:
-                    yield from _transforms(message, topic, static=False)
-                elif topic in by_topic:
-                    yield _camera_message(by_topic[topic], topic, message)
-                elif topic == odometry_topic:
-                    yield _odometry(message, topic)
-                else:
-                    points = pointcloud.to_xyz(message, f"{topic} at {stamp_ns(message.header)} ns")
-                    yield PointsMessage(topic, stamp_ns(message.header), message.header.frame_id, points)
-            except DataError as error:
-                if damaged is None:
-                    raise DataError(f"{self.path}: {error}") from error
-                damaged(error)
+            for item in message.transforms if topic in moving else [message]:
+                try:
+                    if topic in moving:
+                        yield _transform(item, topic, static=False)
+                    elif topic in by_topic:
+                        yield _camera_message(by_topic[topic], topic, item)
+                    elif topic == odometry_topic:
+                        yield _odometry(item, topic)
+                    else:
+                        yield _points(item, topic)
+                except DataError as error:
+                    if damaged is None:
+                        raise DataError(f"{self.path}: {error}") from error
+                    damaged(error)
 
         yield from self.transforms(static=True)
         for camera in chosen:
@@ -215,7 +216,7 @@ class Bag:
         """Constant transforms (static), moving ones, or both (None), in recorded order."""
         for kind in (True, False) if static is None else (static,):
             for topic, _, message in self.raw(self._transform_topics(kind)):
-                yield from _transforms(message, topic, kind)
+                yield from (_transform(item, topic, kind) for item in message.transforms)
 
     def odometry(self, topic: str) -> Iterator[OdometryMessage]:
         """The poses of an odometry topic, in recorded order."""
@@ -338,6 +339,7 @@ def _camera_message(camera: CameraTopics, topic: str, message: Any) -> ImageMess
     stamp, frame_id = stamp_ns(message.header), message.header.frame_id
     if topic == camera.info_topic:
         return CalibrationMessage(camera.name, stamp, frame_id, calibration(message, topic, camera.rectified))
+    require_stamp(stamp, topic)
     source = f"{topic} at {stamp} ns"
     if hasattr(message, "format"):
         image = images.decode_compressed(message.data, source)
@@ -356,20 +358,27 @@ def _camera_message(camera: CameraTopics, topic: str, message: Any) -> ImageMess
 
 def _odometry(message: Any, topic: str) -> OdometryMessage:
     header, pose = message.header, message.pose.pose
+    stamp = require_stamp(stamp_ns(header), topic)
     q, t = pose.orientation, pose.position
     try:
         T = se3.from_quaternion(np.array([q.x, q.y, q.z, q.w]), np.array([t.x, t.y, t.z]))
     except DataError as error:
-        raise DataError(f"{topic} at {stamp_ns(header)} ns: {error}") from error
-    return OdometryMessage(header.frame_id.strip("/"), message.child_frame_id.strip("/"), stamp_ns(header), T)
+        raise DataError(f"{topic} at {stamp} ns: {error}") from error
+    return OdometryMessage(header.frame_id.strip("/"), message.child_frame_id.strip("/"), stamp, T)
 
 
-def _transforms(message: Any, topic: str, static: bool) -> Iterator[TransformMessage]:
-    for item in message.transforms:
-        q, t = item.transform.rotation, item.transform.translation
-        parent, child = item.header.frame_id.strip("/"), item.child_frame_id.strip("/")
-        try:
-            T = se3.from_quaternion(np.array([q.x, q.y, q.z, q.w]), np.array([t.x, t.y, t.z]))
-        except DataError as error:
-            raise DataError(f"{topic}: transform {parent} -> {child}: {error}") from error
-        yield TransformMessage(parent, child, stamp_ns(item.header), T, static)
+def _points(message: Any, topic: str) -> PointsMessage:
+    stamp = stamp_ns(message.header)
+    return PointsMessage(topic, stamp, message.header.frame_id, pointcloud.to_xyz(message, f"{topic} at {stamp} ns"))
+
+
+def _transform(item: Any, topic: str, static: bool) -> TransformMessage:
+    q, t = item.transform.rotation, item.transform.translation
+    parent, child = item.header.frame_id.strip("/"), item.child_frame_id.strip("/")
+    source = f"{topic}: transform from '{child}' to '{parent}'"
+    stamp = stamp_ns(item.header) if static else require_stamp(stamp_ns(item.header), source)
+    try:
+        T = se3.from_quaternion(np.array([q.x, q.y, q.z, q.w]), np.array([t.x, t.y, t.z]))
+    except DataError as error:
+        raise DataError(f"{source}: {error}") from error
+    return TransformMessage(parent, child, stamp, T, static)
