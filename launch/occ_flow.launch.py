@@ -2,6 +2,7 @@
 
 ros2 launch letocc_ros occ_flow.launch.py
 ros2 launch letocc_ros occ_flow.launch.py bag:=out/street rviz:=true
+ros2 launch letocc_ros occ_flow.launch.py name:=seer namespace:=robot1   # one of several; see docs/node.md
 ros2 launch letocc_ros occ_flow.launch.py --show-args
 """
 
@@ -35,6 +36,7 @@ def arguments() -> list[DeclareLaunchArgument]:
             "Camera names, with commas, the anchor first; empty: as in params_file, where empty is the checkpoint's.",
         ),
         argument("params_file", share / "config" / "occ_flow.yaml", "Parameters of the node (YAML)."),
+        argument("name", "occ_flow_node", "Name of the node, for several in one system."),
         argument("namespace", "", "Namespace of the node; camera topics are relative to it."),
         argument("autostart", "true", "Configure and activate the node without a lifecycle manager.", BOOLEAN),
         argument("bag", "", "Bag to play into the node; empty: live cameras. Without rviz, all ends with the bag."),
@@ -70,7 +72,7 @@ def occ_flow_node(values: dict[str, str]) -> Node:
     return Node(
         package="letocc_ros",
         executable="occ_flow_node",
-        name="occ_flow_node",
+        name=values["name"],
         namespace=values["namespace"],
         parameters=[values["params_file"], changes],
         ros_arguments=["--log-level", values["log_level"]],

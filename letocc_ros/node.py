@@ -82,11 +82,6 @@ class OccFlowNode(LifecycleNode):
         self.create_service(Trigger, "~/reset", self._on_reset)
         self.create_service(Trigger, "~/save_snapshot", self._on_save_snapshot)
 
-    @property
-    def busy(self) -> bool:
-        """Whether a set is still in work after the node was cleaned up."""
-        return self._worker is not None and self._worker.alive
-
     def start(self) -> bool:
         """Configure and activate; False if either fails, for the reason that was logged."""
         success = TransitionCallbackReturn.SUCCESS
@@ -373,11 +368,16 @@ def main(args: Sequence[str] | None = None) -> int:
         if node is not None:
             node.destroy_node()
         rclpy.try_shutdown()
-    if node is not None and node.busy:
-        sys.stdout.flush()
-        os._exit(status)  # a set takes long: Python must not be taken down under it
     return status
 
 
+def run() -> None:
+    """`main` as a process of its own, which ends with it: at once, whatever the network is at work on."""
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # Python would first take torch apart, for seconds
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

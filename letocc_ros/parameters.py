@@ -5,7 +5,7 @@ import dataclasses
 import difflib
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -207,7 +207,7 @@ def descriptor(field: dataclasses.Field) -> ParameterDescriptor:
     meta = field.metadata
     out = ParameterDescriptor(
         description=meta["description"] + (f" Unit: {meta['unit']}." if meta["unit"] else ""),
-        additional_constraints=f"one of {', '.join(meta['choices'])}" if meta["choices"] else "",
+        additional_constraints="; ".join(_constraints(meta)),
     )
     if meta["range"] and isinstance(field.default, float):
         low, high = map(float, meta["range"])
@@ -216,6 +216,12 @@ def descriptor(field: dataclasses.Field) -> ParameterDescriptor:
         low, high = meta["range"]
         out.integer_range = [IntegerRange(from_value=low, to_value=high, step=1)]
     return out
+
+
+def _constraints(meta: Mapping[str, Any]) -> Iterator[str]:
+    if meta["choices"]:
+        yield f"one of {', '.join(meta['choices'])}"
+    yield "can change while active" if meta["live"] else "can change only while unconfigured"
 
 
 def defaults() -> dict[str, Any]:

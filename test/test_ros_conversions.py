@@ -350,6 +350,7 @@ def test_every_parameter_is_described():
     for field in dataclasses.fields(parameters.NodeParameters):
         descriptor = parameters.descriptor(field)
         assert descriptor.description
+        assert descriptor.additional_constraints.endswith(("while active", "while unconfigured"))
         assert Parameter(field.name, value=parameters.defaults()[field.name]).type_ != Parameter.Type.NOT_SET
         if field.metadata["range"]:
             assert descriptor.floating_point_range or descriptor.integer_range

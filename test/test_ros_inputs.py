@@ -10,6 +10,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed; source scripts/env.
 pytest.importorskip("letocc_ros.msg", reason="the ROS package is not built; source scripts/env.sh")
 
 from nav_msgs.msg import Odometry
+from rclpy.clock import Clock
 from ros_rig import CALIBRATION, CAMERAS, T_EGO_CAM, picture, pose, stamp
 from sensor_msgs.msg import Image
 from tf2_msgs.msg import TFMessage
@@ -45,6 +46,9 @@ class Robot:
 
     def destroy_subscription(self, topic: str) -> None:
         del self.callbacks[self.resolve_topic_name(topic)]
+
+    def get_clock(self) -> Clock:
+        return Clock()
 
     def say(self, topic: str, message: object) -> None:
         self.callbacks[topic](message)

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,16 @@ def test_every_argument_is_described_and_used(declared: dict[str, str]):
 def flag(pair: ast.Tuple) -> bool:
     """Whether this is an (argument, flag of the player) pair."""
     return all(isinstance(e, ast.Constant) for e in pair.elts) and pair.elts[1].value.startswith("--")
+
+
+def test_the_launch_file_on_the_page_of_the_node(declared: dict[str, str]):
+    """Several nodes composed: it is Python, and gives arguments that exist."""
+    page = (rig.REPOSITORY / "docs" / "node.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    calls = [n for n in ast.walk(ast.parse(block)) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
+    given = [{k.arg for k in c.keywords} for c in calls if c.func.id == "occ_flow"]
+    assert len(given) == 2
+    assert set().union(*given) <= set(declared)
 
 
 def test_rviz_shows_what_the_node_publishes():

@@ -98,9 +98,9 @@ def test_nothing_waits_for_a_set_that_takes_long(start: Callable[..., OccFlowNod
     assert node.trigger_deactivate() == SUCCESS
     assert values(node)["dropped: deactivated"] == "1"  # the one that waited
     assert node.trigger_shutdown() == SUCCESS
-    assert node.busy
+    assert node._worker.alive
     gate.set()
-    until(lambda: not node.busy, 20, "the end of the set in work")
+    until(lambda: not node._worker.alive, 20, "the end of the set in work")
     assert values(node)["sets out"] == "0"
 
 
