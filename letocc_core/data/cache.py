@@ -24,6 +24,13 @@ def save(path: Path, arrays: Mapping[str, np.ndarray], compressed: bool = False)
     temporary.replace(path)
 
 
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file in one step, as `save` does."""
+    temporary = path.with_name(f".{path.stem}_{os.getpid()}{path.suffix}")
+    temporary.write_bytes(data)
+    temporary.replace(path)
+
+
 @contextmanager
 def complete_folder(folder: Path) -> Iterator[Path]:
     """A folder to fill, which gets its name at the end: a kill on the way leaves nothing under that name."""

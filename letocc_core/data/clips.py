@@ -9,11 +9,17 @@ from typing import TYPE_CHECKING, Literal
 from torch.utils.data import Dataset
 
 from letocc_core.cues.masks import GroundedSam
+from letocc_core.cues.semantics import Segmenter
 from letocc_core.errors import ConfigError
 from letocc_core.frame import InputConfig
 
 if TYPE_CHECKING:
     from letocc_core.data.recorded_clips import RecordedClips
+    from letocc_core.data.simulator.dataset import SimulatorClips
+
+
+# `cues.flow.CLASSICAL` and `LEARNED`
+Cue = Literal["none", "dis", "dis_fine", "dis_chained", "raft", "raft_small", "unimatch", "cotracker"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,9 @@ class SimulatorData:
     scenes: int = 600  # streets
     frames: int = 7  # frames a street, `input.history_interval` apart
     lidar: bool = False  # also simulate LiDAR sweeps for the range loss
-    cue: Literal["none", "dis", "dis_fine", "true"] = "none"  # optical flow for motion: estimated, or the truth
+    cue: Literal[Cue, "true"] = "none"  # optical flow for motion: by this estimator, or the truth
+    cue_weights: Path | None = None  # file of a learned estimator
+    cue_device: str = "cpu"  # where that runs: cpu, cuda, cuda:1, ...
     cue_interval: float = 0.05  # s to the instants before and after that the flow leads to
     semantics: bool = False  # also give the classes of pixels, as pseudo-labels for a semantic field
 
@@ -41,9 +49,13 @@ class RecordedData:
     source_max: float = 6.0  # m, farthest source frame
     source_seconds: float = 1.0  # s, farthest source frame in time, for a vehicle that stands still
     lidar: bool = True  # use the recording's LiDAR for the range loss when it has one
-    cue: Literal["none", "dis", "dis_fine"] = "none"  # optical flow for motion, to a previous frame and the next one
-    cue_previous: Literal["neighbour", "source"] = "neighbour"  # which previous one: the papers' is the drawn source
+    cue: Cue = "none"  # optical flow for motion, to a previous frame and the next one, by this estimator
+    cue_weights: Path | None = None  # file of a learned estimator
+    cue_device: str = "cpu"  # where that runs: cpu, cuda, cuda:1, ...
+    # which previous frame: the one before, or the papers' drawn source; keyframe: this one and the next are keyframes
+    cue_previous: Literal["neighbour", "source", "keyframe"] = "neighbour"
     masks: GroundedSam | None = None  # find objects that could move; None: the flow alone tells what moves
+    semantics: Segmenter | None = None  # classes of pixels, for a semantic field
 
 
 @dataclass(frozen=True)
@@ -56,7 +68,9 @@ class BagData(RecordedData):
     fixed_frame: str = "odom"  # frame in which the world stands still
     slop: float = 0.02  # s, largest distance of an image's stamp from that of the first camera's
     lidar_topic: str = ""  # which PointCloud2 topic; empty: /points, or else the first
-    odometry_topic: str = ""  # nav_msgs/Odometry with the ego poses; empty: /tf, or the only such topic where it has none
+    odometry_topic: str = (
+        ""  # nav_msgs/Odometry with the ego poses; empty: /tf, or the only such topic where it has none
+    )
 
 
 @dataclass(frozen=True)
@@ -125,9 +139,14 @@ class DataConfig:
             raise ConfigError(f"data: {' and '.join(given) or 'no source'} given, expected exactly one of {names}")
 
     @property
+    def source(self) -> str:
+        """Name of the source."""
+        return next(name for name in SOURCES if getattr(self, name) is not None)
+
+    @property
     def recorded(self) -> RecordedData | None:
         """The source, if it is recordings."""
-        found = next(getattr(self, name) for name in SOURCES if getattr(self, name) is not None)
+        found = getattr(self, self.source)
         return found if isinstance(found, RecordedData) else None
 
 
@@ -149,29 +168,39 @@ def build(config: DataConfig, input_config: InputConfig, past_frames: int) -> Da
         past_frames: frames of history that the model takes, `input_config.history_interval` apart.
     """
     if config.simulator is not None:
-        from letocc_core.data.simulator.dataset import SimulatorClips
-
-        streets = config.simulator
-        return SimulatorClips(
-            seeds=range(streets.first_seed, streets.first_seed + streets.scenes),
-            rig=streets.rig,
-            input=input_config,
-            past_frames=past_frames,
-            frames=streets.frames,
-            lidar=streets.lidar,
-            cue=streets.cue,
-            cue_interval=streets.cue_interval,
-            semantics=streets.semantics,
-            cache=config.cache,
-            workers=config.workers,
-        )
+        return simulated_clips(config, input_config, past_frames)
     dataset = recorded_clips(config, input_config, past_frames)
     dataset.write_flow(config.workers)
-    dataset.write_masks(config.workers)
+    dataset.write_pictures(config.workers)
     if isinstance(config.recorded, KittiTrackingData):
         dataset.repeat_dynamic(config.recorded)
     print(f"data: {dataset.summary()}", file=sys.stderr)
     return dataset
+
+
+def simulated_clips(
+    config: DataConfig, input_config: InputConfig, past_frames: int, shard: tuple[int, int] = (1, 1)
+) -> "SimulatorClips":
+    """Clips of streets, rendered where they are missing: those of the i-th of n parts for a `shard` (i, n)."""
+    from letocc_core.data.simulator.dataset import SimulatorClips
+
+    streets = config.simulator
+    return SimulatorClips(
+        seeds=range(streets.first_seed, streets.first_seed + streets.scenes),
+        rig=streets.rig,
+        input=input_config,
+        past_frames=past_frames,
+        frames=streets.frames,
+        lidar=streets.lidar,
+        cue=streets.cue,
+        cue_interval=streets.cue_interval,
+        cue_weights=streets.cue_weights,
+        cue_device=streets.cue_device,
+        semantics=streets.semantics,
+        cache=config.cache,
+        workers=config.workers,
+        shard=shard,
+    )
 
 
 def recorded_clips(config: DataConfig, input_config: InputConfig, past_frames: int) -> "RecordedClips":

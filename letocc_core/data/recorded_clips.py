@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch.utils.data import Dataset
 
-from letocc_core.cues.flow import decode
-from letocc_core.data.bag_cues import FlowFiles, MaskFiles
+from letocc_core.cues.flow import decode, flow_estimator
+from letocc_core.data.bag_cues import FlowFiles, Labeller, PictureFiles, PictureKind
 from letocc_core.data.dynamic import moving_share
 from letocc_core.errors import ConfigError, DataError
 from letocc_core.frame import Clip, FlowCue, Frame, InputConfig
@@ -93,8 +93,16 @@ class RecordedClips(Dataset):
                 f"past frames {input.history_interval} s apart and a source frame within {data.source_max} m and "
                 f"{data.source_seconds} s on either side; check first_frame, last_frame and the rate"
             )
-        self.flows = [] if data.cue == "none" else [FlowFiles(store, data.cue) for store in self.stores]
-        self.masks = [] if data.masks is None else [MaskFiles(store, data.masks) for store in self.stores]
+        self.flows: list[FlowFiles] = []
+        if data.cue != "none":
+            estimator = flow_estimator(data.cue, data.cue_weights, data.cue_device)
+            self.flows = [FlowFiles(store, data.cue, estimator) for store in self.stores]
+        labellers: dict[PictureKind, Labeller | None] = {"movable": data.masks, "semantics": data.semantics}
+        self.pictures = {
+            kind: [PictureFiles(store, kind, labeller) for store in self.stores]
+            for kind, labeller in labellers.items()
+            if labeller is not None
+        }
 
     def summary(self) -> str:
         """What there is, and what was left out."""
@@ -141,12 +149,18 @@ class RecordedClips(Dataset):
             for i, files in enumerate(self.flows)
         )
 
-    def write_masks(self, workers: int = 0, shard: tuple[int, int] = (1, 1)) -> int:
-        """The same for the masks of objects that could move."""
+    def write_pictures(self, workers: int = 0, shard: tuple[int, int] = (1, 1)) -> int:
+        """The same for the masks of objects that could move, and for the classes of pixels."""
         return sum(
             files.write([c.current for k, c in self.clips if k == i], workers, shard)
-            for i, files in enumerate(self.masks)
+            for of_kind in self.pictures.values()
+            for i, files in enumerate(of_kind)
         )
+
+    def pairs(self) -> list[tuple[FrameStore, int, int]]:
+        """The pairs of frames between which optical flow leads, each once."""
+        found = {(k, c.current, j): None for k, c in self.clips for j in c.cues}
+        return [(self.stores[k], i, j) for k, i, j in found]
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -155,9 +169,11 @@ class RecordedClips(Dataset):
         number, clip = self.clips[index]
         store = self.stores[number]
         current = store.frame(clip.current)
-        if self.masks:
-            movable = self.masks[number].read(clip.current, current.images.shape[-1])
-            current = dataclasses.replace(current, movable=torch.from_numpy(movable))
+        labels = {kind: torch.from_numpy(files[number].read(clip.current)) for kind, files in self.pictures.items()}
+        if "movable" in labels:
+            current = dataclasses.replace(current, movable=labels["movable"] > 0)
+        if "semantics" in labels:
+            current = dataclasses.replace(current, semantics=labels["semantics"].int())
         others = {i: store.frame(i, lidar=False) for i in {*clip.history, *clip.sources}}  # each is decoded once
         return Clip(
             current,
@@ -196,7 +212,11 @@ def choose_clips(
         pairs = {
             tuple(_draw(side, distance[side], data, generator) for side in (before, after)): None for _ in range(DRAWS)
         }
-        clips += [ClipIndices(current, history, pair, _cues(pair, before, after, data)) for pair in pairs]
+        found = {pair: _cues(current, pair, before, after, complete[: last + 1], data) for pair in pairs}
+        if None in found.values():
+            left_out += 1
+            continue
+        clips += [ClipIndices(current, history, pair, cues) for pair, cues in found.items()]
     return clips, left_out
 
 
@@ -213,10 +233,21 @@ def _cue(store: FrameStore, i: int, flow: Int[np.ndarray, "N H W 2"]) -> FlowCue
     )
 
 
-def _cues(sources: tuple[int, int], before: np.ndarray, after: np.ndarray, data: "RecordedData") -> tuple[int, ...]:
-    """Frames to which the optical flow of a clip leads."""
+def _cues(
+    current: int,
+    sources: tuple[int, int],
+    before: np.ndarray,
+    after: np.ndarray,
+    complete: np.ndarray,
+    data: "RecordedData",
+) -> tuple[int, ...] | None:
+    """Frames to which the optical flow of a clip leads; None if one is missing."""
     if data.cue == "none":
         return ()
+    if data.cue_previous == "keyframe":
+        keyframes = np.flatnonzero(complete)
+        earlier, later = keyframes[keyframes < current], keyframes[keyframes > current]
+        return (int(earlier[-1]), int(later[0])) if len(earlier) and len(later) else None
     return (int(before[-1]) if data.cue_previous == "neighbour" else sources[0], int(after[0]))
 
 

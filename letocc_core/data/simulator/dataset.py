@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from letocc_core.cues.flow import decode, encode, flow_estimator, settings_key, trusted_flow
+from letocc_core.cues.flow import FlowEstimator, decode, encode, flow_estimator, settings_key, trusted_flow
 from letocc_core.data.cache import save, write_missing
 from letocc_core.data.simulator.rig import Rig
 from letocc_core.data.simulator.street import Street
@@ -32,8 +32,11 @@ class SimulatorClips(Dataset):
         lidar: also simulate a sweep a frame.
         cache: folder for rendered streets.
         workers: processes that render.
-        cue: optical flow from each clip's current frame: none, by an estimator (`cues.flow.ESTIMATORS`), or the truth (true).
+        cue: optical flow from each clip's current frame: none, by an estimator (`cues.flow.flow_estimator`), or the truth
+            (true).
         cue_interval: s to the instants before and after that it leads to.
+        cue_weights, cue_device: of a learned estimator.
+        shard: (i, n): render only the i-th of n parts of what is missing; the others' clips cannot be read then.
         semantics: also give the classes of the current frames' pixels, as pseudo-labels (`data.truth.CLASS_NAMES`).
     """
 
@@ -49,7 +52,10 @@ class SimulatorClips(Dataset):
         workers: int,
         cue: str = "none",
         cue_interval: float = 0.05,
+        cue_weights: Path | None = None,
+        cue_device: str = "cpu",
         semantics: bool = False,
+        shard: tuple[int, int] = (1, 1),
     ):
         self.seeds, self.past_frames = list(seeds), past_frames
         self.first = max(past_frames, 1)
@@ -59,14 +65,16 @@ class SimulatorClips(Dataset):
         settings = (RENDERER, mounted, input.history_interval, frames, lidar)
         key = hashlib.sha256(repr(settings).encode()).hexdigest()[:12]
         self.folder = Path(cache) / f"streets_{key}"
-        self._render("rendering streets", "", render_street, settings[1:], workers)
-        self.cue_suffix = _cue_suffix(cue, cue_interval)
+        self.workers, self.shard = workers, shard
+        self._render("rendering streets", "", render_street, settings[1:])
+        estimator = None if cue in ("none", "true") else flow_estimator(cue, cue_weights, cue_device)
+        self.cue_suffix = _cue_suffix(cue, estimator, cue_interval)
         self.semantics = semantics
         times = [(self.first + i) * input.history_interval for i in range(self.per_street)]
         if semantics:
-            self._render("classes of pixels", SEMANTICS, render_semantics, (mounted, times), workers)
+            self._render("classes of pixels", SEMANTICS, render_semantics, (mounted, times))
         if self.cue_suffix:
-            self._render("optical flow", self.cue_suffix, render_cues, (settings[1], times, cue, cue_interval), workers)
+            self._render("optical flow", self.cue_suffix, render_cues, (mounted, times, estimator, cue_interval))
 
     def __len__(self) -> int:
         return len(self.seeds) * max(self.per_street, 0)
@@ -83,15 +91,15 @@ class SimulatorClips(Dataset):
             current = replace(current, semantics=torch.from_numpy(classes).int())
         return Clip(current, history, (_frame(data, now - 1), _frame(data, now + 1)), cues)
 
-    def _render(self, what: str, suffix: str, render: Callable, settings: tuple, workers: int) -> None:
+    def _render(self, what: str, suffix: str, render: Callable, settings: tuple) -> None:
         """Let `render(path, seed, *settings)` write the files that the cache lacks."""
         jobs = {_path(self.folder, seed, suffix): (seed, *settings) for seed in self.seeds}
-        write_missing(what, "street", render, jobs, workers)
+        write_missing(what, "street", render, jobs, self.workers, self.shard)
 
 
-def _cue_suffix(cue: str, interval: float) -> str:
+def _cue_suffix(cue: str, estimator: FlowEstimator | None, interval: float) -> str:
     """Of the names of the files that hold a cue; another one when the estimator's settings change."""
-    settings = "" if cue in ("none", "true") else f"_{settings_key(flow_estimator(cue))}"
+    settings = "" if estimator is None else f"_{settings_key(estimator)}"
     return "" if cue == "none" else f"_{cue}{settings}_{interval:g}"
 
 
@@ -121,17 +129,23 @@ def render_semantics(path: Path, seed: int, rig: Rig, times: list[float]) -> Non
     save(path, {"semantics": np.stack([s.semantics for s in sets])}, compressed=True)
 
 
-def render_cues(path: Path, seed: int, rig: Rig, times: list[float], cue: str, interval: float) -> None:
-    """Optical flow from one street's images at `times` (s) to those `interval` s before and after, into a file."""
+def render_cues(
+    path: Path, seed: int, rig: Rig, times: list[float], estimator: FlowEstimator | None, interval: float
+) -> None:
+    """Optical flow from one street's images at `times` (s) to those `interval` s before and after, into a file.
+
+    Args:
+        estimator: None for the truth.
+    """
     street = Street(seed, rig, flow_interval=interval)
     flows, stamps, poses = [], [], []
     for t in times:
-        now = street.render(t, truth=cue == "true", lidar=False)
+        now = street.render(t, truth=estimator is None, lidar=False)
         others = [street.render(t + sign * interval, truth=False, lidar=False) for sign in (-1, 1)]
-        if cue == "true":
+        if estimator is None:
             flows.append([encode(f) for f in (now.truth.flow_backward, now.truth.flow_forward)])
         else:
-            flows.append([trusted_flow(flow_estimator(cue), now.images, other.images)[0] for other in others])
+            flows.append([trusted_flow(estimator, now.images, other.images)[0] for other in others])
         stamps.append([other.stamp_ns for other in others])
         poses.append([other.T_world_ego for other in others])
     save(path, {"flow": np.array(flows), "stamp": np.array(stamps), "T_world_ego": np.array(poses)})
