@@ -3,6 +3,9 @@
 import numpy as np
 import pytest
 
+from letocc_core.data.simulator.rig import Rig
+from letocc_core.data.simulator.street import Street
+from letocc_core.data.truth import FREE
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.stream.objects import MovingObject, moving_objects
 from letocc_core.stream.types import OccFlow
@@ -56,3 +59,22 @@ def test_what_is_slow_small_unseen_or_free_is_no_object():
     hidden = answer((CAR, (5.0, 0.0)))
     hidden.observed[:] = False
     assert not moving_objects(hidden, 0.5, 3)
+
+
+@pytest.mark.parametrize("seed", [3, 4])
+def test_the_truth_of_a_street_gives_its_traffic(seed: int):
+    """Every car, cyclist and pedestrian that moves inside of the box, each once, to a voxel and to its own velocity."""
+    grid = GridSpec()
+    street = Street(seed, Rig.load("nuscenes").resized(24, 42), grid)
+    frame = street.render(1.0)
+    occupied = frame.truth.occupancy != FREE
+    seen = np.ones(grid.shape, bool)
+    found = moving_objects(OccFlow(0, grid, occupied.astype(np.float32), frame.truth.velocity, seen, 0.5), 0.5, 3)
+    T_ego_world = np.linalg.inv(frame.T_world_ego)
+    places = np.array([T_ego_world @ actor.pose(street.world.line, 1.0)[:, 3] for actor in street.world.actors])
+    inside = np.flatnonzero((np.abs(places[:, :2]) < 19).all(1))
+    assert len(inside) == len(found) == 9
+    for i in inside:
+        near = min(found, key=lambda item: np.linalg.norm(item.position[:2] - places[i, :2]))
+        assert np.linalg.norm(near.position[:2] - places[i, :2]) < grid.voxel_size
+        np.testing.assert_allclose(near.velocity, T_ego_world[:2, :2] @ street._velocity(i, 1.0), atol=1e-3)
