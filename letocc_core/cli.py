@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_view(commands)
     _add_play(commands)
     _add_bag(commands)
+    _add_data(commands)
     _add_cues(commands)
     return parser
 
@@ -339,6 +340,22 @@ def _bag_convert(options: argparse.Namespace) -> None:
 
     convert = getattr(dataset_bags, f"{options.dataset.replace('-', '_')}_to_bag")
     print(convert(options.root, options.part, options.out))
+
+
+def _add_data(commands) -> None:
+    p = commands.add_parser("data", help="what a configuration finds in its data set; LiDAR drawn into the images")
+    p.add_argument("config", type=Path, help="training configuration, for example config/nuscenes.yaml")
+    p.add_argument("overrides", nargs="*", metavar="key=value", help="changes to it, for example data.nuscenes.root=DIR")
+    p.add_argument("--picture", type=Path, metavar="PNG", help="draw the sweep of a frame into its images")
+    p.add_argument("--sequence", default="", help="which one to draw, such as scene-0061 (default: the first)")
+    p.add_argument("--frame", type=int, default=0, help="which frame of it (default: 0)")
+    p.set_defaults(run=_data)
+
+
+def _data(options: argparse.Namespace) -> None:
+    from letocc_core.inspect_data import inspect_data
+
+    print(inspect_data(options.config, options.overrides, options.picture, options.sequence, options.frame))
 
 
 def _add_cues(commands) -> None:

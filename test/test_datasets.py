@@ -3,12 +3,14 @@
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 import yaml
 
 from letocc_core import config as configuration
+from letocc_core.cli import main
 from letocc_core.data import kitti, splits
 from letocc_core.data.clips import (
     DataConfig,
@@ -32,6 +34,8 @@ from letocc_core.frame import FlowCue, InputConfig
 from letocc_core.geometry import se3
 from letocc_core.geometry.camera import project_lidar
 from letocc_core.train import TrainConfig, train
+from letocc_core.viz.colours import depth_colours
+from letocc_core.viz.lidar import sweep_picture
 
 SEED, SECONDS, SIZE = 3, 1.2, (48, 84)
 CONFIG = Path(__file__).resolve().parents[1] / "config"
@@ -219,6 +223,34 @@ def test_raw_drive(tmp_path):
     np.testing.assert_allclose(drive.T_ego_cam[1, 0, :3, 3], [0, 0.06, 1.65], atol=1e-9)
     assert drive.current.all() and drive.frame_set(2).images[0].max() == 80  # frames 0 to 21 are measured
     assert kitti.raw_drives(tmp_path, "all") == ["2011_09_26_drive_0048"]
+
+
+# Looking at a data set
+
+
+def test_what_a_configuration_finds(roots, tmp_path, capsys):
+    command = ["data", str(CONFIG / "nuscenes.yaml"), f"data.nuscenes.root={roots['nuscenes']}", f"data.cache={tmp_path}",
+               "input.image_size=[48, 84]", "--picture", str(tmp_path / "a/b.png")]  # fmt: skip
+    assert main(command) == 0
+    assert "scene-0003: 14 frames of 6 cameras, 14 sweeps, 1.1 s" in capsys.readouterr().out
+    assert cv2.imread(str(tmp_path / "a/b.png")).shape == (3 * 24 + 60 + 2 * (48 + 26) + 24, 24 + 3 * (84 + 24), 3)
+    assert main([*command, "--sequence", "scene-0004"]) == 1
+    assert "no frame 0 of a sequence 'scene-0004'; sequences: nuscenes/v1.0-mini/scene-0003" in capsys.readouterr().err
+    assert main(["data", str(CONFIG / "street.yaml")]) == 1
+    assert "its data are no data set on disk" in capsys.readouterr().err
+
+
+def test_a_return_is_drawn_where_it_projects(roots):
+    """One 10 m ahead at the camera's height, which sits 6 cm left of the ego frame: a dot of the colour of 10 m."""
+    drive = kitti.tracking_drive(roots["kitti-tracking"], "0003")
+    frame = DriveFrames(drive, INPUT, True, Path("unused")).frame(0)
+    picture = sweep_picture(replace(frame, lidar=torch.tensor([[10.0, 0, 1.65]])), drive.cameras, "")
+    u, v = frame.K[0, 0, 2] + frame.K[0, 0, 0] * 0.006, frame.K[0, 1, 2]
+    np.testing.assert_array_equal(
+        picture[90 + round(float(v)), 24 + round(float(u))], depth_colours(np.array([10.0]))[0]
+    )
+    with pytest.raises(DataError, match="no LiDAR sweep to draw"):
+        sweep_picture(replace(frame, lidar=None), drive.cameras, "this frame")
 
 
 # Splits
