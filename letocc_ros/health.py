@@ -77,6 +77,7 @@ class Health:
             self._in, self._out = Stream(), Stream()
             self._heard = 0
             self._dropped: Counter[str] = Counter()
+            self._dropped_images = 0
             self._resets: Counter[str] = Counter()
             self._stages: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=LATENCIES))
             self._problems: dict[tuple[str, ...], Problem] = {}
@@ -126,16 +127,18 @@ class Health:
             self._resets[kind] += 1
         self.problem(("reset", kind), f"the past is forgotten: {reason}")
 
-    def drop(self, reason: str, key: tuple[str, ...], text: str) -> None:
-        """Something was received and is lost."""
+    def drop(self, reason: str, key: tuple[str, ...], text: str, images: int = 0) -> None:
+        """Something was received and is lost, and with it so many images that came into no set."""
         with self._lock:
             self._dropped[reason] += 1
+            self._dropped_images += images
         self.problem((reason, *key), text)
 
     def drop_unmatched(self, camera: str, text: str) -> None:
         """An image came into no set: no problem unless none of its camera does, as with cameras of different rates."""
         with self._lock:
             self._dropped["unmatched"] += 1
+            self._dropped_images += 1
             self._unmatched[camera] = text
 
     def problem(self, key: tuple[str, ...], text: str) -> None:
@@ -219,6 +222,7 @@ class Health:
         values: dict[str, object] = {"sets in": self._in.count, "sets out": self._out.count}
         values["rate (Hz)"] = f"{self._out.rate(now):.1f}"
         values["age of the last answer (s)"] = _seconds(self._out.age(now))
+        values["images in no set"] = self._dropped_images
         values |= {f"dropped: {reason}": count for reason, count in sorted(self._dropped.items())}
         values |= {f"history reset: {reason}": count for reason, count in sorted(self._resets.items())}
         for stage, seconds in self._stages.items():

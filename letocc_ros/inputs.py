@@ -143,7 +143,8 @@ class Inputs:
             )
 
     def _refuse(self, topic: str, error: LetOccError) -> None:
-        self._health.drop("unusable message", (topic,), str(error))
+        images = int(topic in self.image_topics.values())
+        self._health.drop("unusable message", (topic,), str(error), images)
 
     def _on_odometry(self, _: None, topic: str, message: Odometry) -> None:
         stamp_ns = require_stamp(conversions.to_ns(message.header.stamp), topic)
@@ -160,4 +161,4 @@ class Inputs:
         text = item.detail
         if item.reason in ("no_camera_info", "bad_camera_info") and item.camera is not None:
             text = f"{text} (topic {self._info_topics[item.camera]})"
-        self._health.drop(item.reason, (item.camera or "set",), text)
+        self._health.drop(item.reason, (item.camera or "set",), text, item.images)
