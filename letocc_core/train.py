@@ -41,6 +41,8 @@ from letocc_core.model.let_occ_flow import Fields, LetOccFlow, ModelConfig
 from letocc_core.rendering.draws import Draws
 from letocc_core.versions import versions
 
+MOTION = ("fields.flow.", "fields.dynamic.", "motion.")  # parameters that geometry does not depend on
+
 
 class TrainingError(LetOccError):
     """Training cannot go on: a loss or its gradient is not finite."""
@@ -294,7 +296,7 @@ class _Run:
         groups: dict[float, list[nn.Parameter]] = {}
         for name, parameter in self.model.named_parameters():
             factor = config.backbone_factor if name.startswith("pyramid.backbone.") else 1.0
-            factor *= 1.0 if name.startswith(("fields.flow.", "fields.dynamic.")) else config.geometry_factor
+            factor *= 1.0 if name.startswith(MOTION) else config.geometry_factor
             parameter.requires_grad_(factor > 0)
             parameter.grad = None  # of an earlier stage: it would count in the norm of one that keeps this frozen
             groups.setdefault(factor, []).append(parameter)

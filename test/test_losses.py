@@ -12,7 +12,7 @@ from torch.autograd import gradcheck
 from letocc_core.errors import ConfigError, DataError
 from letocc_core.frame import Clip, Frame, collate, stack
 from letocc_core.geometry.grid import GridSpec
-from letocc_core.losses import edge, eikonal, hessian, lidar, photometric, semantics, sparsity
+from letocc_core.losses import contact, edge, eikonal, hessian, lidar, photometric, semantics, sparsity
 from letocc_core.losses.objective import StaticStageConfig, background_samples, stage_losses
 from letocc_core.rendering.draws import Draws
 from letocc_core.rendering.rays import Rays, pixel_rays
@@ -388,3 +388,46 @@ def test_images_alone_teach_a_free_grid_the_street(street):
     after = depth_error(learn(clip, config(), 100), clip, depth)
     print(f"abs rel of a free grid: {before:.3f} -> {after:.3f}")
     assert before > 0.5 and after < 0.2
+
+
+FORWARD = torch.tensor([[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 1.5], [0, 0, 0, 1]])  # a camera 1.5 m above the road
+
+
+def test_objects_stand_where_the_ray_through_their_lowest_pixel_meets_the_road():
+    """15 px below the horizon with a focal length of 100 px: 0.15 m down a metre, so that 1.5 m down are 10 m away."""
+    K = torch.tensor([[100.0, 0, 31.5], [0, 100, 49.5], [0, 0, 1]])[None, None]
+    movable = torch.zeros(1, 1, 100, 64, dtype=torch.bool)
+    movable[0, 0, 30:65, 10] = True  # stands at the lower border of row 64
+    movable[0, 0, 20:40, 20] = True  # hangs above the horizon
+    movable[0, 0, 60:, 30] = True  # reaches below the image
+    depth = contact.contact_depth(movable, K, FORWARD[None, None])[0, 0]
+    torch.testing.assert_close(depth[30:65, 10], torch.full((35,), 10.0))
+    assert torch.isfinite(depth).sum() == 35
+
+
+def test_objects_on_top_of_each_other_stand_where_each_ends():
+    K = torch.tensor([[100.0, 0, 31.5], [0, 100, 49.5], [0, 0, 1]])[None, None]
+    movable = torch.zeros(1, 1, 100, 64, dtype=torch.bool)
+    movable[0, 0, 50:55, 10] = movable[0, 0, 60:80, 10] = True
+    depth = contact.contact_depth(movable, K, FORWARD[None, None])[0, 0, :, 10]
+    torch.testing.assert_close(depth[50], torch.tensor(30.0))
+    torch.testing.assert_close(depth[60], torch.tensor(5.0))
+
+
+def test_contact_error_is_of_the_logarithm():
+    depth, known = torch.tensor([[10.0, 5.0, 7.0]]), torch.tensor([[True, True, False]])
+    found = contact.error(depth, torch.tensor([[5.0, 5.0, torch.inf]]), known)
+    torch.testing.assert_close(found, torch.tensor([[math.log(2), 0.0, 0.0]]))
+
+
+def test_a_surface_belongs_where_the_object_stands_and_nothing_in_front_of_it():
+    """|0.3| at the contact; of four samples one lacks 0.4 - 0.1 = 0.3 m to be free, one behind does not count."""
+    t = torch.tensor([[[1.0, 2.0, 3.0, 5.0]]])
+    sdf = torch.tensor([[[0.5, 0.1, 0.9, -2.0]]], requires_grad=True)
+    here = torch.tensor([[-0.3]], requires_grad=True)
+    counted, depth = torch.tensor([[True]]), torch.tensor([[4.0]])
+    loss = contact.surface_error(here, sdf, t, depth, counted)
+    torch.testing.assert_close(loss, torch.tensor(0.3 + 0.3 / 4))
+    loss.backward()
+    assert here.grad.item() == -1 and sdf.grad.flatten().tolist() == [0, -0.25, 0, 0]
+    assert contact.surface_error(here, sdf, t, torch.full((1, 1), torch.inf), ~counted) == 0

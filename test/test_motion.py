@@ -16,7 +16,8 @@ from letocc_core.frame import Clip, FlowCue, Frame, collate
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.losses import optical_flow
 from letocc_core.losses.objective import MotionConfig, StaticStageConfig, stage_losses
-from letocc_core.rendering.rays import camera_rays
+from letocc_core.rendering.draws import Draws
+from letocc_core.rendering.rays import camera_rays, object_rays, rays_through
 from letocc_core.rendering.render import render
 
 FOCAL, HEIGHT, WIDTH = 40.0, 24, 32
@@ -123,6 +124,45 @@ def test_rays_that_a_static_world_does_not_explain_move():
     car = torch.tensor([[True, True, False]])
     assert optical_flow.dynamic_rays(seen, still, car, 1.0).tolist() == [[True, False, False]]
     assert optical_flow.dynamic_rays(seen, still, ~car, 1.0).tolist() == [[False, False, True]]
+
+
+def test_an_error_of_depth_does_not_make_a_ray_move():
+    """The vehicle goes 1 m to the left: a point 8 m ahead moves by 5 px to the right, at 10 m by 4 px."""
+    to_the_left = torch.eye(4, dtype=torch.float64)
+    to_the_left[1, 3] = 1.0
+    other = cue(T_world_ego=to_the_left)
+    points, pixels = at((10.0, 0.0, 1.0)), CENTRE
+    rays = rays_through(pixels, frame().K, frame().T_ego_cam, GRID)
+    static = optical_flow.rendered_flow(points, ones(1), pixels, frame(), other)
+    torch.testing.assert_close(static.flatten(), torch.tensor([4.0, 0.0]), atol=1e-4, rtol=0)
+
+    def nearest(target: list[float], tolerance: float) -> Tensor:
+        target = torch.tensor(target).expand_as(static)
+        return optical_flow.nearest_static(target, static, points, ones(1), rays, frame(), other, tolerance).flatten()
+
+    close = {"atol": 1e-3, "rtol": 0}
+    torch.testing.assert_close(nearest([5.0, 0.5], 1.5), torch.tensor([5.0, 0.0]), **close)  # as if 8 m away
+    torch.testing.assert_close(nearest([9.0, 0.0], 1.6), torch.tensor([6.4, 0.0]), **close)  # 6.25 m is the nearest
+    torch.testing.assert_close(nearest([1.0, 0.0], 1.6), torch.tensor([2.5, 0.0]), **close)  # and 16 m the farthest
+    torch.testing.assert_close(nearest([5.0, 0.5], 1.0), static.flatten(), **close)
+
+
+def test_flow_of_a_metre_a_second():
+    """Across, 8 m ahead, 0.1 s later: 40 / 8 * 0.1 px; along the line of sight of the middle: none."""
+    shown = optical_flow.flow_per_speed(at((8.0, 0.0, 1.0)), ones(1), CENTRE, frame(), cue())
+    torch.testing.assert_close(shown.flatten(), torch.tensor([0.5]), atol=1e-3, rtol=0)
+
+
+def test_rays_of_movable_objects_come_first():
+    current = frame()
+    current.movable[:] = False
+    current.movable[0, 0, 3, 4:7] = True
+    draws = Draws(0, torch.arange(1))
+    rays = object_rays(current, GRID, 5, draws)
+    assert rays.pixels.shape == (1, 1, 5, 2)
+    assert sorted(map(tuple, rays.pixels[0, 0, :3].tolist())) == [(4, 3), (5, 3), (6, 3)]
+    rest = object_rays(dataclasses.replace(current, movable=None), GRID, 5, draws).pixels[0, 0]
+    assert len(set(map(tuple, rest.tolist()))) == 5
 
 
 def test_without_masks_the_neighbours_decide_too():

@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from analytic_street import INTERVAL, AnalyticStreet, Rig
 
 from letocc_core.geometry import camera, se3
@@ -16,7 +17,7 @@ def sweep(speed: float, **changes) -> tuple[SweptDepth, torch.Tensor, dict]:
     """Evidence from a street and two past frames at `speed` (m/s), and the true depth of its pixels [1, N, h, w]."""
     street, rig = AnalyticStreet.random(1), Rig(headings=(0, 60, 180))
     seen = [street.frame(rig, -speed * INTERVAL * k, 0) for k in range(3)]
-    grey = [plane_sweep.grey_half(frame.images[None]) for frame, _ in seen]
+    grey = [F.avg_pool2d(plane_sweep.brightness(frame.images[None]), 2) for frame, _ in seen]
     K, T_ego_cam = plane_sweep.half_intrinsics(rig.K[None].float()), rig.T_ego_cam[None].float()
     poses = [frame.T_world_ego[None] for frame, _ in seen]
     T = [se3.inverse(T_ego_cam) @ se3.relative(p, poses[0])[:, None] @ T_ego_cam for p in poses[1:]]

@@ -11,13 +11,15 @@ from torch import Tensor
 from letocc_core.errors import ConfigError
 from letocc_core.frame import Clip, FlowCue, Frame
 from letocc_core.geometry.grid import GridSpec, sample_volume
-from letocc_core.losses import edge, eikonal, hessian, lidar, optical_flow, photometric, semantics, sparsity
+from letocc_core.losses import contact, edge, eikonal, hessian, lidar, optical_flow, photometric, semantics, sparsity
 from letocc_core.losses.feature_similarity import SimilarityConfig, VoxelMotion, similarity_losses
 from letocc_core.losses.mean import mean_over, total
 from letocc_core.rendering.draws import Draws
-from letocc_core.rendering.rays import Rays, camera_rays, lidar_rays
+from letocc_core.rendering.rays import Rays, camera_rays, lidar_rays, object_rays
 from letocc_core.rendering.render import Rendered, SceneFields, render
 
+CONTACT_TOLERANCE = 0.2  # of the logarithm of depth, up to which photometry agrees with where an object stands
+TERMS = ("photometric", "contact", "eikonal", "hessian", "edge", "sparsity", "behind", "start", "lidar", "semantics")
 FAR_AWAY = 500.0  # m, depth of the farthest background sample
 
 
@@ -46,6 +48,7 @@ class StaticStageConfig:
     sparsity: float = 0.002  # in voxels that no camera sees
     behind: float = 0.002  # more than 3 m behind the rendered surface
     start: float = 0.05  # matter where rays start: at the cameras
+    contact: float = 0.0  # depth of movable objects by where they stand; their photometry must agree with it then
     semantics: float = 0.0
 
     def __post_init__(self):
@@ -56,6 +59,10 @@ class StaticStageConfig:
             raise ConfigError(f"objective.beta: {self.beta_start} to {self.beta_end} m, expected positive lengths")
         if not 0 <= self.dssim <= 1:
             raise ConfigError(f"objective.dssim is {self.dssim}, expected a share from 0 to 1")
+
+    def shapes_geometry(self) -> bool:
+        """Whether any term but those of motion has a weight."""
+        return any(getattr(self, name) > 0 for name in TERMS)
 
     def beta(self, progress: float) -> float:
         """Surface width (m) at `progress` in [0, 1] of the stage: linear, then constant."""
@@ -79,6 +86,13 @@ class MotionConfig:
     apart: float = 0.05  # weight of telling the dynamic field from the static one, with `cue: similarity` and both
     similarity: SimilarityConfig = field(default_factory=SimilarityConfig)  # how features are compared
     disentangle: bool = True  # tell moving rays from the others; False: all supervise motion and geometry (Table 5)
+    rays: int = 0  # a camera, those on movable objects first; 0: those of the geometry
+    depth_tolerance: float = 1.0  # factor up to which another depth of a ray may explain its flow; 1: none may (eq. 10)
+    speed: float = 0.0  # px a m/s: cue errors count in m/s, of rays that show at least this; 0: in px (eq. 9)
+
+    def __post_init__(self):
+        if self.depth_tolerance < 1:
+            raise ConfigError(f"motion.depth_tolerance is {self.depth_tolerance}, expected a factor of 1 or more")
 
 
 def stage_losses(
@@ -102,14 +116,40 @@ def stage_losses(
         draws: of the rays' jitter; None: cell centres and uniform samples.
     """
     beta = config.beta(progress)
-    rays = camera_rays(clip.current, grid, config.rows, config.columns, draws)
-    if config.semantics > 0 and fields.semantics is None:
-        raise ConfigError("objective.semantics is on, but the model has no semantic field: set model.fields.classes")
-    reads = {"motion": motion is not None, "semantics": config.semantics > 0}
-    seen = render(fields, grid, rays, config.samples, beta, draws, **reads)
+    weighted: dict[str, Tensor] = {}
+    if config.shapes_geometry() or not (motion and motion.rays):
+        rays = camera_rays(clip.current, grid, config.rows, config.columns, draws)
+        reads = {"motion": motion is not None, "semantics": config.semantics > 0}
+        if config.semantics > 0 and fields.semantics is None:
+            raise ConfigError(
+                "objective.semantics is on, but the model has no semantic field: set model.fields.classes"
+            )
+        seen = render(fields, grid, rays, config.samples, beta, draws, **reads)
+        weighted = _geometry_terms(fields, grid, seen, rays, clip, config, beta, draws)
+    if motion is not None and motion.rays:
+        rays = object_rays(clip.current, grid, motion.rays, draws)
+        seen = render(fields, grid, rays, config.samples, beta, draws, motion=True)
+    if motion is not None:
+        found = motion_terms(seen, rays, clip, motion, fields, similarity)
+        weighted |= {name: weight * found[name] for name in found if (weight := getattr(motion, name)) > 0}
+    return {**weighted, "total": sum(weighted.values())}
+
+
+def _geometry_terms(
+    fields: SceneFields,
+    grid: GridSpec,
+    seen: Rendered,
+    rays: Rays,
+    clip: Clip,
+    config: StaticStageConfig,
+    beta: float,
+    draws: Draws | None,
+) -> dict[str, Tensor]:
+    """Weighted terms that shape geometry (and semantics)."""
     target = photometric.sample_colours(clip.current.images, rays.pixels)
     terms = {
         "photometric": lambda: photometric_term(seen, rays, target, clip, config),
+        "contact": lambda: _contact(fields, grid, seen, rays, clip.current),
         "eikonal": lambda: _eikonal(fields, grid, seen),
         "hessian": lambda: hessian.hessian(fields.sdf, grid.voxel_size),
         "edge": lambda: _edge(seen, rays, target),
@@ -121,11 +161,7 @@ def stage_losses(
     }
     if clip.current.lidar is None:
         del terms["lidar"]
-    weighted = {name: weight * term() for name, term in terms.items() if (weight := getattr(config, name)) > 0}
-    if motion is not None:
-        found = motion_terms(seen, rays, clip, motion, fields, similarity)
-        weighted |= {name: weight * found[name] for name in found if (weight := getattr(motion, name)) > 0}
-    return {**weighted, "total": sum(weighted.values())}
+    return {name: weight * term() for name, term in terms.items() if (weight := getattr(config, name)) > 0}
 
 
 def motion_terms(
@@ -180,17 +216,29 @@ def _cue_terms(seen: Rendered, rays: Rays, clip: Clip, cue: FlowCue, config: Mot
     static = flow(seen.weights, None)
     moves = known
     if config.disentangle:
-        moves = known & optical_flow.dynamic_rays(target, static.detach(), movable, config.threshold)
+        nearest = optical_flow.nearest_static(
+            target, static.detach(), seen.points, seen.weights.detach(), rays, clip.current, cue, config.depth_tolerance
+        )
+        moves = known & optical_flow.dynamic_rays(target, nearest, movable, config.threshold)
     moving = flow(seen.weights.detach() if config.disentangle else seen.weights, seen.velocity)
-    still = inside & ~moves & (known if movable is None else known | ~movable)
     teaches = config.static_cues == "both" or (config.static_cues == "forward" and cue_is_later(clip, cue))
     error, counted = optical_flow.flow_error(moving, target, moves)
+    if config.speed > 0:
+        shown = optical_flow.flow_per_speed(seen.points, seen.weights.detach(), rays.pixels, clip.current, cue)
+        error = error / shown.clamp(min=config.speed)
     scale = optical_flow.dynamic_scale(total(known), total(moves))
     return {
         "flow": (scale * total(torch.where(counted, error, 0.0)) / total(known).clamp(min=1)).mean(),
         "static_flow": mean_over(*optical_flow.flow_error(static, target, known & ~moves & teaches)),
-        "still": mean_over(_speed(seen), still),
+        "still": _still(_speed(seen), inside, known & ~moves, movable),
     }
+
+
+def _still(speed: Tensor, inside: Tensor, explained: Tensor, movable: Tensor | None) -> Tensor:
+    """Mean speed of rays on objects that could move but do not, and of all others: each as much as the other kind."""
+    if movable is None:
+        return mean_over(speed, inside & explained)
+    return mean_over(speed, explained & movable) + mean_over(speed, inside & ~movable)
 
 
 def cue_is_later(clip: Clip, cue: FlowCue) -> bool:
@@ -220,7 +268,25 @@ def photometric_term(
     counted = counted & rays.valid
     if not config.movable and clip.current.movable is not None:
         counted = counted & ~_nearest(clip.current.movable, rays.pixels)
+    if config.contact > 0:
+        depth, known = _standing(rays, clip.current)
+        counted = counted & ~(known & (contact.error(seen.depth.detach(), depth, known) > CONTACT_TOLERANCE))
     return mean_over(best, counted)
+
+
+def _contact(fields: SceneFields, grid: GridSpec, seen: Rendered, rays: Rays, frame: Frame) -> Tensor:
+    depth, known = _standing(rays, frame)
+    points = rays.at(torch.where(known, depth, rays.near)[..., None])
+    here = sample_volume(fields.sdf, grid, points, padding="border")[..., 0, 0]
+    return contact.surface_error(here, seen.sdf[..., 1:], seen.t, depth, known)
+
+
+def _standing(rays: Rays, frame: Frame) -> tuple[Tensor, Tensor]:
+    """Depth (m) [*r] at which what rays see stands on the ground inside the box, and where that is known."""
+    if frame.movable is None:
+        raise ConfigError("objective.contact is on, but the data has no masks of movable objects; set it to 0")
+    depth = _nearest(contact.contact_depth(frame.movable, frame.K, frame.T_ego_cam), rays.pixels)
+    return depth, rays.valid & (depth > rays.near) & (depth < rays.far)
 
 
 def _unwarped(rays: Rays, target: Tensor, clip: Clip, config: StaticStageConfig) -> Tensor | None:

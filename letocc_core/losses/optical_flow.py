@@ -1,5 +1,7 @@
 """Motion from 2D cues: optical flow supervises what moves, and the geometry of what does not (Let Occ Flow 3.4)."""
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -8,9 +10,11 @@ from torch import Tensor
 from letocc_core.frame import FlowCue, Frame
 from letocc_core.geometry.camera import MIN_DEPTH
 from letocc_core.losses.reprojection import reproject
+from letocc_core.rendering.rays import Rays
 
 MOST_MEDIANS = 100  # of the error, beyond which a ray is left out
 MOST_SCALE = 20  # of the rays that move
+SLOW = 0.5  # m/s, at which the flow's slope is measured
 
 
 def rendered_flow(
@@ -41,6 +45,59 @@ def cue_at(cue: FlowCue, pixels: Float[Tensor, "B N *p 2"]) -> tuple[Float[Tenso
     index = (v.clamp(0, height - 1) * width + u.clamp(0, width - 1)).flatten(2)
     flow = cue.flow.flatten(3).gather(3, index[:, :, None].expand(-1, -1, 2, -1)).transpose(2, 3)
     return flow.view(pixels.shape), cue.valid.flatten(2).gather(2, index).view(pixels.shape[:-1])
+
+
+def nearest_static(
+    target: Float[Tensor, "B N *p 2"],
+    static: Float[Tensor, "B N *p 2"],
+    points: Float[Tensor, "B N *p s 3"],
+    weights: Float[Tensor, "B N *p s"],
+    rays: Rays,
+    current: Frame,
+    cue: FlowCue,
+    tolerance: float,
+) -> Float[Tensor, "B N *p 2"]:
+    """The flow (px) nearest to the cue's that a still world shows at the rendered depth times 1 / tolerance to tolerance.
+
+    An error of depth moves the flow along its epipolar line only. The line is followed in four straight pieces.
+
+    Args:
+        target, static: px, of the cue, and at the rendered depth.
+        tolerance: 1: the rendered depth alone.
+    """
+    if tolerance == 1:
+        return static
+    origins = rays.origins[..., None, :]
+    factors = [tolerance**power for power in (-1, -0.5, 0.5, 1)]
+    flows = [rendered_flow(origins + k * (points - origins), weights, rays.pixels, current, cue) for k in factors]
+    flows.insert(2, static)
+    candidates = torch.stack([_nearest_between(target, a, b) for a, b in pairwise(flows)])
+    best = (candidates - target).norm(dim=-1).argmin(0)
+    return candidates.gather(0, best[None, ..., None].expand_as(candidates[:1]))[0]
+
+
+def _nearest_between(point: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """The point [*p 2] of the straight line from a to b that is nearest to another."""
+    along = b - a
+    share = ((point - a) * along).sum(-1) / (along**2).sum(-1).clamp(min=1e-12)
+    return a + share.clamp(0, 1)[..., None] * along
+
+
+@torch.no_grad()
+def flow_per_speed(
+    points: Float[Tensor, "B N *p s 3"],
+    weights: Float[Tensor, "B N *p s"],
+    pixels: Float[Tensor, "B N *p 2"],
+    current: Frame,
+    cue: FlowCue,
+) -> Float[Tensor, "B N *p"]:
+    """How much flow (px) a m/s of motion over the ground makes: the Frobenius norm of the flow's slope at rest."""
+    rest = rendered_flow(points, weights, pixels, current, cue)
+    moved = [
+        rendered_flow(points, weights, pixels, current, cue, SLOW * axis.expand(*points.shape[:-1], 2))
+        for axis in torch.eye(2, device=points.device, dtype=points.dtype)
+    ]
+    return torch.stack([(m - rest) / SLOW for m in moved], dim=-1).flatten(-2).norm(dim=-1)
 
 
 def dynamic_rays(

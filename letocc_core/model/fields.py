@@ -8,9 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from letocc_core.errors import ConfigError
-from letocc_core.model.motion_sweep import SCALE
 
-GATE_START = -1.0  # logit, before training, of the share of the evidence that is believed, and of the matter that moves
+DYNAMIC_START = -1.0  # logit, before training, of the share of the matter that moves
 MOST_VOXELS = 2**19  # at which an MLP is evaluated at once, to bound the memory of its hidden layer
 
 
@@ -60,16 +59,15 @@ class FieldHeads(nn.Module):
 
     Args:
         dim: channels of the volume.
-        motion: channels of the evidence of motion, of which the first two are a velocity; 0: there is none. With it the
-            flow field is a gate, that lets this velocity through, and a correction.
+        motion: also a flow field.
     """
 
-    def __init__(self, config: FieldsConfig, dim: int, motion: int = 0):
+    def __init__(self, config: FieldsConfig, dim: int, motion: bool = True):
         super().__init__()
         self.config = config
         self.sdf = self._mlp(dim, 1)
-        self.flow = self._mlp(dim + motion, 3 if motion else 2)
-        self.dynamic = self._mlp(dim + motion, 1) if config.dynamic else None
+        self.flow = self._mlp(dim, 2) if motion else None
+        self.dynamic = self._mlp(dim, 1) if config.dynamic else None
         self.semantics = self._mlp(dim, config.classes) if config.classes else None
 
     def _mlp(self, inputs: int, outputs: int) -> nn.Sequential:
@@ -78,30 +76,15 @@ class FieldHeads(nn.Module):
         nn.init.zeros_(last.bias)
         return nn.Sequential(nn.Linear(inputs, self.config.hidden), nn.ReLU(), last)
 
-    def forward(
-        self,
-        volume: Float[Tensor, "B C X Y Z"],
-        evidence: Float[Tensor, "B motion X Y Z"] | None = None,
-        motion: bool = True,
-    ) -> Fields:
+    def forward(self, volume: Float[Tensor, "B C X Y Z"], motion: bool = True) -> Fields:
         """Fields of a refined volume, the flow field only if `motion` is wanted."""
         sdf = self._evaluate(self.sdf, volume) * self.config.sdf_scale + self.config.sdf_start
         semantics = None if self.semantics is None else self._evaluate(self.semantics, volume)
-        if not motion:
-            return Fields(sdf, None, semantics)
-        inputs = volume if evidence is None else torch.cat([volume, evidence], dim=1)
-        flow = self._flow(inputs, evidence)
-        if self.dynamic is None:
+        flow = self._evaluate(self.flow, volume) * self.config.flow_scale if motion and self.flow else None
+        if flow is None or self.dynamic is None:
             return Fields(sdf, flow, semantics)
-        dynamic = torch.sigmoid(self._evaluate(self.dynamic, inputs) + GATE_START)
+        dynamic = torch.sigmoid(self._evaluate(self.dynamic, volume) + DYNAMIC_START)
         return Fields(sdf, dynamic * flow, semantics, dynamic)
-
-    def _flow(self, inputs: Tensor, evidence: Tensor | None) -> Float[Tensor, "B 2 X Y Z"]:
-        """Velocity (m/s)."""
-        out = self._evaluate(self.flow, inputs) * self.config.flow_scale
-        if evidence is None:
-            return out
-        return out[:, :2] + torch.sigmoid(out[:, 2:] + GATE_START) * evidence[:, :2] * SCALE
 
     @staticmethod
     def _evaluate(mlp: nn.Module, volume: Float[Tensor, "B C X Y Z"]) -> Float[Tensor, "B K X Y Z"]:

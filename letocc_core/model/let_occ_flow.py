@@ -12,10 +12,10 @@ from letocc_core.errors import ConfigError
 from letocc_core.frame import Frame
 from letocc_core.geometry import se3
 from letocc_core.geometry.grid import GridSpec
-from letocc_core.model import motion_sweep, plane_sweep
+from letocc_core.model import plane_sweep
 from letocc_core.model.backbone import BackboneConfig, FeaturePyramid
 from letocc_core.model.fields import FieldHeads, Fields, FieldsConfig
-from letocc_core.model.motion_sweep import MotionSweepConfig
+from letocc_core.model.motion_branch import MotionBranch, MotionBranchConfig, View
 from letocc_core.model.plane_sweep import PlaneSweepConfig
 from letocc_core.model.precision import multiply_in_bfloat16
 from letocc_core.model.recompute import recompute_activations
@@ -36,7 +36,7 @@ class ModelConfig:
     refinement: RefinementConfig = field(default_factory=RefinementConfig)
     fields: FieldsConfig = field(default_factory=FieldsConfig)
     sweep: PlaneSweepConfig | None = None  # plane-sweep evidence from past frames as a further input
-    motion_sweep: MotionSweepConfig | None = None  # evidence of motion from past frames as an input of the flow field
+    motion_branch: MotionBranchConfig | None = None  # flow by a velocity sweep over past frames, not by an MLP
     occupancy_scale: float = 0.1  # m, probability = sigmoid(-sdf / occupancy_scale)
     occupancy_threshold: float = 0.5  # a voxel is occupied above this probability
     checkpoint_activations: bool = False  # recompute blocks of layers in the backward pass: less memory, more time
@@ -46,9 +46,11 @@ class ModelConfig:
             raise ConfigError(
                 f"model.grid has {self.grid.shape} voxels, expected even numbers: the TPV has half of them"
             )
-        for name, sweep in (("sweep", self.sweep), ("motion_sweep", self.motion_sweep)):
-            if sweep and self.temporal.frames < 1:
+        for name, section in (("sweep", self.sweep), ("motion_branch", self.motion_branch)):
+            if section and self.temporal.frames < 1:
                 raise ConfigError(f"model.{name} compares with past frames, but model.temporal.frames is 0")
+        if self.motion_branch and self.fields.dynamic:
+            raise ConfigError("model: fields.dynamic divides the flow field of the MLPs, and motion_branch replaces it")
         for name, heads in (("encoder", self.encoder.heads), ("temporal", self.temporal.heads)):
             if self.dim % heads:
                 raise ConfigError(f"model.dim {self.dim} is not a multiple of model.{name}.heads {heads}")
@@ -64,7 +66,7 @@ class EncodedFrame:
     T_ego_cam: Float[Tensor, "B N 4 4"]  # m
     camera_valid: Bool[Tensor, "B N"]
     K: Float[Tensor, "B N 3 3"]  # px, of the full images
-    grey: Float[Tensor, "B N h w"] | None  # brightness at half resolution, kept for the sweeps
+    grey: Float[Tensor, "B N H W"] | None  # brightness, kept for the sweeps
 
 
 class LetOccFlow(nn.Module):
@@ -79,7 +81,11 @@ class LetOccFlow(nn.Module):
         self.encoder = TPVEncoder(config.encoder, coarse, config.dim, levels)
         self.temporal = TemporalFusion(config.temporal, coarse, config.dim)
         self.refinement = Refinement(config.refinement, config.dim, extra_coarse=extra, extra_fine=extra)
-        self.fields = FieldHeads(config.fields, config.dim // 2, motion_sweep.CHANNELS if config.motion_sweep else 0)
+        self.fields = FieldHeads(config.fields, config.dim // 2, motion=config.motion_branch is None)
+        self.motion = None
+        if config.motion_branch:
+            frames, scale = config.temporal.frames, config.fields.flow_scale
+            self.motion = MotionBranch(config.motion_branch, config.grid, config.dim // 2, frames, scale)
         if config.checkpoint_activations:
             recompute_activations(self._blocks())
 
@@ -105,7 +111,7 @@ class LetOccFlow(nn.Module):
         B, N, _, H, W = frame.images.shape
         maps = [m.view(B, N, *m.shape[1:]) for m in self.pyramid(frame.images.flatten(0, 1))]
         volume = self.encoder(maps, frame.K, frame.T_ego_cam, frame.camera_valid, (H, W))
-        grey = plane_sweep.grey_half(frame.images) if self.config.sweep or self.config.motion_sweep else None
+        grey = plane_sweep.brightness(frame.images) if self.config.sweep or self.config.motion_branch else None
         return EncodedFrame(frame.stamp, volume, frame.T_world_ego, frame.T_ego_cam, frame.camera_valid, frame.K, grey)
 
     def decode(self, current: EncodedFrame, history: Sequence[EncodedFrame] = (), motion: bool = True) -> Fields:
@@ -124,9 +130,14 @@ class LetOccFlow(nn.Module):
         if fine is not None:
             volume = torch.cat([volume, F.avg_pool3d(fine, 2)], dim=1)
         # 3D refinement and upsampling, then the fields (eq. 7)
-        moving = self._motion(current, past, T_past_now) if motion else None
-        fields = self.fields(self.refinement(volume, fine), moving, motion)
-        return self._with_prior(fields, fine) if self.config.sweep and self.config.sweep.prior else fields
+        refined = self.refinement(volume, fine)
+        fields = self.fields(refined, motion)
+        if self.config.sweep and self.config.sweep.prior:
+            fields = self._with_prior(fields, fine)
+        if self.motion is None or not motion:
+            return fields
+        now, *then = (View(f.stamp, f.grey, f.K, f.T_ego_cam, f.camera_valid) for f in (current, *past))
+        return replace(fields, flow=self.motion(refined, fields.sdf, now, then, T_past_now))
 
     def _sweep(
         self, current: EncodedFrame, past: Sequence[EncodedFrame], T_past_now: Sequence[Tensor]
@@ -138,22 +149,9 @@ class LetOccFlow(nn.Module):
         K, *past_K = (plane_sweep.half_intrinsics(frame.K) for frame in (current, *past))
         T = [se3.inverse(p.T_ego_cam) @ t[:, None] @ current.T_ego_cam for p, t in zip(past, T_past_now, strict=True)]
         valid = [p.camera_valid & current.camera_valid for p in past]
-        swept = plane_sweep.sweep_depth(current.grey, [p.grey for p in past], K, past_K, T, valid, config)
+        grey, *past_grey = (F.avg_pool2d(frame.grey, 2) for frame in (current, *past))
+        swept = plane_sweep.sweep_depth(grey, past_grey, K, past_K, T, valid, config)
         return plane_sweep.lift(swept, self.config.grid, K, current.T_ego_cam, config.truncation)
-
-    def _motion(
-        self, current: EncodedFrame, past: Sequence[EncodedFrame], T_past_now: Sequence[Tensor]
-    ) -> Float[Tensor, "B C X Y Z"] | None:
-        """Evidence of motion at every output voxel, or None without a motion sweep in the configuration."""
-        config = self.config.motion_sweep
-        if config is None:
-            return None
-        now, *then = (
-            motion_sweep.View(f.stamp, f.grey, plane_sweep.half_intrinsics(f.K), f.T_ego_cam, f.camera_valid)
-            for f in (current, *past)
-        )
-        coarse = motion_sweep.sweep_velocity(now, then, T_past_now, self.config.grid.coarser(2), config)
-        return F.interpolate(coarse, scale_factor=2, mode="trilinear", align_corners=False)
 
     def _with_prior(self, fields: Fields, evidence: Float[Tensor, "B C X Y Z"]) -> Fields:
         """The network's SDF as a correction of the plane sweep's signed distance, where that is known."""

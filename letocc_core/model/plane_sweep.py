@@ -58,10 +58,9 @@ class SweptDepth:
     inverse_depths: Float[Tensor, "depths"]  # 1/m
 
 
-def grey_half(images: Float[Tensor, "B N 3 H W"]) -> Float[Tensor, "B N H//2 W//2"]:
-    """What the sweep keeps of a frame: brightness at half resolution."""
-    grey = (images * images.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(2)
-    return F.avg_pool2d(grey, 2)
+def brightness(images: Float[Tensor, "B N 3 H W"]) -> Float[Tensor, "B N H W"]:
+    """What the sweeps keep of a frame."""
+    return (images * images.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(2)
 
 
 def half_intrinsics(K: Float[Tensor, "*n 3 3"]) -> Float[Tensor, "*n 3 3"]:

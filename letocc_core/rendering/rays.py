@@ -30,8 +30,9 @@ class Rays:
     pixels: Float[Tensor, "*r 2"] | None = None  # px (u, v) of camera rays
 
     def at(self, t: Float[Tensor, "*r s"]) -> Float[Tensor, "*r s 3"]:
-        """Points (m, ego axes) at `t` along each ray."""
-        return self.origins[..., None, :] + t[..., None] * self.directions[..., None, :]
+        """Points (m, ego axes) at `t` along each ray; coordinates lie apart in memory, each by itself."""
+        origins, directions = (x.movedim(-1, 0)[..., None] for x in (self.origins, self.directions))
+        return torch.addcmul(origins, directions, t).movedim(0, -1)
 
 
 def rays_through(
@@ -59,6 +60,23 @@ def camera_rays(frame: Frame, grid: GridSpec, rows: int, columns: int, draws: Dr
     cells = torch.stack(_mesh(rows, columns, device), dim=-1)
     size = torch.tensor([width / columns, height / rows], device=device)
     pixels = (cells + place) * size - 0.5
+    return _of_present_cameras(rays_through(pixels, frame.K, frame.T_ego_cam, grid), frame)
+
+
+def object_rays(frame: Frame, grid: GridSpec, count: int, draws: Draws | None = None) -> Rays:
+    """Rays [B, N, count] through pixels of each image, those of objects that could move first, otherwise at random.
+
+    Without `draws` the first pixels of either kind. A frame without masks has rays at random.
+    """
+    batch, cameras, _, height, width = _batched(frame).images.shape
+    device = frame.images.device
+    order = torch.zeros(batch, cameras, height * width, device=device)
+    if draws is not None:
+        order = draws.uniform(cameras, height * width)
+    if frame.movable is not None:
+        order = order + ~frame.movable.flatten(2)
+    chosen = order.argsort(dim=-1, stable=True)[..., :count]
+    pixels = torch.stack([chosen % width, chosen // width], dim=-1).to(frame.K)
     return _of_present_cameras(rays_through(pixels, frame.K, frame.T_ego_cam, grid), frame)
 
 
@@ -129,7 +147,7 @@ def _batched(frame: Frame) -> Frame:
 
 
 def _of_present_cameras(rays: Rays, frame: Frame) -> Rays:
-    return dataclasses.replace(rays, valid=rays.valid & frame.camera_valid[..., None, None])
+    return dataclasses.replace(rays, valid=rays.valid & frame.camera_valid[(...,) + (None,) * (rays.valid.dim() - 2)])
 
 
 def _mesh(rows: int, columns: int, device: torch.device) -> tuple[Tensor, Tensor]:

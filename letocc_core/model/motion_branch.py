@@ -1,0 +1,269 @@
+"""Motion of what is known to be there: an option besides the papers' network, whose flow field is an MLP at every voxel.
+
+What the plane sweep is to depth, a sweep over velocities is to motion: every surface that a camera sees tries a set of
+velocities; if its matter moves like this, where was it in the past images, and do they look alike there? Small patches
+are compared, at full resolution for small motion in the image and at a coarse one for large. A network over the ground
+plane reads these similarities beside the volume: objects are wider than a voxel, and move as one.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from letocc_core.errors import ConfigError
+from letocc_core.geometry import camera, se3
+from letocc_core.geometry.grid import GridSpec, sample_volume
+
+FLAT = 0.03  # contrast below which a patch has no texture
+NEAREST = 0.5  # m, at which the search for a surface along a ray begins
+HIDDEN = 96  # channels between the similarities and the network
+
+
+@dataclass(frozen=True)
+class MotionBranchConfig:
+    """Velocities tried, in ego axes and relative to the world, where they are tried, and the network's width."""
+
+    forward: float = 14.0  # m/s, fastest along x, either way
+    sideways: float = 6.0  # m/s, fastest along y
+    step: float = 2.0  # m/s between the velocities tried
+    stride: int = 4  # px between the rays that look for surfaces
+    ray_step: float = 0.3  # m between the samples of such a ray
+    lowest: float = 0.2  # m, height of the lowest surfaces that may move: above the road
+    highest: float = 3.0  # m, and of the highest
+    patches: tuple[int, ...] = (1, 4)  # px of the image to a pixel of the 3 x 3 patches that are compared
+    width: int = 32  # channels of each input; the network has 2, 3 and 4 times as many, from fine to coarse
+
+    def __post_init__(self):
+        if not (self.step > 0 and self.forward >= self.step and self.sideways >= 0):
+            raise ConfigError(
+                f"motion_branch: up to {self.forward} and {self.sideways} m/s in steps of {self.step} m/s, expected "
+                "positive speeds of at least one step"
+            )
+        if self.stride < 1 or not self.patches or min(self.patches) < 1 or not self.ray_step > 0:
+            raise ConfigError(
+                f"motion_branch: stride {self.stride} px, patches {self.patches}, ray_step {self.ray_step} m, "
+                "expected at least 1 px, one patch size and a positive length"
+            )
+
+    def velocities(self) -> Float[Tensor, "M 2"]:
+        """All that are tried (m/s); the middle one is standing still."""
+        x, y = (torch.arange(-int(v / self.step), int(v / self.step) + 1) for v in (self.forward, self.sideways))
+        return torch.cartesian_prod(x, y) * self.step
+
+
+@dataclass(frozen=True)
+class View:
+    """What the sweep takes of a frame: full images in grey, with their cameras."""
+
+    stamp: Int[Tensor, "B"]  # ns
+    grey: Float[Tensor, "B N H W"]
+    K: Float[Tensor, "B N 3 3"]  # px
+    T_ego_cam: Float[Tensor, "B N 4 4"]  # m
+    camera_valid: Bool[Tensor, "B N"]
+
+
+@dataclass(frozen=True)
+class Surfaces:
+    """Where the rays of cameras first meet matter; rays that do not are left out, as far as the batch's shape allows."""
+
+    points: Float[Tensor, "B N p 3"]  # m, ego axes
+    pixels: Float[Tensor, "B N p 2"]  # px
+    there: Bool[Tensor, "B N p"]  # False: padding
+
+
+class MotionBranch(nn.Module):
+    """Volume, SDF and images -> velocity of every voxel. Geometry gets no gradient from here.
+
+    Args:
+        grid: output voxels; the network works on columns of twice their size.
+        dim: channels of the volume.
+        past: frames of history.
+        flow_scale: m/s, velocity of a unit of the last layer's output.
+    """
+
+    def __init__(self, config: MotionBranchConfig, grid: GridSpec, dim: int, past: int, flow_scale: float):
+        super().__init__()
+        self.config, self.grid, self.flow_scale = config, grid, flow_scale
+        layers, width = grid.coarser(2).shape[2], config.width
+        similarities = past * (len(config.patches) * len(config.velocities()) + 1)
+        self.read_motion = nn.Sequential(nn.Conv2d(similarities, HIDDEN, 1), nn.ReLU(), nn.Conv2d(HIDDEN, width, 1))
+        self.read_volume = nn.Conv2d((dim + 1) * layers, width, 1)
+        self.down = nn.ModuleList(
+            [ResidualBlock2d(2 * width, 2 * width), ResidualBlock2d(2 * width, 3 * width, 2),
+             nn.Sequential(ResidualBlock2d(3 * width, 4 * width, 2), ResidualBlock2d(4 * width, 4 * width))]
+        )  # fmt: skip
+        self.up = nn.ModuleList([ResidualBlock2d(7 * width, 3 * width), ResidualBlock2d(5 * width, 2 * width)])
+        self.last = nn.Conv2d(2 * width, 2 * layers, 1)
+        nn.init.normal_(self.last.weight, std=1e-3)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(
+        self,
+        volume: Float[Tensor, "B C X Y Z"],
+        sdf: Float[Tensor, "B 1 X Y Z"],
+        now: View,
+        past: Sequence[View],
+        T_past_now: Sequence[Float[Tensor, "B 4 4"]],
+    ) -> Float[Tensor, "B 2 X Y Z"]:
+        """Velocity (m/s) from the refined volume, the SDF (m), and the images of now and the past (newest first).
+
+        Args:
+            T_past_now: ego frame now -> ego frame in the past (m).
+        """
+        volume, sdf = volume.detach(), sdf.detach()
+        occupied = F.max_pool3d(torch.sigmoid(-sdf / (0.25 * self.grid.voxel_size)), 2)
+        columns = torch.cat([F.avg_pool3d(volume, 2), occupied], dim=1).movedim(-1, 2).flatten(1, 2)
+        surfaces = find_surfaces(sdf, self.grid, now, self.config)
+        similarity = sweep_velocity(surfaces, now, past, T_past_now, self.grid.coarser(2), self.config)
+        levels = [torch.cat([self.read_motion(similarity), self.read_volume(columns)], dim=1)]
+        for block in self.down:
+            levels.append(block(levels[-1]))
+        out = levels.pop()
+        for block, finer in zip(self.up, levels[:0:-1], strict=True):
+            out = F.interpolate(out, size=finer.shape[-2:], mode="bilinear", align_corners=False)
+            out = block(torch.cat([out, finer], dim=1))
+        velocity = self.last(out).unflatten(1, (2, -1)).movedim(2, -1) * self.flow_scale
+        return F.interpolate(velocity, scale_factor=2, mode="trilinear", align_corners=False)
+
+
+class ResidualBlock2d(nn.Module):
+    """Two 3 x 3 convolutions and a shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1, groups: int = 4):
+        super().__init__()
+        self.first = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False), nn.GroupNorm(groups, outputs)
+        )
+        self.second = nn.Sequential(
+            nn.Conv2d(outputs, outputs, 3, padding=1, bias=False), nn.GroupNorm(groups, outputs)
+        )
+        same = inputs == outputs and stride == 1
+        self.shortcut = nn.Identity() if same else nn.Conv2d(inputs, outputs, 1, stride)
+
+    def forward(self, x: Float[Tensor, "B C x y"]) -> Float[Tensor, "B D u v"]:
+        return F.relu(self.second(F.relu(self.first(x))) + self.shortcut(x))
+
+
+@torch.no_grad()
+def find_surfaces(sdf: Float[Tensor, "B 1 X Y Z"], grid: GridSpec, now: View, config: MotionBranchConfig) -> Surfaces:
+    """Where rays through every `stride`-th pixel first meet a negative SDF (m), between the two heights."""
+    B, N, H, W = now.grey.shape
+    v, u = (torch.arange(config.stride // 2, n, config.stride, device=sdf.device) for n in (H, W))
+    pixels = torch.cartesian_prod(v, u).flip(-1).to(sdf).expand(B, N, -1, -1)
+    directions = camera.ray_directions(pixels, now.K) @ now.T_ego_cam[..., :3, :3].mT
+    reach = math.dist(grid.lower, grid.upper)
+    t = torch.arange(NEAREST, reach, config.ray_step, device=sdf.device)
+    points = now.T_ego_cam[..., None, None, :3, 3] + t[:, None] * directions[..., None, :]  # [B, N, p, t, 3]
+    lower, upper = (torch.tensor(corner, device=sdf.device) for corner in (grid.lower, grid.upper))
+    inside = ((points > lower) & (points < upper)).all(-1)
+    distance = sample_volume(sdf, grid, points.flatten(1, -2), padding="border").view(inside.shape)
+    matter = (distance < 0) & inside
+    first = matter.to(torch.uint8).argmax(-1, keepdim=True).clamp(min=1)  # of equal ones, the first
+    before, behind = distance.gather(-1, first - 1).clamp(min=0), distance.gather(-1, first).clamp(max=-1e-6)
+    depth = t[first] + config.ray_step * behind / (before - behind)  # where it crosses 0
+    hit = now.T_ego_cam[..., None, :3, 3] + depth * directions
+    there = matter.any(-1) & (hit[..., 2] > config.lowest) & (hit[..., 2] < config.highest)
+    there &= now.camera_valid[..., None]
+    most = max(int(there.sum(-1).max()), 1)
+    chosen = there.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)[..., :most]
+
+    def pick(x: Tensor) -> Tensor:
+        return x.gather(2, chosen[..., None].expand(-1, -1, -1, x.shape[-1]))
+
+    return Surfaces(pick(hit), pick(pixels), there.gather(2, chosen))
+
+
+@torch.no_grad()
+def sweep_velocity(
+    surfaces: Surfaces,
+    now: View,
+    past: Sequence[View],
+    T_past_now: Sequence[Float[Tensor, "B 4 4"]],
+    grid: GridSpec,
+    config: MotionBranchConfig,
+) -> Float[Tensor, "B C x y"]:
+    """How much more alike the past looks for each velocity than for standing still, over the columns of `grid`.
+
+    For each past frame, patch size and velocity the mean over the surfaces of 3 x 3 columns, in [-2, 2]; then for each
+    past frame whether there is any.
+    """
+    velocities = config.velocities().to(now.grey)
+    column, inside = _columns(surfaces, grid)
+    weight = (surfaces.there & inside).to(now.grey)
+    here = [_at(descriptors(now.grey, size), surfaces.pixels[..., None, :], size) for size in config.patches]
+    similarities, known = [], []
+    for other, T in zip(past, T_past_now, strict=True):
+        pixels, shown = _project_moved(surfaces.points, velocities, now, other, T)
+        shown = shown * weight[..., None]
+        count = _mean_of_columns(shown, column, grid)
+        known.append((count[:, len(velocities) // 2] > 0).to(count))
+        for size, patch in zip(config.patches, here, strict=True):
+            alike = torch.einsum("ecpm,ecpk->epk", patch, _at(descriptors(other.grey, size), pixels, size))
+            mean = _mean_of_columns(alike.view_as(shown) * shown, column, grid) / count.clamp(min=1e-3)
+            still = mean[:, len(velocities) // 2, None]
+            similarities.append((mean - still) * known[-1][:, None])
+    return torch.cat([*similarities, torch.stack(known, dim=1)], dim=1)
+
+
+def descriptors(grey: Float[Tensor, "B N H W"], size: int) -> Float[Tensor, "B*N 9 h w"]:
+    """Each 3 x 3 neighbourhood without its mean, of length 1, or shorter where there is little texture.
+
+    Args:
+        size: px of the image to a pixel of the neighbourhood.
+    """
+    small = F.avg_pool2d(grey.flatten(0, 1)[:, None], size)
+    patches = F.unfold(F.pad(small, (1, 1, 1, 1), mode="replicate"), 3).unflatten(-1, small.shape[-2:])
+    patches = patches - patches.mean(1, keepdim=True)
+    return patches / (patches.norm(dim=1, keepdim=True) + FLAT)
+
+
+def _at(maps: Float[Tensor, "B*N c h w"], pixels: Float[Tensor, "B N p k 2"], size: int) -> Float[Tensor, "B*N c p k"]:
+    """Maps of an image `size` times as large at pixels of it; beyond the border, those of the border."""
+    height, width = (n * size for n in maps.shape[-2:])
+    where = camera.to_unit(pixels.flatten(0, 1), height, width)
+    return F.grid_sample(maps, where, padding_mode="border", align_corners=False)
+
+
+def _project_moved(
+    points: Float[Tensor, "B N p 3"],
+    velocities: Float[Tensor, "k 2"],
+    now: View,
+    other: View,
+    T_past_now: Float[Tensor, "B 4 4"],
+) -> tuple[Float[Tensor, "B N p k 2"], Bool[Tensor, "B N p k"]]:
+    """Pixels where each camera saw its points earlier if they move at each velocity, and whether it did.
+
+    In homogeneous coordinates a point moves along a line.
+    """
+    P = other.K @ (se3.inverse(other.T_ego_cam) @ T_past_now[:, None])[..., :3, :]
+    seconds = (other.stamp - now.stamp).to(points.dtype) * 1e-9
+    moves = torch.einsum("bnij,kj,b->bnki", P[..., :2], velocities, seconds)
+    still = points @ P[..., :3].mT + P[..., None, :, 3]
+    moved = still[..., None, :] + moves[:, :, None]
+    pixels = moved[..., :2] / moved[..., 2:].clamp(min=camera.MIN_DEPTH)
+    shown = camera.in_image(pixels, moved[..., 2], *other.grey.shape[-2:])
+    return pixels, shown & other.camera_valid[..., None, None]
+
+
+def _columns(surfaces: Surfaces, grid: GridSpec) -> tuple[Int[Tensor, "B N p"], Bool[Tensor, "B N p"]]:
+    """Number of the column of `grid` over the whole batch that holds each point, and whether one does."""
+    x, y = grid.shape[:2]
+    index, inside = grid.to_voxel(surfaces.points)
+    batch = torch.arange(len(index), device=index.device).view(-1, 1, 1)
+    column = (batch * x + index[..., 0].clamp(0, x - 1)) * y + index[..., 1].clamp(0, y - 1)
+    return column, inside
+
+
+def _mean_of_columns(
+    values: Float[Tensor, "B N p k"], column: Int[Tensor, "B N p"], grid: GridSpec
+) -> Float[Tensor, "B k x y"]:
+    """Sums over the points of each column, averaged over 3 x 3 columns; zeros beyond the border count."""
+    B, (x, y) = len(values), grid.shape[:2]
+    sums = values.new_zeros(B * x * y, values.shape[-1])
+    sums.index_add_(0, column.flatten(), values.flatten(0, 2))
+    return F.avg_pool2d(sums.view(B, x, y, -1).movedim(-1, 1), 3, stride=1, padding=1)

@@ -1,0 +1,151 @@
+"""Velocity of what stands in front of cameras, from past images: on a textured wall that moves."""
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from letocc_core.errors import ConfigError
+from letocc_core.geometry.grid import GridSpec
+from letocc_core.model.motion_branch import (
+    MotionBranch,
+    MotionBranchConfig,
+    Surfaces,
+    View,
+    descriptors,
+    find_surfaces,
+    sweep_velocity,
+)
+
+FOCAL, HEIGHT, WIDTH = 80.0, 96, 128
+DISTANCE = 8.0  # m, of the wall
+FORWARD = torch.tensor([[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 1.0], [0, 0, 0, 1]])
+GRID = GridSpec((4.8, -4.8, -1.6), (11.2, 4.8, 4.8), 0.4)
+COLUMNS = GRID.coarser(2)
+CONFIG = MotionBranchConfig(forward=4.0, sideways=6.0, patches=(1, 2), width=8)
+SECONDS = 0.2
+STILL = len(CONFIG.velocities()) // 2
+
+
+def texture(shift: float) -> Tensor:
+    """Smooth random brightness [1, 1, H, W], moved to the right by `shift` px."""
+    noise = torch.rand(1, 1, HEIGHT, WIDTH + 80, generator=torch.Generator().manual_seed(0))
+    smooth = F.avg_pool2d(noise, 5, 1, 2)
+    u = torch.arange(WIDTH) + 40 - shift
+    return smooth[..., u.round().long()]
+
+
+def view(seconds: float, shift: float = 0.0, valid: bool = True) -> View:
+    K = torch.tensor([[FOCAL, 0, WIDTH / 2 - 0.5], [0, FOCAL, HEIGHT / 2 - 0.5], [0, 0, 1]])
+    stamp = torch.tensor([round(seconds * 1e9)])
+    return View(stamp, texture(shift), K[None, None], FORWARD[None, None], torch.full((1, 1), valid))
+
+
+def wall() -> Tensor:
+    """SDF [1, 1, X, Y, Z] of matter from `DISTANCE` on."""
+    return (DISTANCE - GRID.centres()[..., 0])[None, None]
+
+
+def sweep(now: View, past: list[View], T_past_now: list[Tensor], config: MotionBranchConfig = CONFIG) -> Tensor:
+    surfaces = find_surfaces(wall(), GRID, now, config)
+    return sweep_velocity(surfaces, now, past, T_past_now, COLUMNS, config)
+
+
+def best_velocity(similarity: Tensor, patch: int) -> Tensor:
+    """The velocity [2] (m/s) that the columns at the wall like best in the mean."""
+    M = len(CONFIG.velocities())
+    column = int((DISTANCE - COLUMNS.lower[0]) / COLUMNS.voxel_size)
+    at_wall = similarity[0, patch * M : (patch + 1) * M, column, 3:-3].mean(-1)
+    return CONFIG.velocities()[at_wall.argmax()]
+
+
+def test_surfaces_lie_where_the_signed_distance_crosses_zero():
+    surfaces = find_surfaces(wall(), GRID, view(0.0), CONFIG)
+    points = surfaces.points[surfaces.there]
+    torch.testing.assert_close(points[:, 0], torch.full_like(points[:, 0], DISTANCE), atol=1e-3, rtol=0)
+    assert points[:, 2].min() > CONFIG.lowest and points[:, 2].max() < CONFIG.highest
+    seen = points @ FORWARD[:3, :3] - FORWARD[:3, 3] @ FORWARD[:3, :3]
+    pixels = seen[:, :2] / seen[:, 2:] * FOCAL + torch.tensor([WIDTH / 2 - 0.5, HEIGHT / 2 - 0.5])
+    torch.testing.assert_close(pixels, surfaces.pixels[surfaces.there], atol=1e-3, rtol=0)
+
+
+def test_no_surface_in_an_empty_box_or_without_cameras():
+    assert not find_surfaces(torch.ones_like(wall()), GRID, view(0.0), CONFIG).there.any()
+    assert not find_surfaces(wall(), GRID, view(0.0, valid=False), CONFIG).there.any()
+
+
+@pytest.mark.parametrize("patch", [0, 1])
+@pytest.mark.parametrize("speed", [0.0, 4.0, -6.0])
+def test_a_wall_that_moves_sideways(speed: float, patch: int):
+    """To the left by v dt: 10 px a metre to the left at 8 m, so that it was as far to the right before."""
+    before = view(-SECONDS, shift=speed * SECONDS * FOCAL / DISTANCE)
+    assert best_velocity(sweep(view(0.0), [before], [torch.eye(4)[None]]), patch)[1] == speed
+
+
+def test_a_moving_vehicle_sees_a_still_wall():
+    """It came 0.8 m from the right: what stands still moved by 8 px to the right, and is found to stand still."""
+    T_past_now = torch.eye(4)[None].clone()
+    T_past_now[0, 1, 3] = 0.8
+    before = view(-SECONDS, shift=-0.8 * FOCAL / DISTANCE)
+    similarity = sweep(view(0.0), [before], [T_past_now])
+    assert best_velocity(similarity, 0).tolist() == [0, 0]
+    assert not similarity[:, STILL].any()  # all are compared with standing still
+
+
+def test_a_past_without_cameras_is_not_known():
+    similarity = sweep(view(0.0), [view(-SECONDS), view(-2 * SECONDS, valid=False)], [torch.eye(4)[None]] * 2)
+    known = similarity[:, -2:]
+    assert known[:, 0].any() and not known[:, 1].any()
+    half = (similarity.shape[1] - 2) // 2
+    assert similarity[:, :half].any() and not similarity[:, half:-2].any()
+
+
+def test_a_batch_is_its_samples_one_by_one():
+    now, then = [view(0.0), view(0.0, shift=3)], [view(-SECONDS, shift=2), view(-2 * SECONDS, shift=5)]
+    T = torch.eye(4)[None]
+    alone = [sweep(a, [b], [T]) for a, b in zip(now, then, strict=True)]
+
+    def join(views: list[View]) -> View:
+        return View(**{f.name: torch.cat([getattr(v, f.name) for v in views]) for f in dataclasses.fields(View)})
+
+    surfaces = find_surfaces(wall().expand(2, -1, -1, -1, -1), GRID, join(now), CONFIG)
+    both = sweep_velocity(surfaces, join(now), [join(then)], [T.repeat(2, 1, 1)], COLUMNS, CONFIG)
+    torch.testing.assert_close(both, torch.cat(alone))
+
+
+def test_points_outside_the_columns_count_nowhere():
+    surfaces = Surfaces(torch.full((1, 1, 3, 3), 100.0), torch.zeros(1, 1, 3, 2), torch.ones(1, 1, 3).bool())
+    similarity = sweep_velocity(surfaces, view(0.0), [view(-SECONDS)], [torch.eye(4)[None]], COLUMNS, CONFIG)
+    assert not similarity.any()
+
+
+def test_descriptors_ignore_brightness_and_contrast():
+    grey = texture(0)
+    torch.testing.assert_close(descriptors(0.2 + grey, 2), descriptors(grey, 2), atol=1e-5, rtol=0)
+    assert F.cosine_similarity(descriptors(5 * grey, 1), descriptors(20 * grey, 1), dim=1).min() > 0.9
+    assert not descriptors(torch.full_like(grey, 0.5), 1).any()
+
+
+def test_the_velocities_hold_standing_still():
+    velocities = MotionBranchConfig(forward=4, sideways=2, step=2).velocities()
+    assert velocities.tolist() == [[x, y] for x in (-4, -2, 0, 2, 4) for y in (-2, 0, 2)]
+
+
+@pytest.mark.parametrize("wrong", [{"step": 0.0}, {"forward": 1.0}, {"stride": 0}, {"patches": ()}, {"ray_step": 0.0}])
+def test_impossible_settings_are_refused(wrong: dict):
+    with pytest.raises(ConfigError, match="expected"):
+        MotionBranchConfig(**wrong)
+
+
+def test_the_branch_starts_near_standing_still_and_leaves_geometry_alone():
+    torch.manual_seed(0)
+    branch = MotionBranch(CONFIG, GRID, dim=4, past=1, flow_scale=10.0)
+    volume = torch.randn(1, 4, *GRID.shape, requires_grad=True)
+    sdf = wall().requires_grad_()
+    flow = branch(volume, sdf, view(0.0), [view(-SECONDS, shift=4)], [torch.eye(4)[None]])
+    assert flow.shape == (1, 2, *GRID.shape) and flow.abs().max() < 0.5
+    flow.square().mean().backward()
+    assert volume.grad is None and sdf.grad is None
+    assert all(p.grad is not None for p in branch.parameters())
