@@ -14,7 +14,6 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -284,7 +283,6 @@ def _read_records(
     """Columns of `sample_data` of the cameras and the LiDAR, and the tokens of their ego poses."""
     kinds = {"sample_token": str, "ego_pose_token": str, "calibrated_sensor_token": str, "filename": str}
     numbers = {"timestamp": int, "is_key_frame": bool, "width": int, "height": int}
-    sample_table = tables / "sample.json"
     parts: dict[str, list[np.ndarray]] = {}
     pose_tokens: list[str] = []
     for block in _blocks(tables / "sample_data.json", **kinds, **numbers):
@@ -292,7 +290,7 @@ def _read_records(
         pose_tokens += [r.ego_pose_token for r in rows]
         placed = np.array([mounts[r.calibrated_sensor_token] for r in rows], np.int32).reshape(-1, 2)
         part = {
-            "sample": np.array([_known(samples, r.sample_token, sample_table) for r in rows], np.int32),
+            "sample": np.array([samples.get(r.sample_token, -1) for r in rows], np.int32),
             "sensor": placed[:, 1].astype(np.int8),
             "mount": placed[:, 0],
             "stamp_us": np.array([r.timestamp for r in rows], np.int64),
@@ -302,6 +300,8 @@ def _read_records(
             ),
             "file": np.array([os.fsencode(r.filename) for r in rows], np.bytes_),
         }
+        if (part["sample"] < 0).any():
+            _known(samples, rows[int(part["sample"].argmin())].sample_token, tables / "sample.json")
         for name, values in part.items():
             parts.setdefault(name, []).append(values)
     if not pose_tokens:
@@ -315,12 +315,12 @@ def _read_poses(tables: Path, tokens: list[str]) -> Float[np.ndarray, "R 7"]:
     numbers: dict[str, int] = {}
     where = np.array([numbers.setdefault(token, len(numbers)) for token in tokens], np.int32)
     out = np.full((len(numbers), 7), np.nan)
-    for block in _blocks(path, token=str, rotation=list[float], translation=list[float]):
+    for block in _blocks(
+        path, token=str, rotation=tuple[float, float, float, float], translation=tuple[float, float, float]
+    ):
         rows = [r for r in block if r.token in numbers]
-        values = list(chain.from_iterable(r.rotation + r.translation for r in rows))
-        if any(len(r.rotation) != 4 or len(r.translation) != 3 for r in rows):
-            raise DataError(f"{path}: a row whose rotation and translation are not 4 and 3 numbers")
-        out[[numbers[r.token] for r in rows]] = np.array(values).reshape(-1, 7)
+        values = np.array([(*r.rotation, *r.translation) for r in rows]).reshape(-1, 7)
+        out[[numbers[r.token] for r in rows]] = values
     lost = np.isnan(out).any(axis=1)
     if lost.any():
         raise DataError(f"{path}: no row with token {list(numbers)[int(lost.argmax())]}, which sample_data.json names")
@@ -352,22 +352,27 @@ def _blocks(path: Path, **kinds: Any) -> Iterator[list[Any]]:
     """Rows of a large table of flat rows, some thousands at a time, as objects with the fields asked for."""
     if not path.is_file():
         read_bytes(path, "table")
-    rest = b""
+    separators = b" \t\r\n,"
+    rest = b""  # of a row that the last block cut through
     with path.open("rb") as file:
         start = file.read(1)
         while start.isspace():
             start = file.read(1)
         while chunk := file.read(BLOCK):
-            rest += chunk
-            end = rest.rfind(b"}") + 1
+            rows = bytearray(start)
+            rows += rest
+            rows += chunk if rest else chunk.lstrip(separators)
+            end = rows.rfind(b"}") + 1
+            rest = bytes(rows[max(end, 1) :]).lstrip(separators)
             if end:
-                yield _decode(start + rest[:end].lstrip(b" \t\r\n,") + b"]", path, kinds)
-                start, rest = b"[", rest[end:]
+                rows[end:] = b"]"
+                yield _decode(rows, path, kinds)
+                start = b"["
     if rest.strip() != b"]":
         raise DataError(f"{path}: cut off, or no table of nuScenes (a JSON list of rows); extract it again")
 
 
-def _decode(data: bytes, path: Path, kinds: dict[str, Any]) -> list[Any]:
+def _decode(data: bytes | bytearray, path: Path, kinds: dict[str, Any]) -> list[Any]:
     """A JSON list of rows with at least the fields of `kinds`."""
     try:
         import msgspec

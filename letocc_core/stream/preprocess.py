@@ -64,7 +64,7 @@ def to_tensors(rectified: FrameSet) -> Frame:
     K = np.stack([np.eye(3) if calibration is None else calibration.K for calibration in rectified.calibrations])
     return Frame(
         stamp=torch.tensor(rectified.stamp_ns, dtype=torch.int64),
-        images=torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255,
+        images=torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(255),
         camera_valid=torch.tensor([image is not None for image in rectified.images]),
         K=torch.from_numpy(K).float(),
         T_ego_cam=torch.from_numpy(np.asarray(rectified.T_ego_cam, np.float64)).float(),
