@@ -58,6 +58,7 @@ class Job:
     result: Path  # file to write
     seeds: range
     seconds: float
+    command: str
 
     def done(self) -> bool:
         """Whether the result file is of this configuration."""
@@ -122,6 +123,7 @@ def plan(path: Path, names: Sequence[str], runs: Path, out: Path) -> Iterator[Jo
             out / group / f"{name}.json",
             range(config.streets[0], config.streets[1] + 1),
             config.seconds,
+            f"letocc ablation {path} {name}",
         )
 
 
@@ -130,19 +132,19 @@ def run(job: Job) -> str:
     from letocc_core.evaluate import EvaluationConfig, evaluate_checkpoint
     from letocc_core.train import train
 
-    begin, init, command = time.monotonic(), job.init, f"letocc ablation ({job.name})"
+    begin, init = time.monotonic(), job.init
     for config in job.stages:
         name = config.stages[0].name
         latest = job.folder / name / "latest"
         resume = latest if latest.exists() else None
-        train(config, name, job.folder, resume, init, loader_workers=0, command=command)
+        train(config, name, job.folder, resume, init, loader_workers=0, command=job.command)
         init = latest / "model.safetensors"
     evaluate_checkpoint(
         init,
         seeds=job.seeds,
         json=job.result,
         workers=1,
-        command=command,
+        command=job.command,
         config=EvaluationConfig(seconds=job.seconds),
     )
     return f"{job.name}: {time.monotonic() - begin:.0f} s, {job.result}"

@@ -43,7 +43,7 @@ def tiny(tmp_path: Path, monkeypatch) -> Path:
     base = yaml.safe_load((ROWS.parent / "base.yaml").read_text())
     base["input"]["image_size"] = [32, 64]
     base["model"]["grid"] = {"voxel_size": 0.8}
-    base["data"] |= {"cache": str(tmp_path / "cache")}
+    base["data"] |= {"cache": str(tmp_path / "cache"), "workers": 0}
     base["data"]["simulator"] |= {"scenes": 1, "frames": 5}
     for stage in base["stages"]:
         stage |= {"steps": 2, "objective": {"rows": 4, "columns": 6, "samples": 16}}
@@ -63,7 +63,7 @@ def test_a_row_is_trained_measured_and_done(tiny: Path):
     assert found["checkpoint"] == "runs/few/ours/motion/latest/model.safetensors"
     first, second = (Path("runs/few/ours", stage, "latest").resolve() for stage in ("static", "motion"))
     started = json.loads((second / "about.json").read_text())
-    assert first.is_dir() and started["command"] == "letocc ablation (ours)"
+    assert first.is_dir() and started["command"] == f"letocc ablation {tiny} ours"
     written = files[0].stat().st_mtime_ns
     assert ablation.ablate(tiny, workers=1) == files and written == files[0].stat().st_mtime_ns
     base = tiny.with_name("base.yaml")

@@ -171,7 +171,7 @@ def test_without_any_cue_the_rest_stands():
 def test_a_stage_trains_on_the_similarity_of_features(tmp_path):
     """With the two fields, from a checkpoint that has one; without any optical flow."""
     changes = [
-        "input.image_size=[32, 64]", "model.grid={voxel_size: 0.8}", f"data.cache={tmp_path}",
+        "input.image_size=[32, 64]", "model.grid={voxel_size: 0.8}", f"data.cache={tmp_path}", "data.workers=0",
         "data.simulator={scenes: 1, frames: 5, cue: none}", "model.fields.dynamic=true",
         *(f"stages.{i}.{c}" for i in (0, 1) for c in ("steps=2", "objective={rows: 4, columns: 6, samples: 16}")),
         "stages.1.motion={cue: similarity, similarity: {margin: 0.0}}",
