@@ -7,6 +7,7 @@ Callbacks only take messages in (`inputs`); the network runs in a thread of its 
 
 import dataclasses
 import os
+import signal
 import sys
 import time
 import traceback
@@ -83,26 +84,26 @@ class OccFlowNode(LifecycleNode):
         self.create_service(Trigger, "~/save_snapshot", self._on_save_snapshot)
 
     def start(self) -> bool:
-        """Configure and activate; False if either fails, for the reason that was logged."""
+        """Configure and activate; False if either fails, for the reason that was logged, or when interrupted."""
         success = TransitionCallbackReturn.SUCCESS
-        return self.trigger_configure() == success and self.trigger_activate() == success
+        return self.trigger_configure() == success and self.context.ok() and self.trigger_activate() == success
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the checkpoint and try it; FAILURE, with the reason in log and diagnostics, if it cannot."""
         try:
             self._checkpoint = checkpoint_path(self.parameters)
             self._checkpoint_state = file_state(self._checkpoint)
-            self._pipeline = load_pipeline(self.parameters)
+            pipeline = load_pipeline(self.parameters)
             self.parameters = dataclasses.replace(self.parameters, cameras=cameras(self.parameters))
-            self._pipeline.warm_up(len(self.parameters.cameras))
+            pipeline.warm_up(len(self.parameters.cameras))
         except (LetOccError, RuntimeError) as error:  # torch raises the latter when memory does not suffice
-            self._pipeline = None
             self.health.failure = str(error)
             self.get_logger().error(str(error))
             return TransitionCallbackReturn.FAILURE
         self.health.failure = None
-        self._outputs = Outputs(self, self.parameters, self._pipeline.model.config.grid)
+        self._outputs = Outputs(self, self.parameters, pipeline.model.config.grid)
         self._worker = LatestWorker(self._answer, "inference")
+        self._pipeline = pipeline
         self._state = "inactive"
         return super().on_configure(state)
 
@@ -354,7 +355,7 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         node = OccFlowNode()
         if node.parameters.autostart and not node.start():
-            status = 1
+            status = int(rclpy.ok())  # 0: interrupted meanwhile
         else:
             executor = SingleThreadedExecutor()  # callbacks in the order of arrival; the network has its own thread
             executor.add_node(node)
@@ -373,6 +374,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def run() -> None:
     """`main` as a process of its own, which ends with it: at once, whatever the network is at work on."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, also while it configures
     status = main()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,7 +1,10 @@
 """The managed node in this process: its states, its parameters, several of it; nothing is sent."""
 
+import gc
+import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -80,6 +83,19 @@ def test_a_managers_way_and_back(start: Callable[..., OccFlowNode]):
         assert node.trigger_cleanup() == SUCCESS
 
 
+def test_deactivated_it_keeps_the_model_and_cleaned_up_it_frees_it(start: Callable[..., OccFlowNode]):
+    node = start()
+    assert node.start()
+    pipeline = weakref.ref(node._pipeline)
+    node._submit(rig.frame_set(0), time.monotonic())
+    until(lambda: values(node)["sets out"] == "1", 20, "an answer")
+    assert node.trigger_deactivate() == SUCCESS
+    assert node._pipeline is pipeline()
+    assert node.trigger_cleanup() == SUCCESS
+    gc.collect()
+    assert pipeline() is None
+
+
 @pytest.mark.parametrize("steps", [[], ["configure"], ["configure", "activate"]])
 def test_it_shuts_down_from_every_state(start: Callable[..., OccFlowNode], steps: list[str]):
     node = start()
@@ -102,6 +118,29 @@ def test_nothing_waits_for_a_set_that_takes_long(start: Callable[..., OccFlowNod
     gate.set()
     until(lambda: not node._worker.alive, 20, "the end of the set in work")
     assert values(node)["sets out"] == "0"
+
+
+INTERRUPTED = """
+import time
+from letocc_ros import node
+load = node.load_pipeline
+def slow(parameters):
+    print("configuring", flush=True)
+    time.sleep(60)
+    return load(parameters)
+node.load_pipeline = slow
+node.run()
+"""
+
+
+def test_it_ends_while_it_configures(checkpoint: Path):
+    """As a process: terminated while it loads, it neither finishes loading nor complains."""
+    rig.isolate_ros()
+    node = rig.NodeProcess(command=[sys.executable, "-c", INTERRUPTED, "--ros-args", "-p", f"checkpoint:={checkpoint}"])
+    node.wait_for("configuring")
+    node.process.terminate()
+    assert node.process.wait(30) == 0
+    assert "Traceback" not in node.output
 
 
 def test_an_answer_of_an_earlier_activation_is_not_published(start: Callable[..., OccFlowNode], gate: threading.Event):
