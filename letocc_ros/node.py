@@ -230,7 +230,7 @@ class OccFlowNode(LifecycleNode):
         if snapshot is None:
             raise DataError("no image set has been answered since the node was configured or its past forgotten")
         about = {
-            "checkpoint": str(checkpoint_path(self.parameters)),
+            "checkpoint": str(self._checkpoint.absolute()),
             "cameras": list(self.parameters.cameras),
             "versions": versions(),
         }

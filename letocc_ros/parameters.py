@@ -81,7 +81,7 @@ class NodeParameters:
     camera_timeout: float = _parameter(
         AssemblerConfig.camera_timeout,
         "How long, in stamps, a camera stays away until sets no longer wait for it; while the first one stays away, the "
-        "next one anchors the sets.",
+        "next one anchors the sets. 0: for ever.",
         "s",
         (0, 3600),
     )

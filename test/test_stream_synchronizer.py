@@ -125,6 +125,20 @@ def test_the_next_camera_anchors_the_sets_while_the_first_stays_away():
     assert sets(returned) == [(None, 805, None), (900, 905, 900)]  # one set is cut short by the return
 
 
+def test_after_a_gap_of_all_cameras_none_counts_as_away():
+    s = Synchronizer("abc", slop=0.02, max_wait=0.1, camera_timeout=0.5)
+    slow = [(c, t) for t in (0, 700, 5000, 5100, 9000) for c in "bac"]
+    decided = drive(s, slow)
+    assert sets(decided) == [(t, t, t) for t in (0, 700, 5000, 5100, 9000)]
+    assert not reasons(decided)
+
+
+def test_without_a_timeout_every_set_waits():
+    s = Synchronizer("ab", slop=0.02, max_wait=0.1, camera_timeout=0)
+    decided = drive(s, [("a", t) for t in range(0, 5000, 100)])
+    assert sets(decided)[-1] == (4700, None)
+
+
 def test_cameras_may_start_one_after_the_other():
     s = Synchronizer("ab", slop=0.02, max_wait=0.1, camera_timeout=0.5)
     decided = drive(s, [("b", t) for t in range(0, 700, 100)])

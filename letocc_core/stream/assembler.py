@@ -27,7 +27,7 @@ class AssemblerConfig:
     max_wait: float = 0.1  # s of stamps that a set waits for missing cameras
     max_pose_wait: float = 0.2  # s of stamps that a set waits for its transforms and calibrations
     max_extrapolation: float = 0.05  # s that a transform may be extrapolated once the wait is over
-    camera_timeout: float = 1.0  # s of stamps after which a camera without images is not waited for
+    camera_timeout: float = 1.0  # s of stamps after which a camera without images is not waited for; 0: for ever
     require_all: bool = False  # drop sets in which a camera is missing, instead of going on without it
     tf_duration: float = 10.0  # s of transforms that are kept
 

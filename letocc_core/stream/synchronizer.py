@@ -57,7 +57,8 @@ class Synchronizer(Generic[T]):
         cameras: names; the first is the anchor.
         slop: s, largest distance of an image from the anchor's stamp.
         max_wait: s of stamps for which an incomplete set waits for the others.
-        camera_timeout: s of stamps without an image after which a camera counts as away.
+        camera_timeout: s of stamps without an image, while others have some, after which a camera counts as away;
+            with 0 none does.
         require_all: drop incomplete sets; otherwise they are given out with None for the missing ones.
         capacity: images of one camera that may wait.
         restart_after: s; an image this much older than the newest means that time began anew (a bag that loops). What
@@ -98,7 +99,8 @@ class Synchronizer(Generic[T]):
         self.newest_ns: int | None = None
         self._slop, self._max_wait, self._timeout, self._restart_after = (round(v * 1e9) for v in durations.values())
         self._anchor = cameras[0]
-        self._seen_ns: dict[str, int] = {}  # newest stamp of each camera, the first of all for those that never came
+        self._elapsed = 0  # ns of stamps; a gap in all cameras counts in part, so that none seems away after it
+        self._seen = dict.fromkeys(cameras, 0)  # of `_elapsed`, when each camera's last image came
         self._waiting: dict[str, list[tuple[int, T]]] = {name: [] for name in cameras}
         self._used_ns: dict[str, int] = {}
         self._closed_ns: int | None = None
@@ -152,15 +154,16 @@ class Synchronizer(Generic[T]):
 
     @property
     def _present(self) -> list[str]:
-        """Cameras that do not stay away; at least the one of the newest image."""
-        return [camera for camera in self.cameras if self.newest_ns - self._seen_ns[camera] <= self._timeout]
+        """Cameras that do not stay away; at least the one of the latest image."""
+        return [camera for camera in self.cameras if self._elapsed - self._seen[camera] <= self._timeout]
 
     def _see(self, camera: str, stamp_ns: int) -> None:
         """Take note of who delivers, and choose the anchor by it."""
-        self.newest_ns = stamp_ns if self.newest_ns is None else max(stamp_ns, self.newest_ns)
-        for name in self.cameras:
-            self._seen_ns.setdefault(name, stamp_ns)
-        self._seen_ns[camera] = max(stamp_ns, self._seen_ns[camera])
+        newest_ns = stamp_ns if self.newest_ns is None else max(stamp_ns, self.newest_ns)
+        if self.newest_ns is not None:
+            self._elapsed += min(newest_ns - self.newest_ns, self._timeout // 2)
+        self.newest_ns = newest_ns
+        self._seen[camera] = self._elapsed
         self._choose_anchor()
 
     def _choose_anchor(self) -> None:
@@ -173,7 +176,7 @@ class Synchronizer(Generic[T]):
     def _restart(self) -> None:
         self._out = self.flush()
         self._used_ns.clear()
-        self._seen_ns.clear()
+        self._elapsed, self._seen = 0, dict.fromkeys(self.cameras, 0)
         self._anchor = self.cameras[0]
         self._closed_ns = self.newest_ns = None
         self.restarts += 1
