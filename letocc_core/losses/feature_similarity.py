@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from letocc_core.errors import ConfigError
@@ -89,23 +89,9 @@ def bev_features(
 
     A voxel takes the features of the pixels that it falls on, in all cameras in which no other matter hides it.
     """
-    B, N, C, h, w = maps.shape
+    B, _, C, h, w = maps.shape
     sample, *index = could_move(occupied, grid, config).nonzero(as_tuple=True)
-    centres = grid.centres(maps.device)[tuple(index)]  # [V, 3]
-    T_cam_ego = se3.inverse(frame.T_ego_cam)[sample]
-    pixels, depth = camera.project(
-        se3.transform(T_cam_ego, centres[:, None, None].expand(-1, N, 1, 3)), frame.K[sample]
-    )
-    height, width = frame.images.shape[-2:]
-    inside = camera.in_image(pixels, depth, height, width)[..., 0] & frame.camera_valid[sample]  # [V, N]
-    size = pixels.new_tensor([w / width, h / height])
-    u, v = ((pixels[..., 0, :] + 0.5) * size).long().unbind(-1)
-    view = sample[:, None] * N + torch.arange(N, device=maps.device)
-    place = (view * h + v.clamp(0, h - 1)) * w + u.clamp(0, w - 1)
-    depth = depth[..., 0]
-    nearest = depth.new_full((B * N * h * w,), math.inf)
-    nearest.scatter_reduce_(0, place[inside], depth[inside], "amin")
-    visible = inside & (depth < nearest[place] + HIDDEN)
+    place, visible = _places(grid.centres(maps.device)[tuple(index)], sample, frame, (h, w))
     values = maps.movedim(2, -1).reshape(-1, C)[place] * visible[..., None]
     X, Y, _ = grid.shape
     cell = (sample * X + index[0]) * Y + index[1]
@@ -113,6 +99,23 @@ def bev_features(
     count = values.new_zeros(B * X * Y).index_add_(0, cell, visible.sum(1).to(values))
     mean = total / count.clamp(min=1)[:, None]
     return BevFeatures(mean.view(B, X, Y, C).movedim(-1, 1), (count > 0).view(B, X, Y))
+
+
+def _places(
+    points: Float[Tensor, "V 3"], sample: Int[Tensor, "V"], frame: Frame, size: tuple[int, int]
+) -> tuple[Int[Tensor, "V N"], Bool[Tensor, "V N"]]:
+    """Where points (m, each in the ego axes of its sample) are on all maps [B, N, h, w] laid out in a row, and if seen."""
+    N, (h, w) = frame.K.shape[1], size
+    height, width = frame.images.shape[-2:]
+    in_camera = se3.transform(se3.inverse(frame.T_ego_cam)[sample], points[:, None, None].expand(-1, N, 1, 3))
+    pixels, depth = (x[:, :, 0] for x in camera.project(in_camera, frame.K[sample]))
+    inside = camera.in_image(pixels, depth, height, width) & frame.camera_valid[sample]
+    u, v = ((pixels + 0.5) * pixels.new_tensor([w / width, h / height])).long().unbind(-1)
+    view = sample[:, None] * N + torch.arange(N, device=points.device)
+    place = (view * h + v.clamp(0, h - 1)) * w + u.clamp(0, w - 1)
+    nearest = depth.new_full((frame.K[..., 0, 0].numel() * h * w,), math.inf)
+    nearest.scatter_reduce_(0, place[inside], depth[inside], "amin")
+    return place, inside & (depth < nearest[place] + HIDDEN)
 
 
 def could_move(occupied: Bool[Tensor, "B X Y Z"], grid: GridSpec, config: SimilarityConfig) -> Bool[Tensor, "B X Y Z"]:
@@ -184,8 +187,8 @@ def similarity_cue(model: LetOccFlow, clip: Clip, fields: Fields, config: Simila
     """
     grid, later = model.config.grid, clip.sources[-1]
     encoded = [model.encode(frame) for frame in (later, clip.current, *clip.history)]
-    now, movable = _features_of(model, clip.current, fields, config)
-    other, _ = _features_of(model, later, model.decode(encoded[0], encoded[1:], motion=False), config)
+    now, movable = features_of(model, clip.current, fields, config)
+    other, _ = features_of(model, later, model.decode(encoded[0], encoded[1:], motion=False), config)
     seconds = (later.stamp - clip.current.stamp).float() * 1e-9
     T_later_now = se3.relative(later.T_world_ego, clip.current.T_world_ego)
     found = compare(now, other, T_later_now, seconds, grid, config)
@@ -198,7 +201,7 @@ def _occupied(model: LetOccFlow, fields: Fields) -> Bool[Tensor, "B X Y Z"]:
     return fields.probability(model.config.occupancy_scale) > model.config.occupancy_threshold
 
 
-def _features_of(
+def features_of(
     model: LetOccFlow, frame: Frame, fields: Fields, config: SimilarityConfig
 ) -> tuple[BevFeatures, Bool[Tensor, "B X Y"]]:
     """A frame's pyramid features from above, and which cells hold something movable: all where that is not known."""
