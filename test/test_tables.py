@@ -7,17 +7,28 @@ import numpy as np
 import pytest
 import torch
 
+from letocc_core.data.clips import DataConfig
 from letocc_core.data.sequences import Sample
+from letocc_core.data.simulator.datasets import simulate_dataset
 from letocc_core.data.voxel_labels import IGNORE, VoxelLabels
 from letocc_core.errors import ConfigError
 from letocc_core.evaluate import EvaluationConfig
 from letocc_core.frame import InputConfig
 from letocc_core.geometry.grid import GridSpec
+from letocc_core.metrics.baselines import signed_distance
 from letocc_core.model.fields import Fields
 from letocc_core.stream.types import Calibration, FrameSet
-from letocc_core.tables.measure import Measurement
-from letocc_core.tables.protocol import DepthProtocol, NovelDepthProtocol, Protocol, SceneFlowProtocol, cropped
+from letocc_core.tables.measure import Measurement, class_names
+from letocc_core.tables.protocol import (
+    DepthProtocol,
+    NovelDepthProtocol,
+    OriginsProtocol,
+    Protocol,
+    SceneFlowProtocol,
+    cropped,
+)
 from letocc_core.tables.published import Ours, find_table, load_tables, report
+from letocc_core.tables.run import data_config, open_drives
 
 GRID = GridSpec((0.0, -4.0, -1.0), (8.0, 4.0, 3.0), 0.5)
 WALL = 6.0  # m ahead: voxels from x = 6 on are occupied
@@ -149,6 +160,23 @@ def test_a_miss_counts_only_where_the_class_is_given():
     given = measure(Protocol(rays="class_given"), (sample(truth), nothing)).figures()["ray_iou"]
     assert given["4m"] > 0.9
     assert measure(Protocol(rays="geometric"), (sample(truth), nothing)).figures()["ray_iou"]["4m"] == 0
+
+
+def test_where_rays_start():
+    steps = [(sample(labels("car"), x=0.1 * i), fields(wall=WALL)) for i in range(4)]
+    track = np.array([[1.5 + 0.1 * i, 0.0, 1.5] for i in range(30)])
+
+    def rays(**origins) -> float:
+        found = Measurement(Protocol(rays="geometric", origins=OriginsProtocol(**origins)), GRID, INPUT, EVALUATION)
+        found.begin(track)
+        for item, answer in steps:
+            found.add(replace(item, lidar_origin=np.array([1.5, 0.0, 1.5])), answer)
+        return found.score["ray_iou"].true[0]
+
+    one = rays(before=0, after=0)  # four frames, each from its own place, at the same distance from the wall
+    assert rays(before=1, after=0) / one == pytest.approx(7 / 4, rel=0.1)
+    assert rays(before=0, after=9, distance=0.11) / one == pytest.approx(2, rel=0.1)
+    assert rays() / one == pytest.approx(8, rel=0.4)  # at most 8
 
 
 def test_crops_and_threshold_change_what_is_occupied():
@@ -321,3 +349,58 @@ def test_recorded_drives_are_measured_in_their_own_layout(shared_data, tmp_path,
     unlabelled = [*depth[2:], "--table", "letoccflow-3"]
     assert main(["eval", path, *unlabelled]) == 1
     assert "labels.npz: no such file of voxel labels" in capsys.readouterr().err
+
+
+def perfect(voxels: VoxelLabels) -> Fields:
+    """Fields that say what the labels say."""
+    names = class_names(voxels)
+    numbers = torch.tensor([names.index(n) if n in names else 0 for n in voxels.classes])[
+        voxels.labels.astype(int) % 255
+    ]
+    occupied = (voxels.labels != voxels.free) & (voxels.labels != IGNORE)
+    sdf = torch.from_numpy(signed_distance(occupied, voxels.grid.voxel_size))[None, None]
+    moves = np.zeros((*voxels.grid.shape, 2), np.float32) if voxels.velocity is None else voxels.velocity
+    semantics = torch.nn.functional.one_hot(numbers, len(names)).movedim(-1, 0)[None].float()
+    return Fields(sdf, torch.from_numpy(moves).movedim(-1, 0)[None], semantics)
+
+
+def score_perfectly(tables: list[str], data: DataConfig, *overrides: str) -> dict[str, dict]:
+    """Figures of a model that knows the labels, at the labelled frames of a data set."""
+    found = {}
+    for drive in open_drives(data, GRID, INPUT):
+        for item in drive.samples:
+            if item.labels is None:
+                continue
+            for name in tables:
+                protocol = find_table(name).with_overrides(list(overrides)).protocol
+                grid = item.labels.grid
+                found.setdefault(name, Measurement(protocol, grid, INPUT, EVALUATION))
+                found[name].begin(drive.track)
+                found[name].add(item, perfect(item.labels))
+    return {name: measurement.figures() for name, measurement in found.items()}
+
+
+def test_what_nuscenes_labels_say_scores_perfectly(tmp_path):
+    simulate_dataset(tmp_path / "data", "nuscenes", 3, 1, 0.6, image_size=(32, 64), workers=0)
+    overrides = [f"data.root={tmp_path / 'data'}", "data.split=all", f"data.cache={tmp_path}"]
+    everything = ["protocol.crop_prediction=[[0, 0], [0, 0], [0, 0]]", "protocol.crop_truth=[[0, 0], [0, 0], [0, 0]]"]
+    openocc = score_perfectly(
+        ["rayiou-semantic", "letoccflow-3"], data_config("nuscenes", "openocc", {}, overrides), *everything
+    )
+    for figures in openocc.values():
+        assert figures["ray_iou"] == {"1m": 1, "2m": 1, "4m": 1, "mean": 1} and figures["velocity"]["mave"] < 1e-3
+    occ3d = data_config("nuscenes", "occ3d", {}, overrides)
+    figures = score_perfectly(["selfocc-nuscenes"], occ3d, everything[0])["selfocc-nuscenes"]
+    assert figures["voxels"] == {"iou": 1, "precision": 1, "recall": 1} and figures["classes"]["miou"] == 1
+    cropped_figures = score_perfectly(["selfocc-nuscenes"], occ3d)["selfocc-nuscenes"]["voxels"]
+    assert cropped_figures["precision"] == 1 and 0.5 < cropped_figures["recall"] < 1
+
+
+def test_what_semantic_kitti_s_labels_say_scores_perfectly(tmp_path):
+    simulate_dataset(tmp_path, "kitti-odometry", 3, 1, 0.5, image_size=(48, 160), workers=0)
+    overrides = [f"data.root={tmp_path}", "data.split=all", "data.ego=lidar"]
+    data = data_config("kitti_odometry", "", {}, overrides)
+    found = score_perfectly(["letoccflow-1", "selfocc-kitti"], data)
+    assert found["letoccflow-1"]["ray_iou"] == {"1m": 1, "2m": 1, "4m": 1, "mean": 1}
+    assert found["letoccflow-1"]["depth"]["abs_rel"] < 0.2  # the scanner's axes are those of the labels
+    assert found["selfocc-kitti"]["voxels"]["precision"] == 1

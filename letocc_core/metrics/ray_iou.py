@@ -47,10 +47,14 @@ def select_origins(positions: Float[np.ndarray, "M 3"], grid: GridSpec) -> Float
     """
     positions = np.asarray(positions, np.float64)
     lower, upper = np.array(grid.lower[:2]) + ORIGIN_MARGIN, np.array(grid.upper[:2]) - ORIGIN_MARGIN
-    inside = positions[((positions[:, :2] > lower) & (positions[:, :2] < upper)).all(1)]
-    if len(inside) <= MAX_ORIGINS:
-        return inside
-    return inside[np.round(np.linspace(0, len(inside) - 1, MAX_ORIGINS)).astype(int)]
+    return spread(positions[((positions[:, :2] > lower) & (positions[:, :2] < upper)).all(1)])
+
+
+def spread(positions: Float[np.ndarray, "M 3"]) -> Float[np.ndarray, "N 3"]:
+    """At most 8 of them, evenly spread in their order."""
+    if len(positions) <= MAX_ORIGINS:
+        return positions
+    return positions[np.round(np.linspace(0, len(positions) - 1, MAX_ORIGINS)).astype(int)]
 
 
 @dataclass(frozen=True, eq=False)

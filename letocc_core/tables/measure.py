@@ -23,7 +23,7 @@ from letocc_core.metrics.depth import DepthScore
 from letocc_core.metrics.frame_score import DepthTruth, flow_of_points
 from letocc_core.metrics.motion import MATCH_DISTANCE, VelocityErrors
 from letocc_core.metrics.occupancy import LabelCounts
-from letocc_core.metrics.ray_iou import RayCounts, Rays, distance_error, select_origins
+from letocc_core.metrics.ray_iou import RayCounts, Rays, distance_error, select_origins, spread
 from letocc_core.metrics.scene_flow import SceneFlowScore
 from letocc_core.model.fields import Fields
 from letocc_core.rendering.rays import rays_through
@@ -80,12 +80,13 @@ class Measurement:
 
     def begin(self, track: Float[np.ndarray, "n 3"]) -> None:
         """A new drive, on which the LiDAR is at these places (m, fixed frame)."""
-        self._track = track
+        self._track, self._position = track, -1
         self._earlier: list[_Earlier] = []
         self._before: _Earlier | None = None
 
     def add(self, sample: Sample, fields: Fields | None) -> None:
         """The next sample of the drive; `fields` answer it, None where it is only what earlier ones lead to."""
+        self._position += 1
         found: dict[str, Any] = {}
         if self.protocol.novel_depth is not None:
             found |= self._novel_depth(sample)
@@ -137,9 +138,7 @@ class Measurement:
         if self.protocol.rays == "semantic" and answer.labels is None:
             self._lack(NO_CLASSES, "ray_iou", "velocity")
             return {}
-        T_ego_world = np.linalg.inv(sample.frame_set.T_world_ego)
-        origins = self._track @ T_ego_world[:3, :3].T + T_ego_world[:3, 3]
-        rays = Rays.lidar(select_origins(origins, voxels.grid), voxels.grid)
+        rays = Rays.lidar(self._origins(sample, voxels.grid), voxels.grid)
         truth = cropped(_class_numbers(voxels), self.protocol.crop_truth, FREE)
         unknown = voxels.labels == IGNORE
         true, found = rays.cast((truth != FREE) | unknown), rays.cast(answer.occupied)
@@ -162,6 +161,17 @@ class Measurement:
         velocity = answer.velocity[tuple(found.voxel[matched].T)]
         score["velocity"] = VelocityErrors.of(label[matched], true_velocity, velocity, len(names))
         return score
+
+    def _origins(self, sample: Sample, grid: GridSpec) -> Float[np.ndarray, "N 3"]:
+        """Where the rays of this sample start, m in its ego axes."""
+        config, now = self.protocol.origins, self._position
+        first = 0 if config.before is None else max(now - config.before, 0)
+        last = len(self._track) if config.after is None else now + config.after + 1
+        T_ego_world = np.linalg.inv(sample.frame_set.T_world_ego)
+        places = self._track[first:last] @ T_ego_world[:3, :3].T + T_ego_world[:3, 3]
+        if config.distance is None:
+            return select_origins(places, grid)
+        return spread(places[np.linalg.norm(places - sample.lidar_origin, axis=1) <= config.distance])
 
     def _ray_counts(self, label, guess, hit, error, classes: int) -> RayCounts:
         """Counts of one frame by the protocol's way of counting; rays labelled `FREE` do not count."""

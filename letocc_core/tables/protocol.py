@@ -43,10 +43,20 @@ class SceneFlowProtocol:
 
 
 @dataclass(frozen=True)
+class OriginsProtocol:
+    """Where RayIoU's rays start: places of the LiDAR along the drive, at most 8 of them, evenly spread."""
+
+    before: int | None = None  # frames before the measured one whose places count; None: all of the drive
+    after: int | None = None  # frames after it
+    distance: float | None = None  # m from the measured frame's, farthest place; None: in the box less 1 m at its sides
+
+
+@dataclass(frozen=True)
 class Protocol:
     """What is measured of a frame, and how. Whatever is none is not measured."""
 
     rays: Literal["none", "semantic", "class_given", "occupied_given", "geometric"] = "none"  # see `metrics.ray_iou`
+    origins: OriginsProtocol = OriginsProtocol()  # SparseOcc's and OpenOcc's: the whole drive
     velocity_classes: tuple[str, ...] = ()  # mAVE over these, at those of the rays that are right within 2 m
     voxels: Literal["none", "occupied", "labels"] = "none"  # IoU, precision, recall; and by class
     depth: DepthProtocol | None = None

@@ -128,7 +128,7 @@ def open_drives(data: DataConfig, grid: GridSpec, input: InputConfig) -> Iterato
     elif data.bag is not None:
         for bag in data.bag.bags:
             frames = (data.bag.cameras, data.bag.base_frame, data.bag.fixed_frame, data.bag.slop)
-            drive = sequences.RecordedDrive(bag, *frames)
+            drive = sequences.RecordedDrive(bag, *frames, data.bag.odometry_topic, input)
             yield Judged(str(bag), drive, drive.track, frozenset(range(len(drive.track))))
     else:
         from letocc_core.data import datasets
