@@ -28,6 +28,7 @@ from letocc_core.metrics.depth import DepthRange
 from letocc_core.metrics.frame_score import DepthTruth, Prediction, RayTruth
 from letocc_core.metrics.ray_iou import select_origins
 from letocc_core.metrics.sweep_motion import SweepMotionScore
+from letocc_core.novel_view import Earlier
 from letocc_core.processes import single_threaded
 from letocc_core.stream.types import FrameSet, OccFlow
 from letocc_core.versions import versions
@@ -139,23 +140,53 @@ def score_sequence(
     """
     track = sequences.lidar_track(sequence) if track is None else track
     pipeline.reset("a new sequence begins")
-    tally = Tally(scenes=1)
+    tally, scorer = Tally(scenes=1), Scorer(pipeline, track, mean_occupancy, config)
     for position, sample in enumerate(sequence):
         output = pipeline.step(sample.frame_set)
-        if output is None or position not in scored or not can_be_scored(sample):
-            continue
-        tally += Tally(
-            score_frame(sample, track, output, sdf_behind(pipeline, output), mean_occupancy, config), frames=1
-        )
+        if scores := scorer.score(sample, output, wanted=position in scored):
+            tally += Tally(scores, frames=1)
     return tally
 
 
-def can_be_scored(sample: Sample) -> bool:
-    """Whether anything is known about a sample."""
-    return sample.truth is not None or sample.lidar is not None
+class Scorer:
+    """Scores the outputs of a pipeline, set by set in time order.
+
+    Args:
+        track: where the LiDAR is during the drive, m in the fixed frame: RayIoU's rays start there.
+        mean_occupancy: as in `evaluate`.
+    """
+
+    def __init__(
+        self,
+        pipeline: Predictor,
+        track: Float[np.ndarray, "n 3"],
+        mean_occupancy: Float[np.ndarray, "X Y Z"] | None = None,
+        config: EvaluationConfig = EvaluationConfig(),
+    ):
+        self.pipeline, self.track, self.mean_occupancy, self.config = pipeline, track, mean_occupancy, config
+        self._earlier: Earlier | None = None
+
+    def score(self, sample: Sample, output: OccFlow | None, wanted: bool = True) -> dict[str, frame_score.Score]:
+        """Scores of the model and the baselines on the set that the pipeline has just answered, by method.
+
+        Against a simulator's truth or the LiDAR; where there is neither, against the set's own images, as the set before
+        foretells them. Empty for a set that was dropped or about which nothing is known; without `wanted` none are made.
+        """
+        earlier, self._earlier = self._earlier, None
+        if output is None:
+            return {}
+        sdf = _sdf(self.pipeline, output)
+        if sample.truth is not None or sample.lidar is not None:
+            return score_frame(sample, self.track, output, sdf, self.mean_occupancy, self.config) if wanted else {}
+        snapshot = getattr(self.pipeline, "last", None)
+        if snapshot is None:  # recorded outputs: nobody knows what the network saw
+            return {}
+        frames = snapshot.sets[-1]
+        self._earlier = Earlier(frames, sdf, output.grid)
+        return {} if earlier is None or not wanted else earlier.score(frames, render_depth)
 
 
-def sdf_behind(pipeline: Predictor, output: OccFlow) -> Float[np.ndarray, "X Y Z"]:
+def _sdf(pipeline: Predictor, output: OccFlow) -> Float[np.ndarray, "X Y Z"]:
     """Signed distance (m) behind an output that a pipeline has just given."""
     fields = getattr(pipeline, "fields", None)
     return sdf_of(output) if fields is None else fields.sdf[0, 0].detach().cpu().numpy()
@@ -371,9 +402,7 @@ def evaluate_checkpoint(
         track = drive.track if drive.truth else np.zeros((0, 3))
         tally = score_sequence(pipeline, drive, chosen, config=config, track=track)
     if not tally.frames:
-        raise DataError(
-            f"{data}: nothing was scored; expected image sets with truth or a LiDAR sweep after the warm-up"
-        )
+        raise DataError(f"{data}: nothing was scored; expected image sets after the warm-up, or after the first one")
     found = {
         **tally.results(),
         **spread,

@@ -26,13 +26,17 @@ from letocc_core.data.answer_bag import AnswerBag
 from letocc_core.data.bag import open_bag
 from letocc_core.data.recording import Recording
 from letocc_core.data.sequences import RecordedDrive, Sample
-from letocc_core.evaluate import Tally
+from letocc_core.evaluate import Scorer, Tally
 from letocc_core.metrics import frame_score, results
 from letocc_core.stream.pipeline import OccFlowPipeline
 from letocc_core.stream.types import OccFlow
 from letocc_core.versions import versions
 
-WORST = (("ray_iou_objects", "mean", -1), ("depth", "abs_rel", 1))  # first that is known; sign: 1 = more is worse
+WORST = (
+    ("ray_iou_objects", "mean", -1),
+    ("depth", "abs_rel", 1),
+    ("novel_view", "l1", 1),
+)  # first that is known; sign: 1 = more is worse
 UNKNOWN = float("-inf")  # badness of a set without truth
 SHOWN = 4  # sets with pictures
 
@@ -89,19 +93,18 @@ class Candidate:
         self.name, self.checkpoint, self.folder = name, checkpoint, folder
         self.metadata = read_metadata(checkpoint)
         self.pipeline = OccFlowPipeline.from_checkpoint(checkpoint, device=device)
-        self.track = drive.track if drive.truth else np.zeros((0, 3))
+        self.scorer = Scorer(self.pipeline, drive.track if drive.truth else np.zeros((0, 3)))
         self.tally = Tally(scenes=1)
         self.instants: list[Instant] = []
         self.bag = AnswerBag(folder / "answers", drive.recording.config.base_frame, drive.recording.config.fixed_frame)
 
     def take(self, sample: Sample) -> OccFlow:
-        """Answer a set, write the answer, and score it if the network has its whole past and the set a truth."""
+        """Answer a set, write the answer, and score it if the network has its whole past."""
         answer = self.pipeline.step(sample.frame_set)
         self.bag.write(answer, sample.frame_set.T_world_ego)
         figures = {}
-        if self.pipeline.steps > self.pipeline.model.config.temporal.frames and evaluate.can_be_scored(sample):
-            sdf = evaluate.sdf_behind(self.pipeline, answer)
-            scores = evaluate.score_frame(sample, self.track, answer, sdf)
+        warm = self.pipeline.steps > self.pipeline.model.config.temporal.frames
+        if scores := self.scorer.score(sample, answer, wanted=warm):
             self.tally += Tally(scores, frames=1)
             figures = frame_score.summary(scores["letocc"])
         self.instants.append(Instant(answer.stamp_ns, figures, answer.seconds, answer.reset_reason))

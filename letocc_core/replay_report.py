@@ -20,6 +20,7 @@ CHARTS = (  # group, key, title
     ("ray_iou_objects", "mean", "RayIoU of objects"),
     ("ray_iou", "mean", "RayIoU"),
     ("depth", "abs_rel", "depth, abs rel"),
+    ("novel_view", "l1", "L1 of the images that the set before foretells"),
     ("motion", "mave", "mAVE (m/s)"),
     ("motion", "direction_error_deg", "direction error (deg)"),
     ("motion", "false_motion", "false motion"),
@@ -63,12 +64,13 @@ def _scores(candidates: "Sequence[Candidate]", summaries: Sequence[Mapping[str, 
     if not any(s["scored"] for s in summaries):
         return []
     text = f"{summaries[0]['scored']} of {summaries[0]['sets']} sets have a truth to compare with."
-    shape, motion = ("ray_iou", "ray_iou_objects", "iou", "depth"), evaluate.MOTION_GROUPS
-    return [
-        Table(heading, results.table(rows, groups), words)
-        for heading, groups, words in (("Geometry", shape, text), ("Motion", motion, ""))
-        if any(group in values for group in groups for values in rows.values())
-    ]
+    shape, motion = ("ray_iou", "ray_iou_objects", "iou", "depth", "novel_view"), evaluate.MOTION_GROUPS
+    tables = []
+    for heading, groups, words in (("Geometry", shape, text), ("Motion", motion, "")):
+        shown = {name: values for name, values in rows.items() if values.keys() & groups}
+        if shown:
+            tables.append(Table(heading, results.table(shown, groups), words))
+    return tables
 
 
 def _course(candidates: "Sequence[Candidate]", summaries: Sequence[Mapping[str, Any]]) -> Table:
@@ -95,12 +97,14 @@ def _charts(candidates: "Sequence[Candidate]", start: int) -> list[str]:
         if i.reset_reason is not None
     }
 
+    end = (candidates[0].instants[-1].stamp_ns - start) * 1e-9
+
     def chart(title: str, value) -> str:
         lines = {
             c.name: ([(i.stamp_ns - start) * 1e-9 for i in c.instants], [value(i) for i in c.instants])
             for c in candidates
         }
-        return line_chart(lines, title, marks)
+        return line_chart(lines, title, (0.0, end), marks)
 
     out = [
         chart(title, lambda i, group=group, key=key: i.figures.get(group, {}).get(key, float("nan")))

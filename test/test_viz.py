@@ -56,7 +56,7 @@ def test_things_that_move_are_found_with_their_mean_velocity():
     (found,) = objects_of(occupied, velocity, GRID)
     start, tip = arrow_of(found)
     np.testing.assert_allclose(start, (-5.0, -5.5, 1.0))  # middle of the upper side
-    np.testing.assert_allclose(tip - start, (1.6, -0.8, 0.0))  # the way of 0.8 s
+    np.testing.assert_allclose(tip - start, (2.4, -1.2, 0.0))  # the way of 1.2 s
 
 
 def test_directions_have_colours_of_their_own():
@@ -72,7 +72,7 @@ def test_directions_have_colours_of_their_own():
 def test_what_moves_is_coloured_and_has_an_arrow():
     car = block(slice(10, 14), slice(20, 24), slice(2, 4))
     velocity = STILL.copy()
-    velocity[car] = (0.0, 4.0)  # to the left: 3.2 m in 0.8 s
+    velocity[car] = (0.0, 4.0)  # to the left: 4.8 m in 1.2 s
     to_the_left = tuple(colours.direction_colours(np.array([0.0, 4.0])))
     picture = birdseye(car, velocity, GRID, 320, objects=objects_of(car, velocity, GRID))
     assert close(picture[180 + 5, 85], to_the_left)  # a corner of the car: x -3 m, y 3.7 m

@@ -14,7 +14,7 @@ from letocc_core.viz.voxels import EGO_BOX, View, voxel_heights
 
 MOVING = 0.5  # m/s, slower velocities are not drawn
 SMALLEST = 3  # voxels, smaller groups get no arrow
-ARROW_SECONDS = 0.8  # s, an arrow's length is the way driven in this time
+ARROW_SECONDS = 1.2  # s, an arrow's length is the way driven in this time
 
 
 def objects_of(
@@ -92,7 +92,7 @@ def draw_arrow(
     length = max(float(np.linalg.norm(end - start)), 1.0)
     points = [tuple(round(c * 16) for c in p) for p in (start, end)]
     inside = tuple(int(c) for c in colours.direction_colours(np.array(velocity)))
-    for colour, width in ((colours.PAPER, 7), (colours.INK, 5), (inside, 2)):
+    for colour, width in ((colours.PAPER, 6), (colours.INK, 4), (inside, 2)):
         cv2.arrowedLine(picture, *points, colour, width, cv2.LINE_AA, 4, min(0.35, 9 / length))
 
 

@@ -13,6 +13,7 @@ SIZE = (6.4, 2.1)  # inches
 def line_chart(
     lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     title: str,
+    span: tuple[float, float],
     marks: Mapping[float, str] | None = None,
 ) -> str:
     """An SVG element.
@@ -20,6 +21,7 @@ def line_chart(
     Args:
         lines: seconds and values by the line's name; NaN leaves a gap.
         title: what is shown, with its unit.
+        span: first and last second.
         marks: words at moments (s), such as resets.
     """
     try:
@@ -36,6 +38,7 @@ def line_chart(
         for moment, words in (marks or {}).items():
             axes.axvline(moment, color=_rgb(colours.FAINT), linewidth=0.8, linestyle=":")
             axes.annotate(words, (moment, 1), xycoords=("data", "axes fraction"), fontsize=7, va="top")
+        axes.set_xlim(span[0] - 0.02 * (span[1] - span[0]), span[1] + 0.02 * (span[1] - span[0]) + 1e-3)
         axes.set_title(title, loc="left", fontsize=10)
         axes.set_xlabel("s", loc="right")
         axes.grid(alpha=0.25)

@@ -42,11 +42,11 @@ def direction_colours(velocity: Float[np.ndarray, "*n 2"]) -> UInt8[np.ndarray, 
     return cv2.cvtColor(hsv[:, None], cv2.COLOR_HSV2RGB)[(np.degrees(angle) / 2).astype(int) % 180, 0]
 
 
-def direction_wheel(size: int) -> UInt8[np.ndarray, "h w 3"]:
+def direction_wheel(size: int, background: tuple[int, int, int] = PAPER) -> UInt8[np.ndarray, "h w 3"]:
     """A disc that shows the colour of each direction, forward up and left to the left."""
     y, x = (size - 1) / 2 - np.mgrid[:size, :size]  # forward is up, left is to the left
     wheel = direction_colours(np.stack([y, x], axis=-1))
-    wheel[np.hypot(x, y) > size / 2] = PAPER
+    wheel[np.hypot(x, y) > size / 2] = background
     return wheel
 
 

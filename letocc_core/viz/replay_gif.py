@@ -62,5 +62,5 @@ def gif_frame(moment: Moment, title: str) -> UInt8[np.ndarray, "h w 3"]:
     picture = render_voxels(output.occupied, voxel_colours(output.velocity, grid), grid, view, antialias=1)
     arrows_in_view(picture, objects_of(output.occupied, output.velocity, grid), view)
     page.picture(picture, GAP, body)
-    page.picture(colours.direction_wheel(34), GAP + 8, body + 8, outline=False)
+    page.picture(colours.direction_wheel(34, colours.SKY), GAP + 8, body + 8, outline=False)
     return page.array()
