@@ -109,7 +109,8 @@ def _budgets(folder: Path, rows: tuple[Row, ...]) -> str:
         return "Budget: nothing was run."
     if len(set(budgets.values())) == 1:
         return f"Budget of every row that was run: {next(iter(budgets.values()))}."
-    return "**Budgets differ.** " + " ".join(f"{label}: {budget}." for label, budget in budgets.items())
+    shared = {budget: [label for label, its in budgets.items() if its == budget] for budget in budgets.values()}
+    return "Budgets differ. " + " ".join(f"{', '.join(labels)}: {budget}." for budget, labels in shared.items())
 
 
 def _budget(found: dict[str, Any]) -> str:

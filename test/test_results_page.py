@@ -89,7 +89,7 @@ def test_rows_of_different_budgets_are_told_apart(page: Path):
     results.write_results(page.with_name("longer.json"), found)
     page.write_text(page.read_text().replace("  goals:", "  - {label: longer, file: longer.json}\n  goals:"))
     both = f"ours: {one_stage}. longer: {one_stage.replace('),', ') + 100 steps (motion),')}."
-    assert f"**Budgets differ.** {both}" in render_page(page)
+    assert f"Budgets differ. {both}" in render_page(page)
 
 
 def test_spread_is_the_deviation_over_scenes():
