@@ -14,7 +14,7 @@ from letocc_core.cues import flow as cues
 from letocc_core.errors import ConfigError
 from letocc_core.frame import Clip, FlowCue, Frame, collate
 from letocc_core.geometry.grid import GridSpec
-from letocc_core.losses import optical_flow
+from letocc_core.losses import edge, optical_flow
 from letocc_core.losses.objective import MotionConfig, StaticStageConfig, stage_losses
 from letocc_core.rendering.draws import Draws
 from letocc_core.rendering.rays import camera_rays, object_rays, rays_through
@@ -272,6 +272,29 @@ def test_a_free_grid_learns_how_the_wall_moves(seconds: float):
     velocity = render(scene, GRID, rays, 32, 0.1, motion=True).flow
     torch.testing.assert_close(velocity[..., 1].mean(), torch.tensor(SPEED), atol=0.25, rtol=0)
     assert velocity[..., 0].mean().abs() < 0.4  # along the line of sight, which flow says little about
+
+
+def test_motion_is_smooth_where_the_image_is():
+    """A step of (2, -1) m/s in the middle of four columns: once in a plain image, once at an edge of it, once unknown."""
+    flow = torch.zeros(3, 2, 4, 2)
+    flow[:, :, 2:] = torch.tensor([2.0, -1.0])
+    image, valid = torch.zeros(3, 2, 4, 3), torch.ones(3, 2, 4, dtype=torch.bool)
+    image[1, :, 2:] = 1.0
+    valid[2, :, 2:] = False
+    found = [float(edge.steps(flow[i : i + 1], image[i : i + 1], valid[i : i + 1])) for i in range(3)]
+    assert found == pytest.approx([1.0, math.exp(-1.0), 0.0])  # of three steps along x, one
+    gradcheck(lambda f: edge.steps(f, image.double(), valid), flow.double().requires_grad_())
+
+
+def test_a_stage_smooths_motion():
+    clip = Clip(frame(), (), (frame(),), (cue(),))
+    scene = wall()
+    uneven = dataclasses.replace(scene, flow=torch.zeros_like(scene.flow) + (GRID.centres()[..., 1] > 0))
+    plain = MotionConfig(flow_edge=0.01)
+    assert stage_losses(uneven, GRID, clip, OBJECTIVE, 1.0, motion=plain)["flow_edge"] > 0
+    assert stage_losses(scene, GRID, clip, OBJECTIVE, 1.0, motion=plain)["flow_edge"] == 0
+    with pytest.raises(ConfigError, match=r"flow_edge wants the lattice"):
+        MotionConfig(flow_edge=0.01, rays=100)
 
 
 def test_a_motion_stage_without_cues_is_refused():

@@ -23,11 +23,18 @@ def edge_aware(
     valid = torch.ones_like(values, dtype=torch.bool) if valid is None else valid
     count = valid.sum((1, 2), keepdim=True).clamp(min=1)
     values = values / ((values * valid).sum((1, 2), keepdim=True) / count + eps)
+    return steps(values[..., None], image, valid)
+
+
+def steps(
+    values: Float[Tensor, "M h w c"], image: Float[Tensor, "M h w 3"], valid: Bool[Tensor, "M h w"]
+) -> Float[Tensor, ""]:
+    """sum over c of |d values| exp(-mean |d image|), in the values' unit: mean along x plus mean along y."""
     return _along(values, image, valid, 2) + _along(values, image, valid, 1)
 
 
 def _along(values: Tensor, image: Tensor, valid: Tensor, axis: int) -> Tensor:
-    step = values.diff(dim=axis).abs() * torch.exp(-image.diff(dim=axis).abs().mean(-1))
-    steps = values.shape[axis] - 1
-    both = valid.narrow(axis, 0, steps) & valid.narrow(axis, 1, steps)
+    step = values.diff(dim=axis).abs().sum(-1) * torch.exp(-image.diff(dim=axis).abs().mean(-1))
+    count = values.shape[axis] - 1
+    both = valid.narrow(axis, 0, count) & valid.narrow(axis, 1, count)
     return mean_over(step, both)

@@ -83,6 +83,7 @@ class MotionConfig:
     static_cues: Literal["both", "forward", "none"] = "both"  # which cues do so (Table 6)
     still: float = 0.1  # weight of the motion (m/s) rendered on rays that do not move
     threshold: float = 1.0  # px of flow that a static world does not explain, beyond which a ray moves; 8 at full size
+    flow_edge: float = 0.0  # weight of the steps (m/s) of the rendered motion where the image has none (papers: 0.01)
     apart: float = 0.05  # weight of telling the dynamic field from the static one, with `cue: similarity` and both
     similarity: SimilarityConfig = field(default_factory=SimilarityConfig)  # how features are compared
     disentangle: bool = True  # tell moving rays from the others; False: all supervise motion and geometry (Table 5)
@@ -91,6 +92,10 @@ class MotionConfig:
     speed: float = 0.0  # px a m/s: cue errors count in m/s, of rays that show at least this; 0: in px (eq. 9)
 
     def __post_init__(self):
+        if self.flow_edge > 0 and self.rays:
+            raise ConfigError(
+                f"motion.flow_edge wants the lattice of the geometry's rays: 0 motion.rays, not {self.rays}"
+            )
         if self.depth_tolerance < 1:
             raise ConfigError(f"motion.depth_tolerance is {self.depth_tolerance}, expected a factor of 1 or more")
 
@@ -131,6 +136,8 @@ def stage_losses(
         seen = render(fields, grid, rays, config.samples, beta, draws, motion=True)
     if motion is not None:
         found = motion_terms(seen, rays, clip, motion, fields, similarity)
+        if motion.flow_edge > 0:
+            found["flow_edge"] = _flow_edge(seen, rays, clip.current)
         weighted |= {name: weight * found[name] for name in found if (weight := getattr(motion, name)) > 0}
     return {**weighted, "total": sum(weighted.values())}
 
@@ -196,6 +203,13 @@ def _still_term(seen: Rendered, rays: Rays, clip: Clip) -> Tensor:
     if clip.current.movable is not None:
         inside = inside & ~_nearest(clip.current.movable, rays.pixels)
     return mean_over(_speed(seen), inside)
+
+
+def _flow_edge(seen: Rendered, rays: Rays, frame: Frame) -> Tensor:
+    """Smooth motion where the image is smooth; what lies beyond the box does not count."""
+    valid = rays.valid & (seen.opacity.detach() > 0.5)
+    colours = photometric.sample_colours(frame.images, rays.pixels)
+    return edge.steps(seen.flow.flatten(0, 1), colours.flatten(0, 1), valid.flatten(0, 1))
 
 
 def _speed(seen: Rendered) -> Tensor:
