@@ -13,6 +13,8 @@ import torch
 
 from letocc_core import checkpoint
 from letocc_core.data.clips import with_bags
+from letocc_core.data.sequences import RecordedDrive
+from letocc_core.errors import DataError
 from letocc_core.stream.pipeline import OccFlowPipeline
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -80,6 +82,21 @@ def test_the_recording_is_answered_offline(robot):
     answers = [pipeline.step(item.frame_set) for item in islice(Recording(folder / "my_bag"), 3)]
     assert answers[2].reset_reason is None and answers[2].observed.mean() > 0.3
     assert len(pipeline.last.sets[-1].images) == 5  # of four cameras, one of them two views
+
+
+def test_evaluation_sees_the_views(robot):
+    """What is not a pinhole image comes to the metrics as the network sees it; truth of raw fisheye images is refused."""
+    from letocc_core.evaluate import bag_frames
+
+    folder = Path(robot["folder"])
+    frames = bag_frames(checkpoint.read_metadata(folder / "runs/robot/latest/model.safetensors")["config"])
+    sample = next(iter(RecordedDrive(folder / "my_bag", **frames)))
+    assert len(sample.frame_set.images) == 5 and not any(c.distorted for c in sample.frame_set.calibrations)
+    (folder / "my_bag_truth").symlink_to(folder / "streets" / "street_000000_truth")
+    with pytest.raises(
+        DataError, match=r"my_bag: the truth beside it is of raw images with distortion.*move .*my_bag_truth"
+    ):
+        next(iter(RecordedDrive(folder / "my_bag", **frames)))
 
 
 def test_the_node_answers_it_live(robot):

@@ -13,7 +13,10 @@ from jaxtyping import Float
 from letocc_core.data.recording import RecordedSet, Recording
 from letocc_core.data.truth import Truth
 from letocc_core.data.voxel_labels import VoxelLabels
+from letocc_core.errors import DataError
+from letocc_core.frame import InputConfig
 from letocc_core.geometry.grid import GridSpec
+from letocc_core.stream.preprocess import rectifier_of, rectify
 from letocc_core.stream.types import FrameSet
 
 if TYPE_CHECKING:
@@ -63,8 +66,9 @@ class RecordedDrive:
     """The image sets of a bag in time order, as `Recording` groups them; each iteration reads the bag anew.
 
     A set comes with the LiDAR sweep nearest to it and the first one at least `LATER` after it, and, for a bag that
-    `letocc simulate` wrote, with the truth that lies beside the bag. Raises `DataError` as `Recording` does, and for
-    truth that is not there.
+    `letocc simulate` wrote, with the truth that lies beside the bag. Sets of cameras with distortion come as `input` wants
+    them, undistorted; others as they are. Raises `DataError` as `Recording` does, and for truth that is not there, or of
+    a fisheye camera.
     """
 
     def __init__(
@@ -74,13 +78,17 @@ class RecordedDrive:
         base_frame: str = "base_link",
         fixed_frame: str = "odom",
         slop: float = 0.02,
+        odometry_topic: str = "",
+        input: InputConfig | None = None,
     ):
         """`cameras`: names; empty for all. A truth beside the bag knows the order of its own."""
         from letocc_core.data.simulator.recording import TruthFolder
 
         self.truth = TruthFolder.beside(Path(bag))
         cameras = cameras if self.truth is None else self.truth.cameras
-        self.recording = Recording(bag, cameras, base_frame, fixed_frame, slop=slop)
+        self.recording = Recording(bag, cameras, base_frame, fixed_frame, slop=slop, odometry_topic=odometry_topic)
+        self.input = input or InputConfig()
+        self._rectifier = rectifier_of(self.input)
 
     def __iter__(self) -> Iterator[Sample]:
         waiting: deque[Sample] = deque()
@@ -98,9 +106,20 @@ class RecordedDrive:
 
     def _sample(self, item: RecordedSet, with_truth: bool = True) -> Sample:
         truth = self.truth.at(item.frame_set.stamp_ns) if self.truth and with_truth else None
+        frame_set = self._undistorted(item.frame_set)
         if item.sweep is None:
-            return Sample(item.frame_set, np.zeros(3), truth)
-        return Sample(item.frame_set, item.sweep.origin, truth, item.sweep.points)
+            return Sample(frame_set, np.zeros(3), truth)
+        return Sample(frame_set, item.sweep.origin, truth, item.sweep.points)
+
+    def _undistorted(self, frame_set: FrameSet) -> FrameSet:
+        if not any(c is not None and c.distorted for c in frame_set.calibrations):
+            return frame_set
+        if self.truth is not None:
+            raise DataError(
+                f"{self.recording.path}: the truth beside it is of raw images with distortion, to which answers cannot be "
+                f"compared; move {self.truth.path} elsewhere to go on without it"
+            )
+        return rectify(frame_set, self.input, self._rectifier)
 
     def _with_later(self, waiting: deque[Sample]) -> Sample:
         """Take the first of the samples, and tell it what the ones behind it say."""

@@ -30,6 +30,11 @@ class Calibration:
         """Sees what no single pinhole image can hold; its images become views (`InputConfig.fisheye_views`)."""
         return self.distortion_model == "equidistant"
 
+    @property
+    def distorted(self) -> bool:
+        """Its images are not those of a pinhole camera."""
+        return self.fisheye or bool(np.any(self.D))
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Calibration) and (
             (self.width, self.height, self.distortion_model) == (other.width, other.height, other.distortion_model)

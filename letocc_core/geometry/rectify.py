@@ -74,7 +74,7 @@ class Rectifier:
                 f"{source}: image of {image.shape[1]} x {image.shape[0]} px, but its calibration is of "
                 f"{calibration.width} x {calibration.height} px; they must describe the same image"
             )
-        if not calibration.fisheye and not calibration.D.any():
+        if not calibration.distorted:
             validate(calibration, source)
             return [View(*resize_and_crop(image, calibration.K, self.height, self.width), np.eye(4))]
         return [_look_up(image, table) for table in self._tables_of(calibration, source)]
