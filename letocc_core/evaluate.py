@@ -9,7 +9,7 @@ warm-up (until the history is full) are scored, and so are the baselines, by the
 import hashlib
 import os
 import sys
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -18,12 +18,10 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from letocc_core import config as configuration
 from letocc_core.data import sequences
 from letocc_core.data.sequences import Sample
 from letocc_core.data.truth import FREE, Truth
 from letocc_core.errors import DataError
-from letocc_core.frame import InputConfig
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.metrics import baselines, frame_score, results
 from letocc_core.metrics.depth import DepthRange
@@ -167,6 +165,7 @@ class Scorer:
     ):
         self.pipeline, self.track, self.mean_occupancy, self.config = pipeline, track, mean_occupancy, config
         self._earlier: Earlier | None = None
+        self._depths: dict[str, tuple[bytes, np.ndarray]] = {}
 
     def score(self, sample: Sample, output: OccFlow | None, wanted: bool = True) -> dict[str, frame_score.Score]:
         """Scores of the model and the baselines on the set that the pipeline has just answered, by method.
@@ -179,7 +178,8 @@ class Scorer:
             return {}
         sdf = _sdf(self.pipeline, output)
         if sample.truth is not None or sample.lidar is not None:
-            return score_frame(sample, self.track, output, sdf, self.mean_occupancy, self.config) if wanted else {}
+            arguments = (sample, self.track, output, sdf, self.mean_occupancy, self.config, self._depths)
+            return score_frame(*arguments) if wanted else {}
         snapshot = getattr(self.pipeline, "last", None)
         if snapshot is None:  # recorded outputs: nobody knows what the network saw
             return {}
@@ -207,6 +207,7 @@ def score_frame(
     sdf: Float[np.ndarray, "X Y Z"],
     mean_occupancy: Float[np.ndarray, "X Y Z"] | None = None,
     config: EvaluationConfig = EvaluationConfig(),
+    depths: MutableMapping[str, tuple[bytes, np.ndarray]] | None = None,
 ) -> dict[str, frame_score.Score]:
     """Scores of the model (`letocc`) and of all baselines on one frame.
 
@@ -214,8 +215,9 @@ def score_frame(
         track: where the LiDAR is during the drive, m in the fixed frame: RayIoU's rays start there.
         sdf: signed distance (m) behind the output, from which depth is rendered.
         mean_occupancy: as in `evaluate`.
+        depths: keeps the depth of the baselines, which is the same for every frame with the same pixels and cameras.
     """
-    grid = output.grid
+    grid, depths = output.grid, {} if depths is None else depths
     pixels = depth_truth(sample, config.depth_stride)
     rays = _ray_truth(sample, track, output, pixels)
 
@@ -234,8 +236,10 @@ def score_frame(
     if mean_occupancy is not None:
         sceneries["mean_occupancy"] = baselines.mean_occupancy(mean_occupancy, grid)
     for name, scenery in sceneries.items():
-        depth = render_depth(scenery.sdf, grid, pixels, config)
-        scores[name] = score(Prediction(scenery.occupied & output.observed, still, depth))
+        view = b"".join(values.tobytes() for values in (pixels.pixels, pixels.K, pixels.T_ego_cam))
+        if depths.get(name, (b"",))[0] != view:
+            depths[name] = view, render_depth(scenery.sdf, grid, pixels, config)
+        scores[name] = score(Prediction(scenery.occupied & output.observed, still, depths[name][1]))
     standing = score(replace(predicted, velocity=still))
     scores["zero_velocity"] = {k: standing[k] for k in MOTION_GROUPS if k in standing}
     return scores
@@ -421,11 +425,10 @@ def evaluate_checkpoint(
 
 
 def bag_frames(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Cameras, TF frames and slop of the recordings that a checkpoint was trained on (the defaults for any other), and input."""
+    """Cameras, TF frames and slop of the recordings that a checkpoint was trained on; the defaults for any other."""
     trained = config.get("data", {}).get("bag") or {}
-    known = {k: trained[k] for k in ("base_frame", "fixed_frame", "slop", "odometry_topic") if k in trained}
-    input = configuration.from_dict(InputConfig, config["input"], "checkpoint", "input.")
-    return {"cameras": tuple(trained.get("cameras", ())), "input": input, **known}
+    known = {k: trained[k] for k in ("base_frame", "fixed_frame", "slop") if k in trained}
+    return {"cameras": tuple(trained.get("cameras", ())), **known}
 
 
 def _score_streets(
