@@ -18,10 +18,12 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from letocc_core import config as configuration
 from letocc_core.data import sequences
 from letocc_core.data.sequences import Sample
 from letocc_core.data.truth import FREE, Truth
 from letocc_core.errors import DataError
+from letocc_core.frame import InputConfig
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.metrics import baselines, frame_score, results
 from letocc_core.metrics.depth import DepthRange
@@ -425,10 +427,11 @@ def evaluate_checkpoint(
 
 
 def bag_frames(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Cameras, TF frames and slop of the recordings that a checkpoint was trained on; the defaults for any other."""
+    """Cameras, TF frames and slop of the recordings that a checkpoint was trained on (the defaults for any other), and input."""
     trained = config.get("data", {}).get("bag") or {}
-    known = {k: trained[k] for k in ("base_frame", "fixed_frame", "slop") if k in trained}
-    return {"cameras": tuple(trained.get("cameras", ())), **known}
+    known = {k: trained[k] for k in ("base_frame", "fixed_frame", "slop", "odometry_topic") if k in trained}
+    input = configuration.from_dict(InputConfig, config["input"], "checkpoint", "input.")
+    return {"cameras": tuple(trained.get("cameras", ())), "input": input, **known}
 
 
 def _score_streets(
