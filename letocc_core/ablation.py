@@ -136,7 +136,7 @@ def run(job: Job) -> str:
     for config in job.stages:
         name = config.stages[0].name
         latest = job.folder / name / "latest"
-        resume = latest if latest.exists() else None
+        resume = latest if (latest / "resume.json").exists() else None
         train(config, name, job.folder, resume, init, loader_workers=0, command=job.command)
         init = latest / "model.safetensors"
     evaluate_checkpoint(

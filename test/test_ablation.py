@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from letocc_core import ablation
+from letocc_core import ablation, evaluate
 from letocc_core.errors import ConfigError
 from letocc_core.metrics.results import read_results
 
@@ -53,6 +53,29 @@ def tiny(tmp_path: Path, monkeypatch) -> Path:
     written = {"base": "base.yaml", "streets": [9000, 9000], "seconds": 0.6, "rows": {"ours": {"label": "ours"}}}
     (folder / "rows.yaml").write_text(yaml.safe_dump(written))
     return folder / "rows.yaml"
+
+
+def test_an_interrupted_row_goes_on(tiny: Path, monkeypatch):
+    """What was trained is not trained again; a stage that was never saved begins anew."""
+    tried = []
+
+    def interrupted(checkpoint: Path, **_):
+        tried.append(checkpoint)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluate, "evaluate_checkpoint", interrupted)
+    (job,) = ablation.plan(tiny, (), Path("runs"), Path("out"))
+    begun = job.folder / "static" / "2020-01-01_00-00-00"
+    begun.mkdir(parents=True)
+    (begun.parent / "latest").symlink_to(begun.name)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            ablation.run(job)
+    assert tried == [Path("runs/few/ours/motion/latest/model.safetensors")] * 2
+    folders = {stage: sorted(path.name for path in (job.folder / stage).iterdir()) for stage in ("static", "motion")}
+    assert [len(names) for names in folders.values()] == [3, 2]  # with `latest`; the empty one is still there
+    lines = (job.folder / "motion/latest/losses.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [0, 1]
 
 
 def test_a_row_is_trained_measured_and_done(tiny: Path):
