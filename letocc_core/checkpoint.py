@@ -5,6 +5,7 @@ takes) and whatever `save` was given besides (versions, command, seed, steps tra
 """
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,15 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from letocc_core import config as configuration
-from letocc_core.errors import CheckpointError
+from letocc_core.errors import CheckpointError, LetOccError
 from letocc_core.frame import InputConfig
 from letocc_core.model.let_occ_flow import LetOccFlow, ModelConfig
 
+MAX_RATIO = 64  # of a model's size to that of the tensors that are there for it: a few may be missing
+PICKLE_STARTS = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # zipped, and by protocol
 PICKLE_SUFFIXES = (".pt", ".pth", ".ckpt", ".pkl", ".bin")
 
 
@@ -46,7 +50,8 @@ def load_model(
 
     Raises:
         CheckpointError: missing, a pickle, damaged, without configuration, of another configuration than expected (says
-            which fields differ), or with other tensors than its configuration asks for.
+            which fields differ), or with other tensors than its configuration asks for. A configuration that asks for
+            more memory than its tensors fill is refused before it gets it.
         ConfigError: its configuration holds a key that this version does not know.
     """
     path = Path(path)
@@ -54,7 +59,7 @@ def load_model(
     if expected is not None:
         _compare(path, metadata["config"], expected, ("model", "input"))
     model_config, input_config = configurations(metadata, path)
-    model = LetOccFlow(model_config)
+    model = _build(path, model_config)
     _load(path, model)
     return model.to(device).eval(), input_config, metadata
 
@@ -99,7 +104,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
         with safe_open(str(path), "pt") as file:
             texts = file.metadata() or {}
         metadata = {name: json.loads(text) for name, text in texts.items()}
-    except (SafetensorError, json.JSONDecodeError) as error:
+    except (SafetensorError, ValueError, RecursionError) as error:  # ValueError: not JSON
         raise CheckpointError(f"{path}: not a checkpoint, or damaged ({error}); copy or export it again") from error
     config = metadata.get("config")
     if not isinstance(config, dict) or not {"model", "input"} <= set(config):
@@ -124,12 +129,42 @@ def _check_file(path: Path) -> None:
         near = ", ".join(sorted(p.name for p in path.parent.glob("*.safetensors"))) or "none"
         raise CheckpointError(f"{path}: no such checkpoint; checkpoints in {path.parent}: {near}")
     with path.open("rb") as file:
-        start = file.read(4)
-    if path.suffix in PICKLE_SUFFIXES or start[:2] in (b"PK", b"\x80\x02"):
+        start = file.read(9)
+    pickled = start[:2] in PICKLE_STARTS and start[8:] != b"{"  # there safetensors has its header
+    if path.suffix in PICKLE_SUFFIXES or pickled:
         raise CheckpointError(
             f"{path}: a pickled checkpoint; refused, because reading one can run any code that is hidden in it. "
             "Expected a .safetensors file as `letocc train` writes it"
         )
+
+
+def _build(path: Path, config: ModelConfig) -> LetOccFlow:
+    """The model of a configuration, which is given up as soon as it is larger than what the file holds."""
+    stored = sum(math.prod(shape) for shape in _shapes(path).values())
+    voxels = math.prod(config.grid.shape)
+    if voxels > MAX_RATIO * stored:
+        raise CheckpointError(f"{path}: its configuration has {voxels} voxels, its tensors {stored} values; forged")
+    built = 0
+
+    def count(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:
+        nonlocal built
+        built += 0 if parameter is None else parameter.numel()
+        if built > MAX_RATIO * stored:
+            raise CheckpointError(
+                f"{path}: its configuration asks for far more than the {stored} values of its tensors; forged"
+            )
+
+    counting = register_module_parameter_registration_hook(count)
+    try:
+        return LetOccFlow(config)
+    except LetOccError:
+        raise
+    except Exception as error:  # torch has no common one for shapes that cannot be, or that memory cannot hold
+        raise CheckpointError(
+            f"{path}: no model can be made of its configuration ({type(error).__name__}: {error})"
+        ) from error
+    finally:
+        counting.remove()
 
 
 def _compare(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any], sections: tuple[str, ...]) -> None:
@@ -149,6 +184,15 @@ def _compare(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any], 
             f"{path}: belongs to another configuration; fields that differ (checkpoint != expected): "
             f"{'; '.join(differing)}"
         )
+
+
+def _shapes(path: Path) -> dict[str, list[int]]:
+    """Of the stored tensors, without reading them."""
+    try:
+        with safe_open(str(path), "pt") as file:
+            return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: damaged ({error}); copy or export it again") from error
 
 
 def _read_tensors(path: Path) -> dict[str, torch.Tensor]:

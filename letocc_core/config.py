@@ -5,9 +5,10 @@ A value on the command line (`key.sub=value`) beats the YAML file, which beats t
 
 import dataclasses
 import difflib
+import reprlib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -16,6 +17,8 @@ import yaml
 from letocc_core.errors import ConfigError
 
 T = TypeVar("T")
+SHORT = reprlib.Repr()  # how values are shown: a few bytes of YAML can stand for gigabytes
+SHORT.maxlevel = 2
 
 
 def load(cls: type[T], path: str | Path, overrides: Sequence[str] = ()) -> T:
@@ -23,23 +26,39 @@ def load(cls: type[T], path: str | Path, overrides: Sequence[str] = ()) -> T:
 
     Raises `ConfigError` for a missing file, bad YAML, an unknown key, or a value of the wrong type.
     """
-    path = Path(path)
-    if not path.is_file():
-        known = ", ".join(sorted(p.name for p in path.parent.glob("*.yaml"))) or "none"
-        raise ConfigError(f"{path}: no such configuration file; YAML files in that folder: {known}")
-    try:
-        data = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path}: expected a mapping of keys at the top, found {type(data).__name__}")
+    data = read(path)
     for item in overrides:
         override(data, item)
     return from_dict(cls, data, str(path))
 
 
+def read(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file; raises `ConfigError` for a missing file, bad YAML, or something else than a mapping."""
+    path = Path(path)
+    if not path.is_file():
+        known = ", ".join(sorted(p.name for p in path.parent.glob("*.yaml"))) or "none"
+        raise ConfigError(f"{path}: no such configuration file; YAML files in that folder: {known}")
+    try:
+        data = _parse(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no text, or a date that cannot be
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: expected a mapping of keys at the top, found {type(data).__name__}")
+    return data
+
+
+def _parse(text: str) -> Any:
+    """YAML by the safe loader; raises `yaml.YAMLError` or `ValueError`."""
+    try:
+        return yaml.safe_load(text)
+    except RecursionError:
+        raise yaml.YAMLError("brackets or keys too deep in each other") from None
+
+
 def from_dict(cls: type[T], data: Mapping[str, Any], source: str, prefix: str = "") -> T:
     """Build the dataclass `cls` from nested mappings; `source` (a file or topic) heads the messages of `ConfigError`."""
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{source}: '{prefix}' is {SHORT.repr(data)}, expected a mapping of keys")
     hints = typing.get_type_hints(cls)
     known = {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init}
     values = {}
@@ -101,7 +120,14 @@ def override(data: dict, item: str) -> None:
         here = here.setdefault(parent, {}) if isinstance(here, dict) else here[_position(here, parent, item)]
         if not isinstance(here, (dict, list)):
             raise ConfigError(f"override '{item}': '{parent}' holds a value, not a group of keys")
-    here[last if isinstance(here, dict) else _position(here, last, item)] = yaml.safe_load(text)
+    here[last if isinstance(here, dict) else _position(here, last, item)] = _value(item, text)
+
+
+def _value(item: str, text: str) -> Any:
+    try:
+        return _parse(text)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"override '{item}': '{text}' is not valid YAML: {error}") from error
 
 
 def _position(values: list, text: str, item: str) -> int:
@@ -114,7 +140,8 @@ def _convert(kind: Any, value: Any, source: str, name: str) -> Any:
     """Check `value` against a type hint and convert YAML's lists and mappings to tuples and dataclasses."""
 
     def wrong(expected: str) -> ConfigError:
-        return ConfigError(f"{source}: '{name}' is {value!r} ({type(value).__name__}), expected {expected}")
+        shown = SHORT.repr(value)
+        return ConfigError(f"{source}: '{name}' is {shown} ({type(value).__name__}), expected {expected}")
 
     origin, args = get_origin(kind), get_args(kind)
     if origin in (typing.Union, types.UnionType):
@@ -149,15 +176,17 @@ def _convert(kind: Any, value: Any, source: str, name: str) -> Any:
         if not isinstance(value, Mapping):
             raise wrong("a mapping of keys")
         return from_dict(kind, value, source, f"{name}.")
-    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    if kind is float and isinstance(value, str):  # YAML 1.1 reads 1e-4 as text
-        try:
-            return float(value)
-        except ValueError:
-            raise wrong("a number") from None
+    if kind is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        return _number(value, wrong)  # of text, too: YAML 1.1 reads 1e-4 as text
     if kind is Path and isinstance(value, str):
         return Path(value)
     if isinstance(kind, type) and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return value
     raise wrong(getattr(kind, "__name__", str(kind)))
+
+
+def _number(value: int | float | str, wrong: Callable[[str], ConfigError]) -> float:
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        raise wrong("a number") from None

@@ -8,6 +8,7 @@ rotations come from `sensor_msgs_py` and `tf_transformations` where those are in
 import array
 import functools
 import importlib
+import math
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -20,7 +21,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, Poi
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
-from letocc_core.errors import DataError
+from letocc_core.errors import ConfigError, DataError
 from letocc_core.geometry import se3
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.stream import images
@@ -150,19 +151,21 @@ def from_grid_message(message: OccFlowGrid) -> OccFlow:
     source = f"OccFlowGrid at {to_ns(message.header.stamp)} ns"
     stored = np.frombuffer(message.probability, np.uint8)
     occupied = np.frombuffer(message.occupied, np.uint32)
-    if len(stored) != np.prod(shape):
+    if len(stored) != math.prod(shape):
         raise DataError(f"{source}: {len(stored)} probabilities, expected {' x '.join(map(str, shape))}")
     if not len(occupied) == len(message.vx) == len(message.vy) or (occupied >= len(stored)).any():
         raise DataError(
             f"{source}: {len(occupied)} occupied voxels, {len(message.vx)} vx, {len(message.vy)} vy; "
             f"expected as many of each, and indices below {len(stored)}"
         )
+    if message.class_names and len(message.labels) != len(occupied):
+        raise DataError(f"{source}: {len(message.labels)} labels of {len(occupied)} occupied voxels, expected as many")
     stored = stored.reshape(shape)
     velocity = np.zeros((stored.size, 2), np.float32)
     velocity[occupied] = np.stack([np.frombuffer(message.vx, np.float32), np.frombuffer(message.vy, np.float32)], -1)
     return OccFlow(
         stamp_ns=to_ns(message.header.stamp),
-        grid=_grid_of(message),
+        grid=_grid_of(message, source),
         probability=np.where(stored == OccFlowGrid.NOT_SEEN, 0, stored).astype(np.float32) / PROBABILITY_STEPS,
         velocity=velocity.reshape(*shape, 2),
         observed=stored != OccFlowGrid.NOT_SEEN,
@@ -368,11 +371,14 @@ def _colour(rgb: Sequence[float], alpha: float = 1.0) -> ColorRGBA:
     return ColorRGBA(r=rgb[0], g=rgb[1], b=rgb[2], a=alpha)
 
 
-def _grid_of(message: OccFlowGrid) -> GridSpec:
+def _grid_of(message: OccFlowGrid, source: str) -> GridSpec:
     size = float(f"{message.voxel_size:.6g}")  # it travels as float32
     lower = (message.origin.x, message.origin.y, message.origin.z)
     counts = (message.size_x, message.size_y, message.size_z)
-    return GridSpec(lower, tuple(lo + n * size for lo, n in zip(lower, counts, strict=True)), size)
+    try:
+        return GridSpec(lower, tuple(lo + n * size for lo, n in zip(lower, counts, strict=True)), size)
+    except ConfigError as error:
+        raise DataError(f"{source}: {error}") from error
 
 
 def _labels_of(message: OccFlowGrid, occupied: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray | None:

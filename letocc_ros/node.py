@@ -17,7 +17,6 @@ from pathlib import Path
 
 import rclpy
 import torch
-import yaml
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
@@ -339,7 +338,7 @@ def _expected(path: str) -> dict | None:
     file = Path(path).expanduser()
     if not file.is_file():
         raise ConfigError(f"parameter 'config' is '{path}': no such file")
-    sections = yaml.safe_load(file.read_text()) or {}
+    sections = config.read(file)
     kinds = {"model": ModelConfig, "input": InputConfig}
     return {
         name: config.to_dict(config.from_dict(kind, sections.get(name) or {}, path, f"{name}."))

@@ -6,10 +6,10 @@ Cameras are found by their `camera_info` topics: `/<camera>/camera_info` with an
 are those of the message headers (ns); messages come as they were recorded, constant transforms first.
 """
 
-import sqlite3
-import struct
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from letocc_core.data import pointcloud
-from letocc_core.errors import DataError
+from letocc_core.errors import DataError, LetOccError
 from letocc_core.geometry import se3
 from letocc_core.geometry.calibration import Calibration, from_camera_info, validate
 from letocc_core.stream import images
@@ -87,6 +87,7 @@ class PointsMessage:
 
 
 Message = ImageMessage | CalibrationMessage | TransformMessage | OdometryMessage | PointsMessage
+Damaged = Callable[[DataError], None]  # what is told of a message that cannot be read
 
 
 @dataclass(frozen=True)
@@ -149,8 +150,10 @@ class Bag:
     def raw(self, topics: Sequence[str]) -> Iterator[tuple[str, int, Any]]:
         """(topic, receive time in ns, deserialised message) of some topics, in recorded order."""
         for connection, received_ns, data in self._messages(topics):
-            with _named(self.path):
-                message = self._reader.deserialize(data, connection.msgtype)
+            try:
+                message = self._deserialize(connection, data)
+            except DataError as error:
+                raise DataError(f"{self.path}: {error}") from error
             yield connection.topic, received_ns, message
 
     def serialized(self, topics: Sequence[str]) -> Iterator[tuple[Any, int, bytes]]:
@@ -167,12 +170,43 @@ class Bag:
             with _named(self.path):
                 yield from self._reader.messages(connections)
 
+    def _deserialize(self, connection: Any, data: bytes) -> Any:
+        try:
+            return self._reader.deserialize(data, connection.msgtype)
+        except Exception as error:  # rosbags lets through whatever the bytes lead it to: struct.error, IndexError, ...
+            raise DataError(
+                f"{connection.topic}: {len(data)} bytes that are no {connection.msgtype} ({type(error).__name__}: "
+                f"{error}); the message is damaged, or of another version of that type"
+            ) from error
+
+    def _decoded(
+        self, topics: Sequence[str], decode: Callable[[str, Any], Message], damaged: Damaged | None
+    ) -> Iterator[Message]:
+        """What `decode(topic, item)` makes of the messages of some topics; those of transforms item by item."""
+        for connection, _, data in self._messages(topics):
+            items = []
+            with self._tolerating(damaged):
+                message = self._deserialize(connection, data)
+                items = message.transforms if connection.msgtype in TRANSFORMS else [message]
+            for item in items:
+                with self._tolerating(damaged):
+                    yield decode(connection.topic, item)
+
+    @contextmanager
+    def _tolerating(self, damaged: Damaged | None) -> Iterator[None]:
+        try:
+            yield
+        except DataError as error:
+            if damaged is None:
+                raise DataError(f"{self.path}: {error}") from error
+            damaged(error)
+
     def messages(
         self,
         cameras: Sequence[str] = (),
         lidar_topics: Sequence[str] = (),
         odometry_topic: str = "",
-        damaged: Callable[[DataError], None] | None = None,
+        damaged: Damaged | None = None,
     ) -> Iterator[Message]:
         """Core messages in recorded order; what does not change comes first, whenever it was recorded: constant transforms,
         and the first calibration of each camera.
@@ -188,40 +222,27 @@ class Bag:
         moving = self._transform_topics(static=False)
         by_topic = {c.image_topic: c for c in chosen} | {c.info_topic: c for c in chosen}
 
-        def decode(topic: str, message: Any) -> Iterator[Message]:
-            for item in message.transforms if topic in moving else [message]:
-                try:
-                    if topic in moving:
-                        yield _transform(item, topic, static=False)
-                    elif topic in by_topic:
-                        yield _camera_message(by_topic[topic], topic, item)
-                    elif topic == odometry_topic:
-                        yield _odometry(item, topic)
-                    else:
-                        yield _points(item, topic)
-                except DataError as error:
-                    if damaged is None:
-                        raise DataError(f"{self.path}: {error}") from error
-                    damaged(error)
+        def decode(topic: str, item: Any) -> Message:
+            if topic in moving:
+                return _transform(topic, item, static=False)
+            if topic in by_topic:
+                return _camera_message(by_topic[topic], topic, item)
+            return _odometry(topic, item) if topic == odometry_topic else _points(topic, item)
 
-        yield from self.transforms(static=True)
+        yield from self.transforms(static=True, damaged=damaged)
         for camera in chosen:
-            for topic, _, message in islice(self.raw([camera.info_topic]), 1):
-                yield from decode(topic, message)
+            yield from islice(self._decoded([camera.info_topic], decode, damaged), 1)
         odometry = [odometry_topic] if odometry_topic else []
-        for topic, _, message in self.raw([*by_topic, *lidar_topics, *odometry, *moving]):
-            yield from decode(topic, message)
+        yield from self._decoded([*by_topic, *lidar_topics, *odometry, *moving], decode, damaged)
 
-    def transforms(self, static: bool | None = None) -> Iterator[TransformMessage]:
-        """Constant transforms (static), moving ones, or both (None), in recorded order."""
+    def transforms(self, static: bool | None = None, damaged: Damaged | None = None) -> Iterator[TransformMessage]:
+        """Constant transforms (static), moving ones, or both (None), in recorded order; `damaged` as in `messages`."""
         for kind in (True, False) if static is None else (static,):
-            for topic, _, message in self.raw(self._transform_topics(kind)):
-                yield from (_transform(item, topic, kind) for item in message.transforms)
+            yield from self._decoded(self._transform_topics(kind), partial(_transform, static=kind), damaged)
 
-    def odometry(self, topic: str) -> Iterator[OdometryMessage]:
-        """The poses of an odometry topic, in recorded order."""
-        for _, _, message in self.raw([topic]):
-            yield _odometry(message, topic)
+    def odometry(self, topic: str, damaged: Damaged | None = None) -> Iterator[OdometryMessage]:
+        """The poses of an odometry topic, in recorded order; `damaged` as in `messages`."""
+        yield from self._decoded([topic], _odometry, damaged)
 
     def _transform_topics(self, static: bool) -> list[str]:
         return [topic for topic in self.topics(*TRANSFORMS) if topic.endswith("tf_static") == static]
@@ -304,7 +325,7 @@ def _check_complete(path: Path) -> None:
 
 
 class _named:
-    """Turns the errors of rosbags and sqlite into `DataError` that names the bag."""
+    """Turns the errors of rosbags, and of what it reads with, into `DataError` that names the bag."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -313,14 +334,10 @@ class _named:
         return None
 
     def __exit__(self, kind, error, trace) -> None:
-        from rosbags.highlevel import AnyReaderError
-        from rosbags.rosbag1 import ReaderError as Reader1Error
-        from rosbags.rosbag2 import ReaderError
-
-        if isinstance(error, (AnyReaderError, Reader1Error, ReaderError, OSError, sqlite3.Error, struct.error)):
+        if isinstance(error, Exception) and not isinstance(error, (LetOccError, ImportError)):
             raise DataError(
-                f"{self.path}: the bag cannot be read: {error}; it is damaged or incomplete: copy or record it again, "
-                "or try `ros2 bag reindex` (sqlite3), `mcap recover`, or `rosbag reindex` (ROS 1)"
+                f"{self.path}: the bag cannot be read ({type(error).__name__}: {error}); it is damaged or incomplete: "
+                "copy or record it again, or try `ros2 bag reindex` (sqlite3), `mcap recover`, or `rosbag reindex` (ROS 1)"
             ) from error
 
 
@@ -356,7 +373,7 @@ def _camera_message(camera: CameraTopics, topic: str, message: Any) -> ImageMess
     return ImageMessage(camera.name, stamp, frame_id, image)
 
 
-def _odometry(message: Any, topic: str) -> OdometryMessage:
+def _odometry(topic: str, message: Any) -> OdometryMessage:
     header, pose = message.header, message.pose.pose
     stamp = require_stamp(stamp_ns(header), topic)
     q, t = pose.orientation, pose.position
@@ -367,12 +384,12 @@ def _odometry(message: Any, topic: str) -> OdometryMessage:
     return OdometryMessage(header.frame_id.strip("/"), message.child_frame_id.strip("/"), stamp, T)
 
 
-def _points(message: Any, topic: str) -> PointsMessage:
+def _points(topic: str, message: Any) -> PointsMessage:
     stamp = stamp_ns(message.header)
     return PointsMessage(topic, stamp, message.header.frame_id, pointcloud.to_xyz(message, f"{topic} at {stamp} ns"))
 
 
-def _transform(item: Any, topic: str, static: bool) -> TransformMessage:
+def _transform(topic: str, item: Any, static: bool) -> TransformMessage:
     q, t = item.transform.rotation, item.transform.translation
     parent, child = item.header.frame_id.strip("/"), item.child_frame_id.strip("/")
     source = f"{topic}: transform from '{child}' to '{parent}'"

@@ -9,6 +9,7 @@ from letocc_core.errors import DataError
 
 # sensor_msgs/PointField datatypes
 DATATYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 8: "f8"}
+MAX_STEP = 2**16  # bytes a point
 NUMBERS = {np.dtype(name): number for number, name in DATATYPES.items()}
 
 
@@ -36,8 +37,11 @@ class Cloud(Protocol):
 def to_structured(cloud: Cloud, source: str) -> np.ndarray:
     """The cloud as a structured array [height * width] with one entry a field, in the recording's own types.
 
-    Raises `DataError`, naming `source` (the topic), for unknown types, fields outside the point and too few bytes.
+    Raises `DataError`, naming `source` (the topic), for unknown types, a field named twice or outside the point, points of
+    no or absurd size, and too few bytes.
     """
+    if not 1 <= cloud.point_step <= MAX_STEP:
+        raise DataError(f"{source}: points of {cloud.point_step} bytes, expected 1 to {MAX_STEP}")
     order = ">" if cloud.is_bigendian else "<"
     names, formats, offsets = [], [], []
     for field in cloud.fields:
@@ -49,6 +53,8 @@ def to_structured(cloud: Cloud, source: str) -> np.ndarray:
                 f"{source}: field '{field.name}' ends at byte {field.offset + kind.itemsize * max(field.count, 1)} "
                 f"of a point of {cloud.point_step} bytes"
             )
+        if field.name in names:
+            raise DataError(f"{source}: field '{field.name}' is there twice")
         names.append(field.name)
         formats.append(kind if field.count <= 1 else (kind, field.count))
         offsets.append(field.offset)

@@ -6,6 +6,7 @@ The sets come from `stream.FrameAssembler`, exactly as the live node would make 
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +77,8 @@ class Recording:
         details: dict[str, str] = {}
         count = 0
         with bags.open_bag(self.path) as bag:
-            pairing = _SweepPairing(all_poses(bag, self.config, self.odometry_topic), self.config)
+            poses = all_poses(bag, self.config, self.odometry_topic, lambda error: None)  # counted when it comes again
+            pairing = _SweepPairing(poses, self.config)
             for item in self._assemble(bag, pairing):
                 if isinstance(item, FrameSet):
                     pairing.sets.append(item)
@@ -106,7 +108,10 @@ class Recording:
             if isinstance(message, bags.PointsMessage):
                 pairing.sweeps.append(message)
             else:
-                feed(assembler, message)
+                try:
+                    feed(assembler, message)
+                except PoseError as error:  # such as a transform that closes a loop
+                    damaged(error)
             yield from assembler.poll()
         yield from assembler.flush()
 
@@ -163,13 +168,22 @@ class _SweepPairing:
         return Sweep(points.astype(np.float32), T[:3, 3].astype(np.float32))
 
 
-def all_poses(bag: bags.Bag, config: AssemblerConfig, odometry_topic: str = "") -> PoseBuffer:
-    """Every transform of the bag, and the poses of an odometry topic, as the assembler takes them."""
+def all_poses(
+    bag: bags.Bag, config: AssemblerConfig, odometry_topic: str = "", damaged: bags.Damaged | None = None
+) -> PoseBuffer:
+    """Every transform of the bag, and the poses of an odometry topic, as the assembler takes them.
+
+    What cannot be one is told to `damaged`, or without it raises `DataError`.
+    """
     assembler = FrameAssembler(replace(config, tf_duration=WHOLE_RECORDING))
-    for message in bag.transforms():
-        feed(assembler, message)
-    for message in bag.odometry(odometry_topic) if odometry_topic else ():
-        feed(assembler, message)
+    odometry = bag.odometry(odometry_topic, damaged) if odometry_topic else ()
+    for message in chain(bag.transforms(damaged=damaged), odometry):
+        try:
+            feed(assembler, message)
+        except DataError as error:
+            if damaged is None:
+                raise
+            damaged(error)
     return assembler.poses
 
 

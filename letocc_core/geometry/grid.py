@@ -1,5 +1,6 @@
 """The voxel grid: the only place that turns metres into indices."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,6 +21,8 @@ class GridSpec:
     voxel_size: float = 0.4  # m, edge of a voxel
 
     def __post_init__(self):
+        if not all(map(math.isfinite, (*self.lower, *self.upper, self.voxel_size))):
+            raise ConfigError(f"grid is {self.lower} to {self.upper} m by {self.voxel_size} m, expected finite numbers")
         if not self.voxel_size > 0:
             raise ConfigError(f"grid.voxel_size is {self.voxel_size} m, expected a positive length")
         for axis, lo, hi in zip("xyz", self.lower, self.upper, strict=True):

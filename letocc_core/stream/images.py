@@ -5,6 +5,7 @@ Raw payloads are `sensor_msgs/Image` (encoding, height, width, step, bytes), com
 upper byte is taken: 65535 is white.
 """
 
+import struct
 from typing import Literal
 
 import cv2
@@ -40,6 +41,9 @@ ENCODINGS: dict[str, tuple[int, int, int | None]] = {
     "yuv422_yuy2": (2, 1, cv2.COLOR_YUV2RGB_YUY2),
     "yuyv": (2, 1, cv2.COLOR_YUV2RGB_YUY2),
 }
+
+MAX_PIXELS = 2**26  # of a compressed image: a few bytes can claim any size
+START_OF_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # JPEG markers that are followed by the image's size
 
 
 def decode_raw(
@@ -81,14 +85,21 @@ def decode_raw(
 def decode_compressed(data: bytes | np.ndarray, source: str) -> np.ndarray:
     """RGB array, uint8 [h, w, 3], of the bytes of a JPEG or PNG file.
 
-    Raises `DataError` for another format and for a file that is cut off: OpenCV would fill the rest with grey.
+    Raises `DataError` for another format, for a file that is cut off (OpenCV would fill the rest with grey), and for one
+    that claims a size beyond `MAX_PIXELS`, before memory is taken for it.
     """
     data = np.frombuffer(data, np.uint8)
     name, complete = _container(data.tobytes(), source)
     if not complete:
         raise DataError(f"{source}: {name} image of {len(data)} bytes is truncated; it was cut off when it was written")
+    height, width = _declared_size(data.tobytes(), name)
+    if height * width > MAX_PIXELS:
+        raise DataError(f"{source}: {name} image that claims {width} x {height} px, expected {MAX_PIXELS} px or less")
     # As the sensor sees it: an orientation in the file, as of telephones, would contradict the calibration.
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:
+        image = None
     if image is None:
         raise DataError(
             f"{source}: {name} image of {len(data)} bytes cannot be decoded; the file or message is damaged"
@@ -115,3 +126,16 @@ def _container(data: bytes, source: str) -> tuple[str, bool]:
         f"{source}: compressed image of {len(data)} bytes starts with '{data[:4].hex()}', expected JPEG (ffd8ff) or "
         "PNG (89504e47)"
     )
+
+
+def _declared_size(data: bytes, name: str) -> tuple[int, int]:
+    """Height and width (px) by a file's header; zeros where it does not say."""
+    if name == "PNG" and len(data) >= 24:
+        return struct.unpack_from(">II", data, 16)[::-1]
+    place = 2
+    while place + 9 <= len(data) and data[place] == 0xFF:
+        marker = data[place + 1]
+        if marker in START_OF_FRAME:
+            return struct.unpack_from(">HH", data, place + 5)
+        place += 1 if marker == 0xFF else 2 + struct.unpack_from(">H", data, place + 2)[0]
+    return 0, 0
