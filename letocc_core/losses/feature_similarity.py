@@ -21,6 +21,7 @@ from letocc_core.losses.optical_flow import dynamic_scale
 from letocc_core.model.fields import Fields
 from letocc_core.model.let_occ_flow import LetOccFlow
 
+AT_ONCE = 16  # velocities that are compared at once, to bound the memory
 HIDDEN = 1.0  # m behind the nearest matter on its pixel, from which matter is not seen
 
 
@@ -142,9 +143,7 @@ def compare(
     velocities = config.velocities().to(now.features)
     a, b = (F.normalize(_centred(x, now.seen, now.features), dim=1) for x in (now, other))
     there = _moved_cells(velocities, T_other_now, seconds, grid)  # [B, M, X, Y, 2]
-    B, M, X, Y, _ = there.shape
-    found = F.grid_sample(b, there.flatten(1, 2), align_corners=False).view(B, -1, M, X, Y)
-    similarity = torch.einsum("bcxy,bcmxy->bmxy", a, F.normalize(found, dim=1))
+    similarity = torch.cat([_similarity(a, b, part) for part in there.split(AT_ONCE, dim=1)], dim=1)
     compared = now.seen[:, None] & (there.abs() <= 1).all(-1)
     total, count = (_mean_of_squares(v, config.window) for v in (similarity * compared, compared.to(similarity)))
     score = torch.where(count > 0, total / count.clamp(min=1e-6), -1.0)
@@ -222,6 +221,14 @@ def _centred(
     count = seen.flatten(1).sum(1).clamp(min=1)[:, None]
     mean = (reference * seen[:, None]).flatten(2).sum(2) / count
     return (bev.features - mean[..., None, None]) * bev.seen[:, None]
+
+
+def _similarity(
+    a: Float[Tensor, "B C X Y"], b: Float[Tensor, "B C X Y"], there: Float[Tensor, "B M X Y 2"]
+) -> Float[Tensor, "B M X Y"]:
+    """Cosine of each cell's features `a`, of length 1, and those of `b` at each of M places."""
+    found = F.grid_sample(b, there.flatten(1, 2), align_corners=False).unflatten(2, there.shape[1:3])
+    return torch.einsum("bcxy,bcmxy->bmxy", a, F.normalize(found, dim=1))
 
 
 def _moved_cells(
