@@ -4,8 +4,8 @@
     python benchmarks/bench_node.py --checkpoint models/street.safetensors --threads 2
 
 Image sets of noise are published as JPEG, each when the one before has been answered, stamped with the time at which its
-first message leaves; the node runs as its own process. `network` is what `OccFlowPipeline.step` took inside the node; what remains is sending, decoding, grouping,
-converting and receiving, with the benchmark's own Python at both ends.
+first message leaves; the node runs as its own process. `network` is what `OccFlowPipeline.step` took inside the node; what
+remains is sending, decoding, grouping, converting and receiving, with the benchmark's own Python at both ends.
 """
 
 import argparse
@@ -65,8 +65,8 @@ def main() -> None:
         size = options.size or input_config.image_size
         print(
             f"{options.checkpoint or options.config}: {options.cameras} cameras of {size[0]} x {size[1]} px as JPEG, "
+            f"{options.reliability}, {options.device}, {options.threads} threads, {options.sets} sets\n"
         )
-        print(f"{options.reliability}, {options.device}, {options.threads} threads, {options.sets} sets\n")
         sets = list(frame_sets(*size, options.cameras, WARM_UP + options.sets))
         for topics in (["/occ_flow_node/occupancy"], list(OUTPUTS)):
             print(report(*measure(path, sets, topics, options)))

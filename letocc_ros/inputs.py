@@ -74,7 +74,8 @@ class Inputs:
         self._listen(TFMessage, "/tf", QoSProfile(depth=100), self._on_transforms, False)
         self._listen(TFMessage, "/tf_static", static, self._on_transforms, True)
         if p.odometry_topic:
-            self._listen(Odometry, p.odometry_topic, qos_profile_sensor_data, self._on_odometry, None)
+            fast = QoSProfile(depth=100, reliability=ReliabilityPolicy.BEST_EFFORT)
+            self._listen(Odometry, p.odometry_topic, fast, self._on_odometry, None)
 
     def _listen(self, kind: type, topic: str, qos: QoSProfile, handle: Callable, about: object) -> str:
         """Subscribe `handle(about, resolved topic, message)`; returns the resolved topic."""

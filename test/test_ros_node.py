@@ -60,28 +60,28 @@ def offline(bag: Path, checkpoint: Path) -> list[OccFlow]:
     return list(Replay(bag, checkpoint, cameras=CAMERAS))
 
 
+@pytest.fixture(scope="class")
+def live(checkpoint: Path) -> Iterator[rig.NodeProcess]:
+    """The node, started once; reliable, so that a busy machine loses nothing."""
+    with node_process(f"checkpoint:={checkpoint}", TWO_CAMERAS, "image_reliability:=reliable") as node:
+        yield node
+
+
+@pytest.fixture(scope="class")
+def recorded(live: rig.NodeProcess, bag: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recorder]:
+    """All outputs for the bag, played as fast as the node answers."""
+    path = tmp_path_factory.mktemp("recorded") / "answers"
+    with Recorder(path) as recorder:
+        assert not recorder.wait_for_publishers()
+        played = play(bag, as_fast=True, patience=20)
+        for name in OUTPUTS:
+            recorder.wait_for(f"/occ_flow_node/{name}", SETS, 10)
+    assert (played.sets, played.unanswered, played.skipped_topics) == (SETS, 0, ())
+    return path, recorder
+
+
 class TestLive:
     """One running node, and what comes out of it."""
-
-    @pytest.fixture(scope="class")
-    def live(self, checkpoint: Path) -> Iterator[rig.NodeProcess]:
-        """The node, started once; reliable, so that a busy machine loses nothing."""
-        with node_process(f"checkpoint:={checkpoint}", TWO_CAMERAS, "image_reliability:=reliable") as node:
-            yield node
-
-    @pytest.fixture(scope="class")
-    def recorded(
-        self, live: rig.NodeProcess, bag: Path, tmp_path_factory: pytest.TempPathFactory
-    ) -> tuple[Path, Recorder]:
-        """All outputs for the bag, played as fast as the node answers."""
-        path = tmp_path_factory.mktemp("recorded") / "answers"
-        with Recorder(path) as recorder:
-            assert not recorder.wait_for_publishers()
-            played = play(bag, as_fast=True, patience=20)
-            for name in OUTPUTS:
-                recorder.wait_for(f"/occ_flow_node/{name}", SETS, 10)
-        assert (played.sets, played.unanswered, played.skipped_topics) == (SETS, 0, ())
-        return path, recorder
 
     @pytest.mark.parametrize("name", OUTPUTS)
     def test_every_output_comes_for_every_set_with_its_stamp(self, recorded: tuple[Path, Recorder], name: str):
