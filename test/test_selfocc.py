@@ -100,7 +100,7 @@ def checkpoint(tmp_path_factory) -> Path:
         "stages.0.objective.columns=8",
         "stages.0.objective.semantics=1",
         "stages.0.objective.lidar=1",
-        "stages.0.optimizer.learning_rate=0.01",
+        "stages.0.optimizer={learning_rate: 0.01, warmup_steps: 5}",
         "checkpoint_every=80",
         "picture_every=100",
     ]
@@ -112,8 +112,9 @@ def checkpoint(tmp_path_factory) -> Path:
 def test_classes_are_learned_from_pseudo_labels(checkpoint: Path):
     lines = (checkpoint.parent / "losses.jsonl").read_text().splitlines()
     semantics = [json.loads(line)["semantics"] for line in lines]
-    assert max(semantics) < 1.1 * math.log(11)  # chance
-    assert sum(semantics[-8:]) / 8 < 0.6 * math.log(11)
+    chance = math.log(11)
+    assert next(loss for loss in semantics if loss) == pytest.approx(chance, abs=0.2)  # once rays end on something
+    assert sum(semantics[-8:]) / 8 < 0.7 * chance
 
 
 def test_occupancy_classes_and_later_depth_are_measured(checkpoint: Path, tmp_path, capsys):

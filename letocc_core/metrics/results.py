@@ -29,6 +29,7 @@ ABOUT: dict[str, type] = {
     "trained": dict,
     "versions": dict,
     "command": str,
+    "tables": dict,
 }
 SHARES = {"ray_iou", "ray_iou_objects", "iou", "sweep_motion"}  # groups whose values lie in [0, 1]
 NOT_RUN = "not run"  # what a table says of a method without results

@@ -4,10 +4,9 @@ letocc eval CHECKPOINT --dataset nuscenes --table letoccflow-3 data.root=/data/n
 letocc eval CHECKPOINT --dataset simulator --table all data.scenes=2
 """
 
-import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from letocc_core.errors import ConfigError, DataError
 from letocc_core.evaluate import EvaluationConfig
 from letocc_core.frame import InputConfig
 from letocc_core.geometry.grid import GridSpec
+from letocc_core.metrics import results
 from letocc_core.tables.measure import Measurement
 from letocc_core.tables.published import Ours, Table, find_table, load_tables, report
 from letocc_core.versions import versions
@@ -76,6 +76,7 @@ def evaluate_tables(request: TableRequest) -> dict[str, Ours]:
     pipeline = OccFlowPipeline(model, input, device=request.device)
     trained = metadata.get("config", {}).get("data") or {}
     found: dict[str, Ours] = {}
+    count: dict[str, int] = {}
     for dataset, labels, group in _together(tables, request.dataset):
         data = data_config(dataset, labels, trained, of_data)
         measurements = {
@@ -85,6 +86,7 @@ def evaluate_tables(request: TableRequest) -> dict[str, Ours]:
             for name, table in group.items()
         }
         drives = list(run(pipeline, open_drives(data, model.config.grid, input), measurements.values(), request.frames))
+        count[dataset] = len(drives)
         for name, table in group.items():
             found[name] = _our_row(request, table, measurements[name], dataset, drives, bool(protocol))
     if not any(ours.frames for ours in found.values()):
@@ -93,7 +95,7 @@ def evaluate_tables(request: TableRequest) -> dict[str, Ours]:
     for name, table in tables.items():
         print(report(table, found.get(name)))
     if request.json is not None:
-        _write(request, found, metadata)
+        _write(request, found, metadata, count)
     return found
 
 
@@ -196,18 +198,20 @@ def _our_row(
     )
 
 
-def _write(request: TableRequest, found: Mapping[str, Ours], metadata: Mapping[str, Any]) -> None:
-    """The figures of all tables as JSON; the file is replaced in one step."""
+def _write(
+    request: TableRequest, found: Mapping[str, Ours], metadata: Mapping[str, Any], drives: Mapping[str, int]
+) -> None:
+    """A result file with our rows by table. Of its own groups only scene flow is what a table measures."""
+    scene_flow = [ours.figures["scene_flow"] for ours in found.values() if "scene_flow" in ours.figures]
     out = {
-        "tables": {
-            name: configuration.to_dict(replace(ours, figures=dict(ours.figures))) for name, ours in found.items()
-        },
+        **({"scene_flow": scene_flow[0]} if scene_flow else {}),
+        "tables": {name: asdict(ours) for name, ours in found.items()},
+        "scenes": max(drives.values()),
+        "frames": max(ours.frames for ours in found.values()),
         "checkpoint": str(request.checkpoint),
         "config": metadata.get("config", {}),
+        **({"trained": metadata["trained"]} if "trained" in metadata else {}),
         "versions": versions(),
         "command": request.command,
     }
-    request.json.parent.mkdir(parents=True, exist_ok=True)
-    temporary = request.json.with_name(f".{request.json.name}.tmp")
-    temporary.write_text(json.dumps(out, indent=2) + "\n")
-    temporary.replace(request.json)
+    results.write_results(request.json, out)
