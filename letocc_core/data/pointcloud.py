@@ -1,7 +1,7 @@
 """`sensor_msgs/PointCloud2` payloads <-> numpy, without ROS."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -13,6 +13,7 @@ MAX_STEP = 2**16  # bytes a point
 NUMBERS = {np.dtype(name): number for number, name in DATATYPES.items()}
 
 
+@runtime_checkable
 class Field(Protocol):
     """What is read of a `sensor_msgs/PointField`."""
 
@@ -22,6 +23,7 @@ class Field(Protocol):
     count: int
 
 
+@runtime_checkable
 class Cloud(Protocol):
     """What is read of a `sensor_msgs/PointCloud2`."""
 

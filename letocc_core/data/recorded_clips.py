@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 DRAWS = 4  # pairs of source frames drawn for each current frame
 
 
+@runtime_checkable
 class FrameStore(Protocol):
     """The F frames of one recording with N cameras, at the network's size. It goes to other processes cheaply."""
 
@@ -109,8 +110,9 @@ class RecordedClips(Dataset):
         used = {i for i, _ in self.clips}
         unused = [store.name for i, store in enumerate(self.stores) if i not in used]
         return (
-            f"{len(self.clips)} clips of {len(self.stores)} recordings; {self.left_out} frames left out, which lack a "
-            "past, a source on either side or a sweep" + (f"; no clip of {', '.join(unused)}" if unused else "")
+            f"{len(self.clips)} clips of {len(self.stores)} recordings; {self.left_out} frames are no current frames: between "
+            "keyframes, or without a past, a source on either side or a sweep"
+            + (f"; no clip of {', '.join(unused)}" if unused else "")
         )
 
     def repeat_dynamic(self, data: "KittiTrackingData") -> None:
@@ -200,12 +202,15 @@ def choose_clips(
     clips: list[ClipIndices] = []
     left_out = 0
     for current in range(data.first_frame, last + 1):
+        if not complete[current]:
+            left_out += 1
+            continue
         history = _history(stamps_ns, current, input.history_interval, past_frames)
         distance = np.linalg.norm(T_world_ego[:, :3, 3] - T_world_ego[current, :3, 3], axis=-1)
         seconds = np.abs(stamps_ns - stamps_ns[current]) * 1e-9
         usable = (distance <= data.source_max) & (seconds <= data.source_seconds) & (np.arange(len(stamps_ns)) <= last)
         before, after = np.flatnonzero(usable[:current]), current + 1 + np.flatnonzero(usable[current + 1 :])
-        if not complete[current] or history is None or not len(before) or not len(after):
+        if history is None or not len(before) or not len(after):
             left_out += 1
             continue
         generator = np.random.default_rng(current)

@@ -1,5 +1,6 @@
 """Voxel labels that come with data sets, for evaluation: Occ3D and OpenOcc (nuScenes), SemanticKITTI."""
 
+import math
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -82,9 +83,9 @@ def read_semantic_kitti(path: Path) -> VoxelLabels:
     Raises `DataError` for a missing file, one of the wrong size, or a label that the learning map does not know.
     """
     shape = SEMANTIC_KITTI_GRID.shape
-    raw = np.frombuffer(_read_exactly(path, 2 * np.prod(shape)), "<u2")
+    raw = np.frombuffer(_read_exactly(path, 2 * math.prod(shape)), "<u2")
     invalid_file = path.with_suffix(".invalid")
-    invalid = np.unpackbits(np.frombuffer(_read_exactly(invalid_file, np.prod(shape) // 8), np.uint8)).astype(bool)
+    invalid = np.unpackbits(np.frombuffer(_read_exactly(invalid_file, math.prod(shape) // 8), np.uint8)).astype(bool)
     table = np.full(2**16, -1, np.int16)
     table[list(SEMANTIC_KITTI_MAP)] = list(SEMANTIC_KITTI_MAP.values())
     labels = table[raw]

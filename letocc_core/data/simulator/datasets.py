@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -43,6 +43,7 @@ SEMANTIC_KITTI_OF = {
 }  # fmt: skip
 
 
+@runtime_checkable
 class DatasetWriter(Protocol):
     """Writes streets in one layout."""
 
