@@ -68,7 +68,7 @@ def test_configurations_learn_from_a_single_frame_with_three_planes_or_one(name:
 def test_classes_are_those_of_the_labels_to_measure_by():
     assert configuration.load(TrainConfig, CONFIG / "selfocc_street.yaml").model.fields.class_names == CLASS_NAMES
     nuscenes = configuration.load(TrainConfig, CONFIG / "selfocc_nuscenes.yaml")
-    assert nuscenes.model.fields.class_names == OCC3D_CLASSES[:-1]
+    assert nuscenes.model.fields.class_names == OCC3D_CLASSES[:-1] == tuple(nuscenes.data.nuscenes.semantics.classes)
 
 
 def test_a_semantic_objective_wants_a_semantic_field_and_labels():
