@@ -62,7 +62,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     def slow(pipeline: OccFlowPipeline, frames):
         if threading.current_thread().name == "inference":
             gate.begun.set()
-            gate.wait(60)
+            gate.wait(200)
         return step(pipeline, frames)
 
     monkeypatch.setattr(OccFlowPipeline, "step", slow)
@@ -88,7 +88,7 @@ def test_deactivated_it_keeps_the_model_and_cleaned_up_it_frees_it(start: Callab
     assert node.start()
     pipeline = weakref.ref(node._pipeline)
     node._submit(rig.frame_set(0), time.monotonic())
-    until(lambda: values(node)["sets out"] == "1", 20, "an answer")
+    until(lambda: values(node)["sets out"] == "1", 60, "an answer")
     assert node.trigger_deactivate() == SUCCESS
     assert node._pipeline is pipeline()
     assert node.trigger_cleanup() == SUCCESS
@@ -109,14 +109,14 @@ def test_nothing_waits_for_a_set_that_takes_long(start: Callable[..., OccFlowNod
     node = start()
     assert node.start()
     node._submit(rig.frame_set(0), time.monotonic())
-    assert gate.begun.wait(20)
+    assert gate.begun.wait(60)
     node._submit(rig.frame_set(1), time.monotonic())
     assert node.trigger_deactivate() == SUCCESS
     assert values(node)["dropped: deactivated"] == "1"  # the one that waited
     assert node.trigger_shutdown() == SUCCESS
     assert node._worker.alive
     gate.set()
-    until(lambda: not node._worker.alive, 20, "the end of the set in work")
+    until(lambda: not node._worker.alive, 60, "the end of the set in work")
     assert values(node)["sets out"] == "0"
 
 
@@ -126,7 +126,7 @@ from letocc_ros import node
 load = node.load_pipeline
 def slow(parameters):
     print("configuring", flush=True)
-    time.sleep(60)
+    time.sleep(600)
     return load(parameters)
 node.load_pipeline = slow
 node.run()
@@ -137,9 +137,9 @@ def test_it_ends_while_it_configures(checkpoint: Path):
     """As a process: terminated while it loads, it neither finishes loading nor complains."""
     rig.isolate_ros()
     node = rig.NodeProcess(command=[sys.executable, "-c", INTERRUPTED, "--ros-args", "-p", f"checkpoint:={checkpoint}"])
-    node.wait_for("configuring")
+    node.wait_for("configuring", 120)
     node.process.terminate()
-    assert node.process.wait(30) == 0
+    assert node.process.wait(120) == 0
     assert "Traceback" not in node.output
 
 
@@ -147,12 +147,12 @@ def test_an_answer_of_an_earlier_activation_is_not_published(start: Callable[...
     node = start()
     assert node.start()
     node._submit(rig.frame_set(0), time.monotonic())
-    assert gate.begun.wait(20)
+    assert gate.begun.wait(60)
     assert node.trigger_deactivate() == node.trigger_activate() == SUCCESS
     gate.set()
-    until(lambda: values(node).get("dropped: deactivated") == "1", 20, "the earlier set counted as dropped")
+    until(lambda: values(node).get("dropped: deactivated") == "1", 60, "the earlier set counted as dropped")
     node._submit(rig.frame_set(1), time.monotonic())
-    until(lambda: values(node)["sets out"] == "1", 20, "an answer")
+    until(lambda: values(node)["sets out"] == "1", 60, "an answer")
     assert node._pipeline.resets == {"deactivated": 1}
 
 
