@@ -348,14 +348,18 @@ def render_depth(
 
 
 def depth_images(
-    sdf: Float[np.ndarray, "X Y Z"], grid: GridSpec, frame_set: FrameSet, stride: int = 2
+    sdf: Float[np.ndarray, "X Y Z"], grid: GridSpec, frame_set: FrameSet, columns: int = 240
 ) -> list[Float[np.ndarray, "h w"] | None]:
-    """Rendered depth (m) of every `stride`-th pixel of each camera, for pictures; NaN where the ray leaves the box."""
+    """Rendered depth (m) of each camera for pictures; NaN where the ray leaves the box.
+
+    At every second pixel, of large images at fewer: at most `columns` a row.
+    """
     out: list[np.ndarray | None] = []
     for image, calibration, T in zip(frame_set.images, frame_set.calibrations, frame_set.T_ego_cam, strict=True):
         if image is None:
             out.append(None)
             continue
+        stride = max(2, -(-calibration.width // columns))
         v, u = np.mgrid[stride // 2 : calibration.height : stride, stride // 2 : calibration.width : stride]
         pixels = np.stack([u, v], axis=-1).reshape(1, -1, 2).astype(np.float64)
         target = DepthTruth(calibration.K[None], T[None], pixels, np.zeros(pixels.shape[:2]))

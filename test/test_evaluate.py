@@ -154,10 +154,11 @@ def test_truth_on_another_grid_is_refused(drive):
 
 
 def test_rendered_depth_images_cover_every_camera():
-    depth = evaluate.depth_images(street_sdf(), GRID, frame_set(0), stride=2)[0]
+    depth = evaluate.depth_images(street_sdf(), GRID, frame_set(0))[0]
     assert depth.shape == (HEIGHT // 2, WIDTH // 2)
     true = street_truth().depth[0, 1::2, 1::2]
     assert np.nanmedian(np.abs(depth - true) / true) < 0.03
+    assert evaluate.depth_images(street_sdf(), GRID, frame_set(0), columns=12)[0].shape == (HEIGHT // 4, 12)
 
 
 def test_a_sample_becomes_a_picture_with_what_is_known_about_it(drive):
