@@ -291,10 +291,13 @@ def lattice(image: Tensor) -> Tensor:
 
 def photometric_errors(views: list[Tensor], target: Tensor) -> Tensor:
     """Errors [V, B, h, w] of views whose only sample a ray has the images' colours, with weight 1."""
-    colours = torch.stack([lattice(image) for image in views])[..., None, :]
-    cost = (colours[..., 0, :] - lattice(target)).abs().mean(-1)[..., None]
-    matches = photometric.Matches(colours, cost, torch.ones_like(cost[..., 0], dtype=torch.bool))
-    return photometric.photometric(matches, lattice(target), torch.ones_like(cost), 0.85)[:, 0]
+    errors = []
+    for image in views:
+        colours = lattice(image)
+        cost = (colours - lattice(target)).abs().mean(-1)[..., None]
+        view = photometric.Match(colours[..., None, :], cost, torch.ones_like(cost, dtype=torch.bool))
+        errors.append(photometric.photometric(view, lattice(target), torch.ones_like(cost), 0.85)[0])
+    return torch.stack(errors)
 
 
 def test_ssim(images):

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from analytic_street import AnalyticStreet, Rig
+from model_cases import line_through
 from torch import Tensor
 from torch.autograd import gradcheck
 
@@ -70,54 +71,55 @@ def ramp_frames() -> tuple[Frame, Frame, Frame]:
 def test_samples_are_looked_up_where_they_project_to():
     now, before, after = ramp_frames()
     # 1.5 m to the right: at 5 m depth u = 8 now, 5 + 15 / 6 = 7.5 in the frame behind, 5 + 15 / 4 = 8.75 in the one ahead
-    points = torch.tensor([[5.0, -1.5, 0.0], [1.6, -1.0, 0.0]]).view(1, 1, 1, 2, 3)
+    samples = line_through(torch.tensor([[5.0, -1.5, 0.0], [1.6, -1.0, 0.0]]).view(1, 1, 1, 2, 3))
     target = torch.tensor([0.8, 0.0, 0.0]).view(1, 1, 1, 3)
-    each = photometric.match(points, target, now, (before, after), average=False)
-    assert each.colours[:, 0, 0, 0, 0, 0].tolist() == pytest.approx([0.75, 0.875])
-    assert each.cost[:, 0, 0, 0, 0].tolist() == pytest.approx([0.05 / 3, 0.075 / 3])
+    each = photometric.match(*samples, target, now, (before, after), average=False)
+    assert [float(view.colours[0, 0, 0, 0, 0]) for view in each] == pytest.approx([0.75, 0.875])
+    assert [float(view.cost[0, 0, 0, 0]) for view in each] == pytest.approx([0.05 / 3, 0.075 / 3])
     # At 1.6 m the frame ahead (0.6 m) sees it at u = 21.7, off its image: its cost is that of the other sample
-    assert each.cost[1, 0, 0, 0].tolist() == pytest.approx([0.025, 0.025])
-    assert each.cost[0, 0, 0, 0, 1].item() == pytest.approx(abs(0.5 + 1.0 / 2.6 - 0.8) / 3, rel=1e-4)
-    mean = photometric.match(points, target, now, (before, after))
-    assert mean.cost[0, 0, 0, 0].tolist() == pytest.approx([0.125 / 6, abs(0.5 + 1.0 / 2.6 - 0.8) / 3], rel=1e-4)
+    assert each[1].cost[0, 0, 0].tolist() == pytest.approx([0.025, 0.025])
+    assert each[1].composited(torch.tensor([0.3, 0.7]).view(1, 1, 1, 2))[..., 0].item() == pytest.approx(0.875)
+    assert each[0].cost[0, 0, 0, 1].item() == pytest.approx(abs(0.5 + 1.0 / 2.6 - 0.8) / 3, rel=1e-4)
+    (mean,) = photometric.match(*samples, target, now, (before, after))
+    assert mean.cost[0, 0, 0].tolist() == pytest.approx([0.125 / 6, abs(0.5 + 1.0 / 2.6 - 0.8) / 3], rel=1e-4)
     assert mean.seen.all()
 
 
 def test_moving_samples_are_looked_up_where_they_are_then():
     now, before, after = ramp_frames()
-    points = torch.tensor([[5.0, -1.5, 0.0]]).view(1, 1, 1, 1, 3)
+    samples = line_through(torch.tensor([[5.0, -1.5, 0.0]]).view(1, 1, 1, 1, 3))
     velocity = torch.tensor([1.0, -0.5]).view(1, 1, 1, 1, 2)  # m/s: with the camera, and 0.5 m to the right each second
     target = torch.tensor([0.8, 0.0, 0.0]).view(1, 1, 1, 3)
-    matches = photometric.match(points, target, now, (before, after), velocity, average=False)
-    assert matches.colours[:, 0, 0, 0, 0, 0].tolist() == pytest.approx([0.5 + 1.0 / 5, 0.5 + 2.0 / 5])
+    matches = photometric.match(*samples, target, now, (before, after), velocity, average=False)
+    assert [float(view.colours[0, 0, 0, 0, 0]) for view in matches] == pytest.approx([0.5 + 1.0 / 5, 0.5 + 2.0 / 5])
 
 
 def test_absent_source_camera_sees_nothing():
     now, before, after = ramp_frames()
     gone = dataclasses.replace(after, camera_valid=torch.tensor([[False]]))
-    points = torch.tensor([[5.0, -1.5, 0.0]]).view(1, 1, 1, 1, 3)
+    samples = line_through(torch.tensor([[5.0, -1.5, 0.0]]).view(1, 1, 1, 1, 3))
     target = torch.tensor([0.8, 0.0, 0.0]).view(1, 1, 1, 3)
-    assert not photometric.match(points, target, now, (gone,)).seen.any()
-    both = photometric.match(points, target, now, (before, gone))
+    assert not photometric.match(*samples, target, now, (gone,))[0].seen.any()
+    (both,) = photometric.match(*samples, target, now, (before, gone))
     assert both.cost.item() == pytest.approx(0.05 / 3)
 
 
 def test_photometric_gradients():
     generator = torch.Generator().manual_seed(0)
-    colours = torch.rand(2, 1, 1, 4, 5, 6, 3, generator=generator, dtype=torch.float64)
+    colours = torch.rand(1, 1, 4, 5, 6, 3, generator=generator, dtype=torch.float64)
     target = torch.rand(1, 1, 4, 5, 3, generator=generator, dtype=torch.float64)
     cost = (colours - target[..., None, :]).abs().mean(-1)
-    matches = photometric.Matches(colours, cost, torch.ones(2, 1, 1, 4, 5, dtype=torch.bool))
+    view = photometric.Match(colours, cost, torch.rand(1, 1, 4, 5, 6, generator=generator) < 0.8)
     weights = torch.rand(1, 1, 4, 5, 6, generator=generator, dtype=torch.float64).softmax(-1).requires_grad_()
-    assert gradcheck(lambda w: photometric.photometric(matches, target, w, 0.85), weights)
+    assert gradcheck(lambda w: photometric.photometric(view, target, w, 0.85), weights)
     now, before, after = (
         dataclasses.replace(f, images=f.images.double(), K=f.K.double(), T_ego_cam=f.T_ego_cam.double())
         for f in ramp_frames()
     )
-    points = torch.tensor([[5.0, -1.53, 0.02], [6.0, -1.1, 0.4]], dtype=torch.float64).view(1, 1, 1, 2, 3)
+    samples = line_through(torch.tensor([[5.0, -1.53, 0.02], [6.0, -1.1, 0.4]]).double().view(1, 1, 1, 2, 3))
     velocity = torch.full((1, 1, 1, 2, 2), 0.1, dtype=torch.float64, requires_grad=True)
     red = torch.tensor([0.8, 0.0, 0.0], dtype=torch.float64).view(1, 1, 1, 3)
-    assert gradcheck(lambda v: photometric.match(points, red, now, (before, after), v).cost, velocity)
+    assert gradcheck(lambda v: photometric.match(*samples, red, now, (before, after), v)[0].cost, velocity)
 
 
 # LiDAR

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from model_cases import line_through
 from torch import Tensor
 from torch.autograd import gradcheck
 
@@ -17,7 +18,7 @@ from letocc_core.geometry.grid import GridSpec
 from letocc_core.losses import edge, optical_flow
 from letocc_core.losses.objective import MotionConfig, StaticStageConfig, stage_losses
 from letocc_core.rendering.draws import Draws
-from letocc_core.rendering.rays import camera_rays, object_rays, rays_through
+from letocc_core.rendering.rays import Rays, camera_rays, object_rays, rays_through
 from letocc_core.rendering.render import render
 
 FOCAL, HEIGHT, WIDTH = 40.0, 24, 32
@@ -52,12 +53,12 @@ def cue(
     return FlowCue(torch.tensor([round(seconds * 1e9)]), now.K, now.T_ego_cam, T, field, known)
 
 
-def at(*points: tuple[float, float, float]) -> Tensor:
-    """Samples [1, 1, 1 ray, s, 3] in ego axes."""
-    return torch.tensor(points, dtype=torch.float32).view(1, 1, 1, -1, 3)
-
-
 CENTRE = torch.tensor([15.5, 11.5]).view(1, 1, 1, 2)  # the pixel of what lies straight ahead
+
+
+def at(*points: tuple[float, float, float]) -> tuple[Rays, Tensor]:
+    """A ray [1, 1, 1] of the middle pixel through points (ego axes), and their t [1, 1, 1, s] on it."""
+    return line_through(torch.tensor(points, dtype=torch.float32).view(1, 1, 1, -1, 3), CENTRE)
 
 
 def ones(n: int) -> Tensor:
@@ -66,7 +67,7 @@ def ones(n: int) -> Tensor:
 
 def test_flow_of_a_point_that_moves_sideways():
     moving = torch.tensor([0.0, SPEED]).view(1, 1, 1, 1, 2)
-    out = optical_flow.rendered_flow(at((8, 0, 1)), ones(1), CENTRE, frame(), cue(), moving)
+    out = optical_flow.rendered_flow(*at((8, 0, 1)), ones(1), frame(), cue(), moving)
     torch.testing.assert_close(out, torch.tensor([SHIFT, 0]).view(1, 1, 1, 2))
 
 
@@ -74,21 +75,21 @@ def test_flow_of_a_still_point_seen_from_a_moving_vehicle():
     """The vehicle moves 0.4 m to the left: what is 8 m ahead moves 2 px to the right."""
     T = torch.eye(4)
     T[1, 3] = 0.4
-    out = optical_flow.rendered_flow(at((8, 0, 1)), ones(1), CENTRE, frame(), cue(T_world_ego=T))
+    out = optical_flow.rendered_flow(*at((8, 0, 1)), ones(1), frame(), cue(T_world_ego=T))
     torch.testing.assert_close(out, torch.tensor([2.0, 0]).view(1, 1, 1, 2))
 
 
 def test_flow_is_the_mean_over_the_samples_in_front_of_the_other_camera():
     """Samples 4 and 8 m ahead, both 1 m to the left (u = -10 and -5 px); one lies behind the camera and has no say."""
     samples = at((4, 1, 1), (8, 1, 1), (-3, 1, 1))
-    out = optical_flow.rendered_flow(samples, ones(3), CENTRE, frame(), cue())
+    out = optical_flow.rendered_flow(*samples, ones(3), frame(), cue())
     torch.testing.assert_close(out, torch.tensor([-7.5, 0]).view(1, 1, 1, 2))
 
 
 def test_twice_the_time_is_twice_the_flow_of_the_same_velocity():
     moving = torch.tensor([0.0, SPEED]).view(1, 1, 1, 1, 2)
     once, twice = (
-        optical_flow.rendered_flow(at((8, 0, 1)), ones(1), CENTRE, frame(), cue(seconds=s), moving) for s in (0.1, 0.2)
+        optical_flow.rendered_flow(*at((8, 0, 1)), ones(1), frame(), cue(seconds=s), moving) for s in (0.1, 0.2)
     )
     torch.testing.assert_close(twice, 2 * once)
 
@@ -100,12 +101,12 @@ def test_a_turned_world_shows_the_same_flow():
     R[:2, :2] = torch.tensor([[c, -s], [s, c]])
     drive = torch.eye(4)
     drive[:3, 3] = torch.tensor([0.5, 0.1, 0.0])
-    points, velocity = at((8, 0.5, 1.2), (6, -0.5, 0.4)), torch.tensor([[3.0, 1], [-1, 2]]).view(1, 1, 1, 2, 2)
-    plain = optical_flow.rendered_flow(points, ones(2), CENTRE, frame(), cue(T_world_ego=drive), velocity)
+    (rays, t), velocity = at((8, 0.5, 1.2), (6, -0.5, 0.4)), torch.tensor([[3.0, 1], [-1, 2]]).view(1, 1, 1, 2, 2)
+    plain = optical_flow.rendered_flow(rays, t, ones(2), frame(), cue(T_world_ego=drive), velocity)
     there = cue(T_world_ego=R @ drive @ R.T)
     there = dataclasses.replace(there, T_ego_cam=(R @ FORWARD)[None, None])
     turned = optical_flow.rendered_flow(
-        points @ R[:3, :3].T, ones(2), CENTRE, frame(R @ FORWARD), there, velocity @ R[:2, :2].T
+        *line_through(rays.at(t) @ R[:3, :3].T, CENTRE), ones(2), frame(R @ FORWARD), there, velocity @ R[:2, :2].T
     )
     torch.testing.assert_close(turned, plain, rtol=1e-4, atol=1e-4)
 
@@ -113,10 +114,10 @@ def test_a_turned_world_shows_the_same_flow():
 def test_gradients_of_rendered_flow():
     """By finite differences, to the velocities and to the weights."""
     now, other = (dataclasses.replace(x, K=x.K.double(), T_ego_cam=x.T_ego_cam.double()) for x in (frame(), cue()))
-    points, pixels = at((4, 1, 1), (8, 0.5, 1.5)).double(), CENTRE.double()
+    rays, t = line_through(torch.tensor([[4, 1, 1], [8, 0.5, 1.5]]).view(1, 1, 1, 2, 3).double(), CENTRE.double())
     weights = torch.tensor([0.3, 0.6], dtype=torch.float64).view(1, 1, 1, 2).requires_grad_()
     velocity = torch.rand(1, 1, 1, 2, 2, dtype=torch.float64).requires_grad_()
-    gradcheck(lambda w, v: optical_flow.rendered_flow(points, w, pixels, now, other, v), (weights, velocity))
+    assert gradcheck(lambda w, v: optical_flow.rendered_flow(rays, t, w, now, other, v), (weights, velocity))
 
 
 def test_rays_that_a_static_world_does_not_explain_move():
@@ -131,14 +132,13 @@ def test_an_error_of_depth_does_not_make_a_ray_move():
     to_the_left = torch.eye(4, dtype=torch.float64)
     to_the_left[1, 3] = 1.0
     other = cue(T_world_ego=to_the_left)
-    points, pixels = at((10.0, 0.0, 1.0)), CENTRE
-    rays = rays_through(pixels, frame().K, frame().T_ego_cam, GRID)
-    static = optical_flow.rendered_flow(points, ones(1), pixels, frame(), other)
+    rays, t = rays_through(CENTRE, frame().K, frame().T_ego_cam, GRID), torch.full((1, 1, 1, 1), 10.0)
+    static = optical_flow.rendered_flow(rays, t, ones(1), frame(), other)
     torch.testing.assert_close(static.flatten(), torch.tensor([4.0, 0.0]), atol=1e-4, rtol=0)
 
     def nearest(target: list[float], tolerance: float) -> Tensor:
         target = torch.tensor(target).expand_as(static)
-        return optical_flow.nearest_static(target, static, points, ones(1), rays, frame(), other, tolerance).flatten()
+        return optical_flow.nearest_static(target, static, rays, t, ones(1), frame(), other, tolerance).flatten()
 
     close = {"atol": 1e-3, "rtol": 0}
     torch.testing.assert_close(nearest([5.0, 0.5], 1.5), torch.tensor([5.0, 0.0]), **close)  # as if 8 m away
@@ -149,7 +149,7 @@ def test_an_error_of_depth_does_not_make_a_ray_move():
 
 def test_flow_of_a_metre_a_second():
     """Across, 8 m ahead, 0.1 s later: 40 / 8 * 0.1 px; along the line of sight of the middle: none."""
-    shown = optical_flow.flow_per_speed(at((8.0, 0.0, 1.0)), ones(1), CENTRE, frame(), cue())
+    shown = optical_flow.flow_per_speed(*at((8.0, 0.0, 1.0)), ones(1), frame(), cue())
     torch.testing.assert_close(shown.flatten(), torch.tensor([0.5]), atol=1e-3, rtol=0)
 
 

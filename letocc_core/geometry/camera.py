@@ -76,7 +76,7 @@ def in_image(pixels: Float[Tensor, "*n 2"], depth: Float[Tensor, "*n"], height: 
 def to_unit(pixels: Float[Tensor, "*n 2"], height: int, width: int) -> Float[Tensor, "*n 2"]:
     """Pixels (u, v) as grid_sample coordinates in [-1, 1] (`align_corners=False`)."""
     size = torch.as_tensor([width, height], dtype=pixels.dtype, device=pixels.device)
-    return (pixels + 0.5) / size * 2 - 1
+    return pixels * (2 / size) + (1 / size - 1)
 
 
 def ray_directions(pixels: Float[Tensor, "*batch n 2"], K: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch n 3"]:

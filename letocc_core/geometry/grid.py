@@ -71,7 +71,8 @@ class GridSpec:
         """Points (m) as (x, y, z) in [-1, 1] across the box (faces, `align_corners=False`); outside is beyond that."""
         lower = torch.as_tensor(self.lower, dtype=points.dtype, device=points.device)
         upper = torch.as_tensor(self.upper, dtype=points.dtype, device=points.device)
-        return (points - lower) / (upper - lower) * 2 - 1
+        scale = 2 / (upper - lower)
+        return points * scale - (1 + lower * scale)
 
 
 def sample_volume(
@@ -79,6 +80,7 @@ def sample_volume(
 ) -> Float[Tensor, "B *n C"]:
     """Trilinear interpolation of a voxel volume at points (m, ego axes). `padding`: zeros or border."""
     B, C = volume.shape[:2]
-    unit = grid.to_unit(points).flip(-1).reshape(B, -1, 1, 1, 3)  # grid_sample wants (z, y, x) for [X, Y, Z]
+    unit = grid.to_unit(points).reshape(B, -1, 1, 1, 3)
+    volume = volume.transpose(2, 4)  # grid_sample wants [Z, Y, X] for (x, y, z)
     out = torch.nn.functional.grid_sample(volume, unit, mode="bilinear", padding_mode=padding, align_corners=False)
     return out.reshape(B, C, -1).transpose(1, 2).reshape(*points.shape[:-1], C)

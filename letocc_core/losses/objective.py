@@ -1,5 +1,6 @@
 """The objective of a stage: the terms that shape geometry (SelfOcc's), and with `MotionConfig` those that teach motion."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -225,20 +226,20 @@ def _cue_terms(seen: Rendered, rays: Rays, clip: Clip, cue: FlowCue, config: Mot
     movable = None if clip.current.movable is None else _nearest(clip.current.movable, rays.pixels)
 
     def flow(weights: Tensor, velocity: Tensor | None) -> Tensor:
-        return optical_flow.rendered_flow(seen.points, weights, rays.pixels, clip.current, cue, velocity)
+        return optical_flow.rendered_flow(rays, seen.t, weights, clip.current, cue, velocity)
 
     static = flow(seen.weights, None)
     moves = known
     if config.disentangle:
         nearest = optical_flow.nearest_static(
-            target, static.detach(), seen.points, seen.weights.detach(), rays, clip.current, cue, config.depth_tolerance
+            target, static.detach(), rays, seen.t, seen.weights.detach(), clip.current, cue, config.depth_tolerance
         )
         moves = known & optical_flow.dynamic_rays(target, nearest, movable, config.threshold)
     moving = flow(seen.weights.detach() if config.disentangle else seen.weights, seen.velocity)
     teaches = config.static_cues == "both" or (config.static_cues == "forward" and cue_is_later(clip, cue))
     error, counted = optical_flow.flow_error(moving, target, moves)
     if config.speed > 0:
-        shown = optical_flow.flow_per_speed(seen.points, seen.weights.detach(), rays.pixels, clip.current, cue)
+        shown = optical_flow.flow_per_speed(rays, seen.t, seen.weights.detach(), clip.current, cue)
         error = error / shown.clamp(min=config.speed)
     scale = optical_flow.dynamic_scale(total(known), total(moves))
     return {
@@ -271,14 +272,15 @@ def photometric_term(
     Rays on which nothing seems to move are left out: those that an unwarped source explains better than the rendered
     colours (Monodepth2), or better than the best of all their samples, which does not give up rays yet to be solved.
     """
-    points = torch.cat([seen.points, rays.at(background_samples(rays, config))], dim=-2)
+    t = torch.cat([seen.t, background_samples(rays, config)], dim=-1)
     velocity = None if seen.velocity is None else F.pad(seen.velocity, (0, 0, 0, config.background))
-    matches = photometric.match(points, target, clip.current, clip.sources, velocity, config.sources == "mean")
-    weights = _with_background(seen, matches.cost[..., config.samples :])
-    errors = photometric.photometric(matches, target, weights, config.dssim)
-    best, counted = photometric.minimum_over_views(errors, matches.seen, _unwarped(rays, target, clip, config))
+    views = photometric.match(rays, t, target, clip.current, clip.sources, velocity, config.sources == "mean")
+    weights = [_with_background(seen, view.cost[..., config.samples :]) for view in views]
+    errors = [photometric.photometric(v, target, w, config.dssim) for v, w in zip(views, weights, strict=True)]
+    seen_by = torch.stack([view.seen for view in views])
+    best, counted = photometric.minimum_over_views(torch.stack(errors), seen_by, _unwarped(rays, target, clip, config))
     if config.auto_mask == "best_sample":
-        counted = counted & _moves(matches, photometric.unwarped_error(rays.pixels, target, clip.sources, 0.0))
+        counted = counted & _moves(views, photometric.unwarped_error(rays.pixels, target, clip.sources, 0.0))
     counted = counted & rays.valid
     if not config.movable and clip.current.movable is not None:
         counted = counted & ~_nearest(clip.current.movable, rays.pixels)
@@ -309,9 +311,9 @@ def _unwarped(rays: Rays, target: Tensor, clip: Clip, config: StaticStageConfig)
     return photometric.unwarped_error(rays.pixels, target, clip.sources, config.dssim)
 
 
-def _moves(matches: photometric.Matches, unwarped: Float[Tensor, "U *r"]) -> Tensor:
+def _moves(views: Sequence[photometric.Match], unwarped: Float[Tensor, "U *r"]) -> Tensor:
     """Rays [*r] with a sample in some view that matches better than every unwarped source does."""
-    return matches.cost.amin(-1).amin(0) < unwarped.amin(0)
+    return torch.stack([view.cost.amin(-1) for view in views]).amin(0) < unwarped.amin(0)
 
 
 def background_samples(rays: Rays, config: StaticStageConfig) -> Float[Tensor, "*r k"]:
@@ -327,19 +329,18 @@ def background_samples(rays: Rays, config: StaticStageConfig) -> Float[Tensor, "
     return torch.where(below, rays.far[..., None], beyond)
 
 
-def _with_background(seen: Rendered, cost: Float[Tensor, "V *r k"]) -> Float[Tensor, "V *r s"]:
+def _with_background(seen: Rendered, cost: Float[Tensor, "*r k"]) -> Float[Tensor, "*r s"]:
     """Weights of the samples in the box and of the background samples: the best of these takes the rest of the ray."""
-    inside = seen.weights.expand(*cost.shape[:-1], -1)
     if cost.shape[-1] == 0:
-        return inside
+        return seen.weights
     chosen = F.one_hot(cost.argmin(-1), cost.shape[-1])
-    return torch.cat([inside, (1 - seen.opacity).clamp(min=0)[..., None] * chosen], dim=-1)
+    return torch.cat([seen.weights, (1 - seen.opacity).clamp(min=0)[..., None] * chosen], dim=-1)
 
 
 def _eikonal(fields: SceneFields, grid: GridSpec, seen: Rendered) -> Tensor:
     """At every fourth sample of the rays, from the grid's own gradient."""
     slope = eikonal.gradient(fields.sdf, grid.voxel_size)
-    points = seen.points[..., ::4, :].flatten(1, -2)
+    points = seen.rays.at(seen.t[..., ::4]).flatten(1, -2)
     return eikonal.eikonal(sample_volume(slope, grid, points, padding="border"))
 
 

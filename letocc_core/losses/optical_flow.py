@@ -11,6 +11,7 @@ from letocc_core.frame import FlowCue, Frame
 from letocc_core.geometry.camera import MIN_DEPTH
 from letocc_core.losses.reprojection import reproject
 from letocc_core.rendering.rays import Rays
+from letocc_core.rendering.render import composite
 
 MOST_MEDIANS = 100  # of the error, beyond which a ray is left out
 MOST_SCALE = 20  # of the rays that move
@@ -18,24 +19,23 @@ SLOW = 0.5  # m/s, at which the flow's slope is measured
 
 
 def rendered_flow(
-    points: Float[Tensor, "B N *p s 3"],
+    rays: Rays,
+    t: Float[Tensor, "B N *p s"],
     weights: Float[Tensor, "B N *p s"],
-    pixels: Float[Tensor, "B N *p 2"],
     current: Frame,
     cue: FlowCue,
     velocity: Float[Tensor, "B N *p s 2"] | None = None,
 ) -> Float[Tensor, "B N *p 2"]:
-    """Optical flow (px) that rays show at the cue's instant: sum w pi(T (x + v dt)) - p (eq. 9).
+    """Optical flow (px) that camera rays [B, N, *p] show at the cue's instant: sum w pi(T (x + v dt)) - p (eq. 9).
 
     Args:
-        points: m, samples of the rays in current ego axes.
+        t: of the samples along the rays.
         weights: of the samples; their sum is taken to be 1, without samples behind the other camera.
         velocity: m/s, of each sample; None: the world stands still.
     """
-    there, depth = reproject(points, current, cue, velocity)
+    there, depth = reproject(rays, t, current, cue, velocity)
     weights = weights * (depth > MIN_DEPTH)
-    share = weights / weights.sum(-1, keepdim=True).clamp(min=1e-3)
-    return (share[..., None] * there).sum(-2) - pixels
+    return composite(weights, there) / weights.sum(-1, keepdim=True).clamp(min=1e-3) - rays.pixels
 
 
 def cue_at(cue: FlowCue, pixels: Float[Tensor, "B N *p 2"]) -> tuple[Float[Tensor, "B N *p 2"], Bool[Tensor, "B N *p"]]:
@@ -50,9 +50,9 @@ def cue_at(cue: FlowCue, pixels: Float[Tensor, "B N *p 2"]) -> tuple[Float[Tenso
 def nearest_static(
     target: Float[Tensor, "B N *p 2"],
     static: Float[Tensor, "B N *p 2"],
-    points: Float[Tensor, "B N *p s 3"],
-    weights: Float[Tensor, "B N *p s"],
     rays: Rays,
+    t: Float[Tensor, "B N *p s"],
+    weights: Float[Tensor, "B N *p s"],
     current: Frame,
     cue: FlowCue,
     tolerance: float,
@@ -67,9 +67,8 @@ def nearest_static(
     """
     if tolerance == 1:
         return static
-    origins = rays.origins[..., None, :]
     factors = [tolerance**power for power in (-1, -0.5, 0.5, 1)]
-    flows = [rendered_flow(origins + k * (points - origins), weights, rays.pixels, current, cue) for k in factors]
+    flows = [rendered_flow(rays, k * t, weights, current, cue) for k in factors]
     flows.insert(2, static)
     candidates = torch.stack([_nearest_between(target, a, b) for a, b in pairwise(flows)])
     best = (candidates - target).norm(dim=-1).argmin(0)
@@ -85,17 +84,13 @@ def _nearest_between(point: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 @torch.no_grad()
 def flow_per_speed(
-    points: Float[Tensor, "B N *p s 3"],
-    weights: Float[Tensor, "B N *p s"],
-    pixels: Float[Tensor, "B N *p 2"],
-    current: Frame,
-    cue: FlowCue,
+    rays: Rays, t: Float[Tensor, "B N *p s"], weights: Float[Tensor, "B N *p s"], current: Frame, cue: FlowCue
 ) -> Float[Tensor, "B N *p"]:
     """How much flow (px) a m/s of motion over the ground makes: the Frobenius norm of the flow's slope at rest."""
-    rest = rendered_flow(points, weights, pixels, current, cue)
+    rest = rendered_flow(rays, t, weights, current, cue)
     moved = [
-        rendered_flow(points, weights, pixels, current, cue, SLOW * axis.expand(*points.shape[:-1], 2))
-        for axis in torch.eye(2, device=points.device, dtype=points.dtype)
+        rendered_flow(rays, t, weights, current, cue, SLOW * axis.expand(*t.shape, 2))
+        for axis in torch.eye(2, device=t.device, dtype=t.dtype)
     ]
     return torch.stack([(m - rest) / SLOW for m in moved], dim=-1).flatten(-2).norm(dim=-1)
 

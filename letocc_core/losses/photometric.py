@@ -6,7 +6,7 @@ costs are constants, and only the rendering weights carry gradients.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -16,78 +16,101 @@ from torch import Tensor
 from letocc_core.frame import Frame
 from letocc_core.geometry import camera
 from letocc_core.losses.reprojection import reproject
+from letocc_core.rendering.rays import Rays
+from letocc_core.rendering.render import composite
 
 
 @dataclass(frozen=True)
-class Matches:
-    """What V views say about every sample of the rays; a view is one source frame, or the mean of several."""
+class Match:
+    """What a view says about every sample of the rays; a view is one source frame, or the mean of several.
 
-    colours: Float[Tensor, "V *r s 3"]  # in [0, 1]
-    cost: Float[Tensor, "V *r s"]  # mean absolute colour difference to the ray's own pixel
-    seen: Bool[Tensor, "V *r"]  # some sample of the ray lies on the view's image
+    A sample outside the view's image has no evidence for or against it: what the others say counts for it, on average.
+    Leaving such rays out instead lets a ray hide: weight that moves to where no source looks, such as right in front of
+    a side camera, would never be paid for.
+    """
+
+    colours: Float[Tensor, "*r s 3"]  # in [0, 1]; of the samples inside
+    cost: Float[Tensor, "*r s"]  # mean absolute colour difference to the ray's own pixel; outside: the others' mean
+    inside: Bool[Tensor, "*r s"]  # the sample lies on the view's image
+
+    @property
+    def seen(self) -> Bool[Tensor, "*r"]:
+        """Some sample of the ray lies on the view's image."""
+        return self.inside.any(-1)
+
+    def composited(self, weights: Float[Tensor, "*r s"]) -> Float[Tensor, "*r 3"]:
+        """Colours of the rays: the weight of the samples outside is shared out evenly among those inside."""
+        counted = weights * self.inside
+        outside = (weights.sum(-1) - counted.sum(-1)) / self.inside.sum(-1).clamp(min=1)
+        return composite(torch.addcmul(counted, outside[..., None], self.inside.to(weights.dtype)), self.colours)
 
 
 def match(
-    points: Float[Tensor, "B N *p s 3"],
+    rays: Rays,
+    t: Float[Tensor, "B N *p s"],
     target: Float[Tensor, "B N *p 3"],
     current: Frame,
     sources: Sequence[Frame],
     velocity: Float[Tensor, "B N *p s 2"] | None = None,
     average: bool = True,
-) -> Matches:
-    """Look every sample (m, current ego axes) of the rays up in the same camera of the source frames.
-
-    A sample outside a view's image has no evidence for or against it: its cost (and colour) is the mean over the ray's
-    samples that are inside. Leaving such rays out instead lets a ray hide: weight that moves to where no source looks,
-    such as right in front of a side camera, would never be paid for.
+) -> list[Match]:
+    """Look samples at `t` along rays up in the same camera of the source frames.
 
     Args:
         target: colours of the rays' own pixels.
         velocity: m/s, moves each sample by the true time difference to the source (Let Occ Flow eq. 8); None: static.
         average: one view, the mean over the sources that see a sample (SelfOcc), instead of one view a source.
     """
-    colours, inside = zip(*(_look_up(points, current, s, velocity) for s in sources), strict=True)
-    colours, inside = torch.stack(colours), torch.stack(inside)
-    cost = (colours - target[..., None, :]).abs().mean(-1)
-    if average:
-        count = inside.sum(0, keepdim=True).clamp(min=1)
-        cost = (cost * inside).sum(0, keepdim=True) / count
-        colours = (colours * inside[..., None]).sum(0, keepdim=True) / count[..., None]
-        inside = inside.any(0, keepdim=True)
-    count = inside.sum(-1, keepdim=True).clamp(min=1)
-    neutral_cost = (cost * inside).sum(-1, keepdim=True) / count
-    neutral_colour = (colours * inside[..., None]).sum(-2, keepdim=True) / count[..., None]
-    return Matches(
-        torch.where(inside[..., None], colours, neutral_colour),
-        torch.where(inside, cost, neutral_cost),
-        inside.any(-1),
+    found = [_look_up(rays, t, target, current, source, velocity) for source in sources]
+    return [_with_neutral_cost(view) for view in ([_mean(found)] if average else found)]
+
+
+def _look_up(rays: Rays, t: Tensor, target: Tensor, current: Frame, source: Frame, velocity: Tensor | None) -> Match:
+    """The samples in one source; inside: on an image of a camera that is there."""
+    pixels, depth = reproject(rays, t, current, source, velocity)
+    present = source.camera_valid.view(*source.camera_valid.shape, *[1] * (depth.dim() - 2))
+    colours = sample_colours(source.images, pixels)
+    pairs = zip(colours.unbind(-1), target[..., None, :].unbind(-1), strict=True)
+    cost = sum((here - own).abs() for here, own in pairs) / 3
+    return Match(colours, cost, camera.in_image(pixels, depth, *source.images.shape[-2:]) & present)
+
+
+def _mean(views: Sequence[Match]) -> Match:
+    """Over the views that have a sample inside."""
+    count = sum(view.inside.to(view.cost.dtype) for view in views).clamp(min=1)
+    return Match(
+        sum(view.colours * view.inside[..., None] for view in views) / count[..., None],
+        sum(view.cost * view.inside for view in views) / count,
+        torch.stack([view.inside for view in views]).any(0),
     )
 
 
+def _with_neutral_cost(view: Match) -> Match:
+    neutral = torch.linalg.vecdot(view.cost, view.inside.to(view.cost.dtype)) / view.inside.sum(-1).clamp(min=1)
+    return replace(view, cost=torch.where(view.inside, view.cost, neutral[..., None]))
+
+
 def photometric(
-    matches: Matches,
-    target: Float[Tensor, "B N h w 3"],
-    weights: Float[Tensor, "V B N h w s"] | Float[Tensor, "B N h w s"],
-    dssim: float,
-) -> Float[Tensor, "V B N h w"]:
-    """Error of each ray in each view: (1 - dssim) sum w |c - target| + dssim D-SSIM(sum w c, target).
+    view: Match, target: Float[Tensor, "B N h w 3"], weights: Float[Tensor, "B N h w s"], dssim: float
+) -> Float[Tensor, "B N h w"]:
+    """Error of each ray in a view: (1 - dssim) sum w |c - target| + dssim D-SSIM(sum w c, target).
 
     The D-SSIM compares composited colours with the target's in windows of 3 x 3 rays; `weights` sum to 1.
     """
-    l1 = (weights * matches.cost).sum(-1)
-    if dssim == 0:
-        return l1
-    composited = (weights[..., None] * matches.colours).sum(-2)
-    return (1 - dssim) * l1 + dssim * _lattice_dssim(composited, target)
+    l1 = torch.linalg.vecdot(weights, view.cost)
+    return l1 if dssim == 0 else (1 - dssim) * l1 + dssim * _lattice_dssim(view.composited(weights), target)
 
 
 def unwarped_error(
     pixels: Float[Tensor, "B N h w 2"], target: Float[Tensor, "B N h w 3"], sources: Sequence[Frame], dssim: float
 ) -> Float[Tensor, "V B N h w"]:
     """The same error against each source's colours at the ray's own pixel: small where nothing seems to move."""
-    colours = torch.stack([sample_colours(source.images, pixels) for source in sources])
-    l1 = (colours - target).abs().mean(-1)
-    return l1 if dssim == 0 else (1 - dssim) * l1 + dssim * _lattice_dssim(colours, target)
+    errors = []
+    for source in sources:
+        colours = sample_colours(source.images, pixels)
+        l1 = (colours - target).abs().mean(-1)
+        errors.append(l1 if dssim == 0 else (1 - dssim) * l1 + dssim * _lattice_dssim(colours, target))
+    return torch.stack(errors)
 
 
 def minimum_over_views(
@@ -129,15 +152,7 @@ def sample_colours(images: Float[Tensor, "B N C H W"], pixels: Float[Tensor, "B 
     return colours[..., 0].transpose(1, 2).reshape(*pixels.shape[:-1], C)
 
 
-def _look_up(points: Tensor, current: Frame, source: Frame, velocity: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Colours of the samples in one source, and whether they lie on an image of a camera that is there."""
-    pixels, depth = reproject(points, current, source, velocity)
-    seen = source.camera_valid.view(*source.camera_valid.shape, *[1] * (depth.dim() - 2))
-    inside = camera.in_image(pixels, depth, *source.images.shape[-2:]) & seen
-    return sample_colours(source.images, pixels), inside
-
-
 def _lattice_dssim(colours: Tensor, target: Tensor) -> Tensor:
-    """D-SSIM [V, B, N, h, w], mean over the channels, of lattice images [V, B, N, h, w, 3] and [B, N, h, w, 3]."""
-    images, targets = (x.flatten(0, 2).movedim(-1, 1) for x in (colours, target.expand_as(colours)))
+    """D-SSIM [B, N, h, w], mean over the channels, of lattice images [B, N, h, w, 3]."""
+    images, targets = (x.flatten(0, 1).movedim(-1, 1) for x in (colours, target))
     return ssim_loss(images, targets).mean(1).view(colours.shape[:-1])

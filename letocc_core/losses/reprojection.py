@@ -1,28 +1,40 @@
-"""Where points of the current frame are in the images of another instant."""
+"""Where samples of the current frame's rays are in the images of another instant."""
 
-import torch.nn.functional as F
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from letocc_core.frame import FlowCue, Frame
 from letocc_core.geometry import camera, se3
+from letocc_core.rendering.rays import Rays
 
 
 def reproject(
-    points: Float[Tensor, "B N *p s 3"],
+    rays: Rays,
+    t: Float[Tensor, "B N *p s"],
     current: Frame,
     other: Frame | FlowCue,
     velocity: Float[Tensor, "B N *p s 2"] | None = None,
 ) -> tuple[Float[Tensor, "B N *p s 2"], Float[Tensor, "B N *p s"]]:
-    """Pixels (u, v) and depth (m) of points (m, current ego axes) in the same camera at another instant.
+    """Pixels (u, v) and depth (m) in the same camera at another instant of samples at `t` along rays [B, N, *p].
+
+    In homogeneous coordinates the samples of a ray lie on a line, so that each of them costs an addition a coordinate.
+    Points nearer than `camera.MIN_DEPTH` are divided by it, as in `camera.project`.
 
     Args:
         velocity: m/s, of the matter relative to the world; moves each point by the true time difference.
     """
+    T = se3.inverse(other.T_ego_cam) @ se3.relative(other.T_world_ego, current.T_world_ego)[:, None].to(t.dtype)
+    P = other.K @ T[..., :3, :]
+    starts, steps = (x.flatten(2, -2) @ P[..., :3].transpose(-1, -2) for x in (rays.origins, rays.directions))
+    starts = starts + P[..., None, :, 3]
+    starts, steps = (x.movedim(-1, 0).reshape(3, *t.shape[:-1], 1) for x in (starts, steps))
+    line = [torch.addcmul(start, step, t) for start, step in zip(starts, steps, strict=True)]
     if velocity is not None:
-        seconds = (other.stamp - current.stamp).to(points.dtype) * 1e-9
-        shift = velocity * seconds.view(-1, *[1] * (velocity.dim() - 1))
-        points = points + F.pad(shift, (0, 1))
-    T = se3.inverse(other.T_ego_cam) @ se3.relative(other.T_world_ego, current.T_world_ego)[:, None].to(points.dtype)
-    pixels, depth = camera.project(se3.transform(T, points.flatten(2, -2)), other.K)
-    return pixels.view(*points.shape[:-1], 2), depth.view(points.shape[:-1])
+        seconds = (other.stamp - current.stamp).to(t.dtype) * 1e-9
+        shifts = (P[..., :2] * seconds.view(-1, 1, 1, 1)).movedim((-2, -1), (0, 1))[(...,) + (None,) * (t.dim() - 2)]
+        vx, vy = velocity.unbind(-1)
+        line = [torch.addcmul(torch.addcmul(at, x, vx), y, vy) for at, (x, y) in zip(line, shifts, strict=True)]
+    u, v, depth = line
+    nearness = depth.clamp(min=camera.MIN_DEPTH).reciprocal()
+    return torch.stack([u * nearness, v * nearness]).movedim(0, -1), depth

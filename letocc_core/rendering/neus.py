@@ -42,6 +42,6 @@ def selfocc_weights(
 
 
 def _accumulate(log_passed: Float[Tensor, "*r s"]) -> Float[Tensor, "*r s"]:
-    """Weights from the logarithm of what each interval lets pass."""
-    before = torch.cumsum(log_passed, dim=-1) - log_passed
-    return torch.exp(before) * -torch.expm1(log_passed)
+    """Weights from the logarithm of what each interval lets pass: what reaches it less what leaves it."""
+    passed = torch.cumsum(log_passed, dim=-1).exp()
+    return torch.cat([1 - passed[..., :1], passed[..., :-1] - passed[..., 1:]], dim=-1)

@@ -31,7 +31,7 @@ class Rays:
 
     def at(self, t: Float[Tensor, "*r s"]) -> Float[Tensor, "*r s 3"]:
         """Points (m, ego axes) at `t` along each ray; coordinates lie apart in memory, each by itself."""
-        origins, directions = (x.movedim(-1, 0)[..., None] for x in (self.origins, self.directions))
+        origins, directions = (x.movedim(-1, 0).contiguous()[..., None] for x in (self.origins, self.directions))
         return torch.addcmul(origins, directions, t).movedim(0, -1)
 
 
@@ -117,12 +117,12 @@ def lidar_rays(
 
 def sample_edges(rays: Rays, samples: int, draws: Draws | None = None) -> Float[Tensor, "*r edges"]:
     """t of the ends of `samples` intervals from near to far: uniform, or each inner end moved within its stratum."""
-    fraction = torch.arange(samples + 1, device=rays.near.device, dtype=rays.near.dtype).expand(*rays.near.shape, -1)
+    number = torch.arange(samples + 1, device=rays.near.device, dtype=rays.near.dtype)
+    step = (rays.far - rays.near) / samples
     if draws is not None:
-        shift = draws.uniform(*fraction.shape[1:]) - 0.5
-        inner = (fraction > 0) & (fraction < samples)
-        fraction = fraction + shift * inner
-    return rays.near[..., None] + fraction / samples * (rays.far - rays.near)[..., None]
+        inner = (number > 0) & (number < samples)
+        number = draws.uniform(*rays.near.shape[1:], samples + 1).sub_(0.5).mul_(inner).add_(number)
+    return torch.addcmul(rays.near[..., None], step[..., None], number)
 
 
 def _rays_in_box(origins: Tensor, directions: Tensor, grid: GridSpec, pixels: Tensor | None) -> Rays:

@@ -34,15 +34,20 @@ class SceneFields(Protocol):
 class Rendered:
     """What rays see. S samples a ray: the middles of the intervals that carry the weights."""
 
+    rays: Rays
     depth: Float[Tensor, "*r"]  # m, sum w t; camera rays: depth along the optical axis, LiDAR rays: range
     opacity: Float[Tensor, "*r"]  # share of the ray that ends inside the box, in [0, 1]
     weights: Float[Tensor, "*r s"]
     t: Float[Tensor, "*r s"]  # m
-    points: Float[Tensor, "*r s 3"]  # m, ego axes
     sdf: Float[Tensor, "*r edges"]  # m, at the ends of the intervals
     velocity: Float[Tensor, "*r s 2"] | None = None  # m/s, of each sample
     flow: Float[Tensor, "*r 2"] | None = None  # m/s, sum w v
     semantics: Float[Tensor, "*r k"] | None = None  # sum w softmax(logits): class probabilities, summing to opacity
+
+    @property
+    def points(self) -> Float[Tensor, "*r s 3"]:
+        """The samples (m, ego axes)."""
+        return self.rays.at(self.t)
 
 
 def render(
@@ -68,28 +73,32 @@ def render(
     """
     edges = sample_edges(rays, samples, draws)
     sdf = sample_volume(fields.sdf, grid, rays.at(edges), padding="border")[..., 0]
-    t = (edges[..., 1:] + edges[..., :-1]) / 2
+    t = torch.lerp(edges[..., :-1], edges[..., 1:], 0.5)
     weights = _weights(sdf, edges, rays, beta, weighting)
     opacity = weights.sum(-1)
-    depth = (weights * t).sum(-1)
+    depth = torch.linalg.vecdot(weights, t)
     if background == "far":
         depth = depth + (1 - opacity).clamp(min=0) * rays.far
-    points = rays.at(t)
-    velocity = sample_volume(fields.flow, grid, points, padding="border") if motion else None
+    velocity = sample_volume(fields.flow, grid, rays.at(t), padding="border") if motion else None
     classes = None
     if semantics:
-        classes = sample_volume(fields.semantics, grid, points, padding="border").softmax(-1)
+        classes = sample_volume(fields.semantics, grid, rays.at(t), padding="border").softmax(-1)
     return Rendered(
+        rays,
         depth,
         opacity,
         weights,
         t,
-        points,
         sdf,
         velocity,
-        None if velocity is None else torch.einsum("...s,...sc->...c", weights, velocity),
-        None if classes is None else torch.einsum("...s,...sc->...c", weights, classes),
+        None if velocity is None else composite(weights, velocity),
+        None if classes is None else composite(weights, classes),
     )
+
+
+def composite(weights: Float[Tensor, "*r s"], values: Float[Tensor, "*r s c"]) -> Float[Tensor, "*r c"]:
+    """sum w v of each ray; channel by channel, as they lie apart in memory."""
+    return torch.stack([torch.linalg.vecdot(weights, channel) for channel in values.unbind(-1)], dim=-1)
 
 
 def _weights(sdf: Tensor, edges: Tensor, rays: Rays, beta: float | Tensor, weighting: str) -> Tensor:
