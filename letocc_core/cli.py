@@ -345,7 +345,9 @@ def _bag_convert(options: argparse.Namespace) -> None:
 def _add_data(commands) -> None:
     p = commands.add_parser("data", help="what a configuration finds in its data set; LiDAR drawn into the images")
     p.add_argument("config", type=Path, help="training configuration, for example config/nuscenes.yaml")
-    p.add_argument("overrides", nargs="*", metavar="key=value", help="changes to it, for example data.nuscenes.root=DIR")
+    p.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="changes to it, for example data.nuscenes.root=DIR"
+    )
     p.add_argument("--picture", type=Path, metavar="PNG", help="draw the sweep of a frame into its images")
     p.add_argument("--sequence", default="", help="which one to draw, such as scene-0061 (default: the first)")
     p.add_argument("--frame", type=int, default=0, help="which frame of it (default: 0)")

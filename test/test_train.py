@@ -116,7 +116,9 @@ def test_a_run_leaves_what_it_promises(uninterrupted):
     assert json.loads((run / "about.json").read_text())["versions"]["torch"] == torch.__version__
     assert read_metadata(run / "model.safetensors")["trained"] == {"static": 4, "objects": 4, "motion": 4}
     entries = losses(uninterrupted)
-    assert [(e["stage"], e["step"]) for e in entries] == [(s, i) for s in ("static", "objects", "motion") for i in range(4)]
+    assert [(e["stage"], e["step"]) for e in entries] == [
+        (s, i) for s in ("static", "objects", "motion") for i in range(4)
+    ]
     assert all("contact" in e for e in entries if e["stage"] == "objects")
     assert all({"flow", "still"} <= e.keys() for e in entries if e["stage"] == "motion")
     assert all(e["total"] == e["total"] and e["learning_rate"] > 0 for e in entries)
