@@ -153,16 +153,18 @@ def test_flow_of_a_metre_a_second():
     torch.testing.assert_close(shown.flatten(), torch.tensor([0.5]), atol=1e-3, rtol=0)
 
 
-def test_rays_of_movable_objects_come_first():
+def test_half_of_the_rays_are_on_movable_objects():
     current = frame()
     current.movable[:] = False
     current.movable[0, 0, 3, 4:7] = True
     draws = Draws(0, torch.arange(1))
-    rays = object_rays(current, GRID, 5, draws)
-    assert rays.pixels.shape == (1, 1, 5, 2)
+    rays = object_rays(current, GRID, 300, draws)
+    assert rays.pixels.shape == (1, 1, 300, 2)
     assert sorted(map(tuple, rays.pixels[0, 0, :3].tolist())) == [(4, 3), (5, 3), (6, 3)]
-    rest = object_rays(dataclasses.replace(current, movable=None), GRID, 5, draws).pixels[0, 0]
-    assert len(set(map(tuple, rest.tolist()))) == 5
+    anywhere = set(map(tuple, rays.pixels[0, 0, 150:].tolist()))
+    assert len(anywhere) == 150 and {u > WIDTH / 2 for u, _ in anywhere} == {True, False}
+    without = object_rays(dataclasses.replace(current, movable=None), GRID, 8, draws).pixels[0, 0]
+    assert len(set(map(tuple, without.tolist()))) > 4
 
 
 def test_without_masks_the_neighbours_decide_too():

@@ -88,7 +88,7 @@ class MotionConfig:
     apart: float = 0.05  # weight of telling the dynamic field from the static one, with `cue: similarity` and both
     similarity: SimilarityConfig = field(default_factory=SimilarityConfig)  # how features are compared
     disentangle: bool = True  # tell moving rays from the others; False: all supervise motion and geometry (Table 5)
-    rays: int = 0  # a camera, those on movable objects first; 0: those of the geometry
+    rays: int = 0  # a camera, half of them on movable objects; 0: those of the geometry
     depth_tolerance: float = 1.0  # factor up to which another depth of a ray may explain its flow; 1: none may (eq. 10)
     speed: float = 0.0  # px a m/s: cue errors count in m/s, of rays that show at least this; 0: in px (eq. 9)
 

@@ -64,18 +64,18 @@ def camera_rays(frame: Frame, grid: GridSpec, rows: int, columns: int, draws: Dr
 
 
 def object_rays(frame: Frame, grid: GridSpec, count: int, draws: Draws | None = None) -> Rays:
-    """Rays [B, N, count] through pixels of each image, those of objects that could move first, otherwise at random.
+    """Rays [B, N, count] through pixels of each image: half on objects that could move, while there are any, half anywhere.
 
-    Without `draws` the first pixels of either kind. A frame without masks has rays at random.
+    Without `draws` the first pixels of either kind. A frame without masks has all rays anywhere.
     """
     batch, cameras, _, height, width = _batched(frame).images.shape
-    device = frame.images.device
-    order = torch.zeros(batch, cameras, height * width, device=device)
+    order = torch.zeros(2, batch, cameras, height * width, device=frame.images.device)
     if draws is not None:
-        order = draws.uniform(cameras, height * width)
+        order = torch.stack([draws.uniform(cameras, height * width) for _ in range(2)])
     if frame.movable is not None:
-        order = order + ~frame.movable.flatten(2)
-    chosen = order.argsort(dim=-1, stable=True)[..., :count]
+        order[0] += ~frame.movable.flatten(2)
+    on_objects, anywhere = order.argsort(dim=-1, stable=True)
+    chosen = torch.cat([on_objects[..., : count // 2], anywhere[..., : count - count // 2]], dim=-1)
     pixels = torch.stack([chosen % width, chosen // width], dim=-1).to(frame.K)
     return _of_present_cameras(rays_through(pixels, frame.K, frame.T_ego_cam, grid), frame)
 
