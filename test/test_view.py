@@ -29,7 +29,9 @@ FORWARD = np.array([[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 1.5], [0, 0, 0, 1]
 def saved(tmp_path_factory) -> Path:
     """An untrained checkpoint."""
     section = yaml.safe_load(STREET.read_text())["model"]
-    config = configuration.from_dict(ModelConfig, section | {"grid": GRID, "fields": {"sdf_start": 0.0}}, "street.yaml")
+    config = configuration.from_dict(
+        ModelConfig, section | {"grid": GRID, "fields": {"sdf_start": 0.0}, "motion_branch": None}, "street.yaml"
+    )
     torch.manual_seed(0)
     model = LetOccFlow(config)
     torch.nn.init.normal_(model.fields.flow[-1].weight, std=0.5)
