@@ -31,6 +31,7 @@ from letocc_core.metrics.ray_iou import (
 from letocc_core.model.deformable_attention import ms_deform_attn
 from letocc_core.rendering.neus import neus_weights, selfocc_weights
 
+CLOSE = {"rtol": 1e-5, "atol": 1e-6}  # what the numbers' own page asks of anything that is not a count
 FILES = {"depth_metrics", "ms_deform_attn", "neus_render", "photometric", "ray_iou", "silog"}
 
 
@@ -397,14 +398,14 @@ def middles(t: Tensor) -> Tensor:
 
 def test_weights_opacity_and_depth(sdf_rays):
     weights, alpha = neus_weights(sdf_rays["sdf"], 1 / sdf_rays["inv_s"][:, None])
-    torch.testing.assert_close(alpha, sdf_rays["alpha"], rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(weights, sdf_rays["weights"], rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(alpha, sdf_rays["alpha"], **CLOSE)
+    torch.testing.assert_close(weights, sdf_rays["weights"], **CLOSE)
     left = 1 - torch.cat([torch.zeros_like(weights[:, :1]), weights.cumsum(-1)], dim=-1)
-    torch.testing.assert_close(left, sdf_rays["transmittance"], rtol=1e-7, atol=1e-9)
-    torch.testing.assert_close(weights.sum(-1), sdf_rays["opacity"], rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(left, sdf_rays["transmittance"], **CLOSE)
+    torch.testing.assert_close(weights.sum(-1), sdf_rays["opacity"], **CLOSE)
     depth = (weights * middles(sdf_rays["t"])).sum(-1)
-    torch.testing.assert_close(depth, sdf_rays["depth_sum"], rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(depth / (weights.sum(-1) + 1e-10), sdf_rays["depth_normalised"], rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(depth, sdf_rays["depth_sum"], **CLOSE)
+    torch.testing.assert_close(depth / (weights.sum(-1) + 1e-10), sdf_rays["depth_normalised"], **CLOSE)
 
 
 def test_gradients_of_weights_opacity_and_depth(sdf_rays):
@@ -418,7 +419,7 @@ def test_gradients_of_weights_opacity_and_depth(sdf_rays):
         ((weights * sdf_rays["grad_weights_upstream"]).sum(-1), "grad_weights_vjp_wrt_sdf"),
     ):
         (slope,) = torch.autograd.grad(value.sum(), sdf, retain_graph=True)
-        torch.testing.assert_close(slope, sdf_rays[name], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(slope, sdf_rays[name], **CLOSE)
 
 
 def test_single_precision_holds_where_the_quotient_as_written_does_not(golden, sdf_rays):
@@ -439,11 +440,11 @@ def test_selfocc_s_rendering(sdf_rays, name, position):
         1 / sdf_rays["inv_s"][:, None],
         sdf_rays["selfocc_cos_anneal_ratios"][position].item(),
     )
-    torch.testing.assert_close(alpha, sdf_rays[f"selfocc_alpha_{name}"], rtol=1e-5, atol=1e-7)
-    torch.testing.assert_close(weights, sdf_rays[f"selfocc_weights_{name}"], rtol=1e-5, atol=1e-7)
-    torch.testing.assert_close(weights / alpha, sdf_rays[f"selfocc_transmittance_{name}"][:, :-1], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(alpha, sdf_rays[f"selfocc_alpha_{name}"], **CLOSE)
+    torch.testing.assert_close(weights, sdf_rays[f"selfocc_weights_{name}"], **CLOSE)
+    torch.testing.assert_close(weights / alpha, sdf_rays[f"selfocc_transmittance_{name}"][:, :-1], **CLOSE)
     opacity = weights.sum(-1)
-    torch.testing.assert_close(opacity, sdf_rays[f"selfocc_opacity_{name}"], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(opacity, sdf_rays[f"selfocc_opacity_{name}"], **CLOSE)
     place = middles(sdf_rays["t"])
     depth = ((weights * place).sum(-1) / (opacity + 1e-10)).clamp(place.min(), place.max())
-    torch.testing.assert_close(depth, sdf_rays[f"selfocc_depth_{name}"], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(depth, sdf_rays[f"selfocc_depth_{name}"], **CLOSE)
