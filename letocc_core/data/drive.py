@@ -18,7 +18,7 @@ from letocc_core.data.recording import RecordedSet, Sweep
 from letocc_core.data.voxel_labels import VoxelLabels
 from letocc_core.errors import DataError
 from letocc_core.frame import Frame, InputConfig
-from letocc_core.geometry.camera import resize_and_crop
+from letocc_core.geometry.camera import fitted_intrinsics
 from letocc_core.stream import images
 from letocc_core.stream.preprocess import rectifier_of, to_frame
 from letocc_core.stream.types import Calibration, FrameSet
@@ -184,7 +184,6 @@ def _fitted_intrinsics(drive: Drive, image_size: tuple[int, int]) -> Float[np.nd
     out = np.empty_like(drive.K)
     for n, (width, height) in enumerate(drive.sizes):
         kinds, kind = np.unique(drive.K[:, n].reshape(len(drive), 9), axis=0, return_inverse=True)
-        blank = np.zeros((height, width), np.uint8)
-        fitted = np.stack([resize_and_crop(blank, K.reshape(3, 3), *image_size)[1] for K in kinds])
+        fitted = np.stack([fitted_intrinsics(K.reshape(3, 3), height, width, *image_size) for K in kinds])
         out[:, n] = fitted[kind.reshape(-1)]
     return out

@@ -214,9 +214,8 @@ def choose_clips(
             left_out += 1
             continue
         generator = np.random.default_rng(current)
-        pairs = {
-            tuple(_draw(side, distance[side], data, generator) for side in (before, after)): None for _ in range(DRAWS)
-        }
+        sides = [(side, _cumulative(distance[side], data)) for side in (before, after)]
+        pairs = {tuple(_draw(*side, generator) for side in sides): None for _ in range(DRAWS)}
         found = {pair: _cues(current, pair, before, after, complete[: last + 1], data) for pair in pairs}
         if None in found.values():
             left_out += 1
@@ -267,8 +266,13 @@ def _history(stamps_ns: np.ndarray, current: int, interval: float, count: int) -
     return tuple(found)
 
 
-def _draw(candidates: np.ndarray, distance: np.ndarray, data: "RecordedData", generator: np.random.Generator) -> int:
-    """One candidate, with probability by a Gaussian over its distance (m) from the current frame."""
+def _cumulative(distance: np.ndarray, data: "RecordedData") -> np.ndarray:
+    """Cumulative probability of frames by a Gaussian over their distance (m) from the current frame."""
     exponent = -0.5 * ((distance - data.source_distance) / data.source_sigma) ** 2
-    weight = np.exp(exponent - exponent.max())
-    return int(generator.choice(candidates, p=weight / weight.sum()))
+    cumulative = np.exp(exponent - exponent.max()).cumsum()
+    return cumulative / cumulative[-1]
+
+
+def _draw(candidates: np.ndarray, cumulative: np.ndarray, generator: np.random.Generator) -> int:
+    """One candidate."""
+    return int(candidates[cumulative.searchsorted(generator.random(), side="right")])

@@ -137,8 +137,14 @@ def resize_and_crop(
     new_h, new_w = covering_size(h, w, height, width)
     if (new_h, new_w) != (h, w):
         image = cv2.resize(image, (new_w, new_h), interpolation=interpolation)
-    K = scale_intrinsics(K, new_w / w, new_h / h)
     left, top = (new_w - width) // 2, new_h - height
-    K[0, 2] -= left
-    K[1, 2] -= top
-    return image[top : top + height, left : left + width], K
+    return image[top : top + height, left : left + width], fitted_intrinsics(K, h, w, height, width)
+
+
+def fitted_intrinsics(K: Float[np.ndarray, "3 3"], h: int, w: int, height: int, width: int) -> Float[np.ndarray, "3 3"]:
+    """Intrinsics (px) of an h x w image once `resize_and_crop` has fitted it to height x width."""
+    new_h, new_w = covering_size(h, w, height, width)
+    K = scale_intrinsics(K, new_w / w, new_h / h)
+    K[0, 2] -= (new_w - width) // 2
+    K[1, 2] -= new_h - height
+    return K

@@ -12,6 +12,7 @@ from letocc_core.errors import CalibrationError
 from letocc_core.geometry.calibration import Calibration, validate
 from letocc_core.geometry.camera import (
     covering_size,
+    fitted_intrinsics,
     pinhole_intrinsics,
     project_fisheye,
     resize_and_crop,
@@ -97,7 +98,7 @@ class Rectifier:
     def _undistortion_table(self, calibration: Calibration, D: np.ndarray) -> _Table:
         """The view keeps the camera's focal length, as `resize_and_crop` changes it."""
         h, w = calibration.height, calibration.width
-        _, K = resize_and_crop(np.zeros((h, w), np.uint8), calibration.K, self.height, self.width)
+        K = fitted_intrinsics(calibration.K, h, w, self.height, self.width)
         shrunk = _at_most((h, w), covering_size(h, w, self.height, self.width))
         K_in = scale_intrinsics(calibration.K, shrunk[1] / w, shrunk[0] / h)
         x, y = cv2.initUndistortRectifyMap(K_in, D, np.eye(3), K, (self.width, self.height), cv2.CV_16SC2)
