@@ -60,6 +60,10 @@ class Job:
     seconds: float
     command: str
 
+    def checkpoint(self, stage: int) -> Path:
+        """What the stage at this position leaves."""
+        return self.folder / self.stages[stage].stages[0].name / "latest/model.safetensors"
+
     def done(self) -> bool:
         """Whether the result file is of this configuration."""
         if not self.result.exists():
@@ -89,10 +93,10 @@ def ablate(
         ConfigError: a row that is not there, or a change that the configuration does not take.
     """
     jobs = list(plan(path, names, runs, out))
-    missing = [job for job in jobs if not job.done()]
+    todo = missing(jobs)
     with patch.dict(os.environ, {"TQDM_DISABLE": "1"}), single_threaded(workers) as pool:
         for first in (True, False):  # those that follow no row, then those that do
-            begun = [pool.submit(run, job) for job in missing if (job.init is None) == first]
+            begun = [pool.submit(run, job) for job in todo if (job.init is None) == first]
             for future in begun:
                 print(future.result(), file=sys.stderr, flush=True)
     return [job.result for job in jobs]
@@ -125,6 +129,12 @@ def plan(path: Path, names: Sequence[str], runs: Path, out: Path) -> Iterator[Jo
             config.seconds,
             f"letocc ablation {path} {name}",
         )
+
+
+def missing(jobs: Sequence[Job]) -> list[Job]:
+    """Those of the rows that are not done, and those whose checkpoint is not there and wanted by such a row."""
+    followed = {job.init for job in jobs if job.init and not job.done() and not job.init.exists()}
+    return [job for job in jobs if not job.done() or job.checkpoint(0) in followed]
 
 
 def run(job: Job) -> str:

@@ -55,6 +55,19 @@ def tiny(tmp_path: Path, monkeypatch) -> Path:
     return folder / "rows.yaml"
 
 
+def test_a_row_is_run_again_if_another_wants_its_checkpoint(tmp_path, monkeypatch):
+    """Its result alone came along, as in a fresh copy of the repository."""
+    done = {"static"}
+    monkeypatch.setattr(ablation.Job, "done", lambda job: job.name in done)
+    jobs = list(ablation.plan(ROWS, ["ours"], tmp_path, tmp_path))
+    assert [job.name for job in ablation.missing(jobs)] == ["static", "ours"]
+    jobs[1].init.parent.mkdir(parents=True)
+    jobs[1].init.touch()
+    assert [job.name for job in ablation.missing(jobs)] == ["ours"]
+    done.add("ours")
+    assert ablation.missing(jobs) == []
+
+
 def test_an_interrupted_row_goes_on(tiny: Path, monkeypatch):
     """What was trained is not trained again; a stage that was never saved begins anew."""
     tried = []
