@@ -403,6 +403,16 @@ def test_a_layout_takes_its_rigs(tmp_path, layout, rig, message):
         simulate_dataset(tmp_path / "out", layout, rig=rig, workers=0)
 
 
+def test_the_command_writes_a_layout(tmp_path, capsys):
+    command = ["simulate", "--format", "kitti-tracking", "--out", str(tmp_path / "kitti"), "--seconds", "0.1",
+               "--size", "24", "42", "--workers", "0"]  # fmt: skip
+    assert main(command) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "kitti/training/image_02/0000")
+    assert len(kitti.tracking_drive(tmp_path / "kitti", "0000")) == 1
+    assert main([*command, "--rate", "5"]) == 1
+    assert "--rate is for bags; kitti-tracking has a rate of its own" in capsys.readouterr().err
+
+
 def test_nothing_is_written_over(roots):
     with pytest.raises(DataError, match=r"v1\.0-mini: exists already"):
         simulate_dataset(roots["nuscenes"], "nuscenes", seconds=0.1, workers=0)
