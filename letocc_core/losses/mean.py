@@ -1,7 +1,7 @@
 """How terms are averaged: a batch is the mean of its clips, however it is shared out among processes."""
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 
@@ -14,6 +14,6 @@ def mean_over(values: Float[Tensor, "B *r"], counted: Bool[Tensor, "B *r"]) -> F
     return (total(torch.where(counted, values, 0.0)) / total(counted).clamp(min=1)).mean()
 
 
-def total(values: Tensor) -> Float[Tensor, "B"]:
+def total(values: Shaped[Tensor, "B *r"]) -> Shaped[Tensor, "B"]:
     """Sum of the entries [B, ...] of each clip."""
     return values.reshape(len(values), -1).sum(1)
