@@ -75,11 +75,12 @@ def isolate_ros() -> None:
     os.environ["ROS_DOMAIN_ID"] = str(own_domain())
 
 
-def write_checkpoint(path: Path, **input_changes) -> Path:
-    """Random weights, with answers that differ from voxel to voxel and from set to set."""
+def write_checkpoint(path: Path, voxel_size: float = 0.8) -> Path:
+    """Random weights, with answers that differ from voxel to voxel and from set to set; small voxels make it slow."""
     torch.manual_seed(0)
-    model_config = configuration.from_dict(ModelConfig, TINY["model"], "test")
-    input_config = configuration.from_dict(InputConfig, TINY["input"] | input_changes, "test")
+    sections = TINY["model"] | {"grid": TINY["model"]["grid"] | {"voxel_size": voxel_size}}
+    model_config = configuration.from_dict(ModelConfig, sections, "test")
+    input_config = configuration.from_dict(InputConfig, TINY["input"], "test")
     model = LetOccFlow(model_config)
     for name, parameter in model.fields.named_parameters():
         if name.endswith("weight"):
