@@ -294,13 +294,13 @@ def test_tracks_are_asked_for_as_the_package_wants_it(tmp_path, monkeypatch):
     estimator = CoTracker(tmp_path / "cotracker2.pth")
     images = np.zeros((4, 48, 98, 3), np.uint8) + 200
     with pytest.raises(MissingDependencyError, match="cotracker"):
-        estimator(images[0], images[3], images[1:3])
+        estimator(images[0], images[3], [*images[1:3]])
     monkeypatch.setitem(sys.modules, "cotracker", package)
     monkeypatch.setitem(sys.modules, "cotracker.predictor", module)
     with pytest.raises(CheckpointError, match=r"cotracker2\.pth: no such file; put the weights of CoTracker"):
-        estimator(images[0], images[3], images[1:3])
+        estimator(images[0], images[3], [*images[1:3]])
     estimator.weights.write_bytes(b"weights")
-    flow = estimator(images[0], images[3], images[1:3])
+    flow = estimator(images[0], images[3], [*images[1:3]])
     assert flow.shape == (48, 98, 2)
     np.testing.assert_allclose(flow[:20], np.broadcast_to([9, -3], (20, 98, 2)), atol=1e-4)
     assert np.isnan(flow[28:]).all()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -21,6 +21,7 @@ UNKNOWN = np.iinfo(np.int16).min  # of what cannot be trusted
 _LOST = (float("nan"),) * 4  # flow of what has left the image
 
 
+@runtime_checkable
 class FlowEstimator(Protocol):
     """A method that finds where each pixel of one image is in another."""
 

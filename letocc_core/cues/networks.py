@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -22,6 +22,7 @@ LATTICE = 4  # px between the points that CoTracker follows
 POINTS_AT_ONCE = 4096  # points that it follows at a time, for memory
 
 
+@runtime_checkable
 class TrainableFlow(Protocol):
     """An estimator whose network can be trained further (`cues.tuning`)."""
 

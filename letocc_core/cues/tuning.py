@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from letocc_core.cues.flow import FlowEstimator
 from letocc_core.cues.networks import TrainableFlow, to_tensor
 from letocc_core.errors import ConfigError
 
@@ -38,7 +39,7 @@ class TuneConfig:
 
 
 def tune(
-    estimator: TrainableFlow,
+    estimator: TrainableFlow | FlowEstimator,
     pair: Callable[[int], Pair],
     count: int,
     out: Path,

@@ -190,7 +190,7 @@ def _rename(temporary: Path, folder: Path) -> None:
 
 def _row(
     item: RecordedSet, input: InputConfig, rectifier: Rectifier
-) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+) -> tuple[dict[str, np.ndarray | np.generic], np.ndarray, np.ndarray]:
     """What is kept of a set: small columns, images uint8 [N, 3, H, W], points float32 [P, 3]."""
     frame = to_frame(item.frame_set, input, rectifier)
     row = {

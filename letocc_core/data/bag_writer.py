@@ -129,7 +129,7 @@ class BagWriter:
         """The pose of `child` in `parent` (m) as nav_msgs/Odometry; its twist is zero and its covariances unknown (zero)."""
         quaternion, translation = se3.to_quaternion(T_parent_child)
 
-        def vector(values: Sequence[float], kind: str = "Vector3") -> Any:
+        def vector(values: np.ndarray, kind: str = "Vector3") -> Any:
             return self.message(f"geometry_msgs/msg/{kind}", **dict(zip("xyzw", values, strict=False)))
 
         pose = self.message(
@@ -137,7 +137,7 @@ class BagWriter:
             position=vector(translation, "Point"),
             orientation=vector(quaternion, "Quaternion"),
         )
-        twist = self.message("geometry_msgs/msg/Twist", linear=vector([0.0] * 3), angular=vector([0.0] * 3))
+        twist = self.message("geometry_msgs/msg/Twist", linear=vector(np.zeros(3)), angular=vector(np.zeros(3)))
         self.write(
             topic,
             "nav_msgs/msg/Odometry",
