@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
-from letocc_core.cues.flow import decode, flow_estimator, trusted_flow
+from letocc_core.cues.flow import FlowEstimator, decode, flow_estimator, trusted_flow
 from letocc_core.data.sequences import Sample
 from letocc_core.data.truth import CLASS_NAMES, FREE
 from letocc_core.data.voxel_labels import IGNORE, VoxelLabels
@@ -173,7 +173,14 @@ class Measurement:
             return select_origins(places, grid)
         return spread(places[np.linalg.norm(places - sample.lidar_origin, axis=1) <= config.distance])
 
-    def _ray_counts(self, label, guess, hit, error, classes: int) -> RayCounts:
+    def _ray_counts(
+        self,
+        label: Int[np.ndarray, "R"],
+        guess: Int[np.ndarray, "R"] | None,
+        hit: Bool[np.ndarray, "R"],
+        error: Float[np.ndarray, "R"],
+        classes: int,
+    ) -> RayCounts:
         """Counts of one frame by the protocol's way of counting; rays labelled `FREE` do not count."""
         counted = label != FREE
         if self.protocol.rays == "semantic":
@@ -306,7 +313,7 @@ class Measurement:
         return input, rectifier_of(input)
 
     @cached_property
-    def _estimator(self):
+    def _estimator(self) -> FlowEstimator:
         return flow_estimator(self.protocol.scene_flow.estimator)
 
     def _masks(self, images: UInt8[np.ndarray, "N H W 3"]) -> Bool[np.ndarray, "N H W"]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Shaped
 
 from letocc_core.cues.masks import GroundedSam
 from letocc_core.metrics.depth import DepthRange
@@ -68,7 +69,7 @@ class Protocol:
     free_classes: tuple[str, ...] = ()  # classes of the truth that count as free in IoU
 
 
-def cropped(grid: np.ndarray, sides: Sides, free) -> np.ndarray:
+def cropped(grid: Shaped[np.ndarray, "X Y Z"], sides: Sides, free: int | bool) -> Shaped[np.ndarray, "X Y Z"]:
     """A copy of a voxel grid [X, Y, Z] with the voxels at its sides set to `free`."""
     out = np.full_like(grid, free)
     inner = tuple(slice(low, n - high) for (low, high), n in zip(sides, grid.shape, strict=True))

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
@@ -25,6 +25,9 @@ from letocc_core.metrics import results
 from letocc_core.tables.measure import Measurement
 from letocc_core.tables.published import Ours, Table, find_table, load_tables, report
 from letocc_core.versions import versions
+
+if TYPE_CHECKING:
+    from letocc_core.stream.pipeline import OccFlowPipeline
 
 EVALUATION_STREETS = {"first_seed": 9000, "scenes": 8}  # simulated streets that no training sees
 
@@ -141,7 +144,10 @@ def open_drives(data: DataConfig, grid: GridSpec, input: InputConfig) -> Iterato
 
 
 def run(
-    pipeline, drives: Iterable[Judged], measurements: Iterable[Measurement], frames: range | None = None
+    pipeline: "OccFlowPipeline",
+    drives: Iterable[Judged],
+    measurements: Iterable[Measurement],
+    frames: range | None = None,
 ) -> Iterator[str]:
     """Answer every sample of every drive, let all measurements see it, and name the drives that are done."""
     from tqdm import tqdm
