@@ -1,6 +1,6 @@
 """Time and memory of a training step, part by part, and of rendering and losses beside a version camera by camera.
 
-    python benchmarks/bench_train.py                                          a step of config/street_motion.yaml
+    python benchmarks/bench_train.py                                          a step of config/street.yaml
     python benchmarks/bench_train.py --config config/nuscenes.yaml --losses   rendering and losses at that ray count
     python benchmarks/bench_train.py --config config/nuscenes.yaml --clips 1 --steps 1 --memory
 
@@ -26,12 +26,14 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from letocc_core import config as configuration
+from letocc_core import train as training
 from letocc_core.data import clips as data
 from letocc_core.frame import Clip, FlowCue, Frame, collate
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.losses.objective import MotionConfig, stage_losses
+from letocc_core.processes import keep_freed_memory
 from letocc_core.rendering.draws import Draws
-from letocc_core.train import TrainConfig, build_model, forward_clip
+from letocc_core.train import TrainConfig, build_model
 
 SPEED = 5.0  # m/s of the vehicle
 CAMERA_HEIGHT = 1.5  # m
@@ -40,7 +42,7 @@ RETURNS = 34_000  # of a LiDAR sweep
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, default=Path("config/street_motion.yaml"))
+    parser.add_argument("--config", type=Path, default=Path("config/street.yaml"))
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--stage", type=int, default=-1, help="number of the stage (default: -1, the last)")
     parser.add_argument("--cameras", type=int, default=6)
@@ -56,6 +58,7 @@ def main() -> None:
     parser.add_argument("--memory", action="store_true", help="peak memory of one step instead of times")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    keep_freed_memory()  # as training does
     config = configuration.load(TrainConfig, options.config, options.overrides)
     bench = Bench(config, options.stage, options.motion, torch.device(options.device))
     height, width = config.input.image_size
@@ -82,8 +85,11 @@ class Bench:
     def grid(self) -> GridSpec:
         return self.config.model.grid
 
-    def losses(self, fields, clip: Clip, draws: Draws | None = None) -> Tensor:
-        return stage_losses(fields, self.grid, clip, self.stage.objective, 1.0, draws, self.stage.motion)["total"]
+    def losses(self, fields, clip: Clip) -> Tensor:
+        return stage_losses(fields, self.grid, clip, self.stage.objective, 1.0, None, self.stage.motion)["total"]
+
+    def draws(self, clip: Clip) -> Draws:
+        return Draws(0, torch.arange(len(clip.current.images), device=self.device))
 
 
 # What is trained on
@@ -169,31 +175,28 @@ class Clock:
         return time.process_time()
 
 
-PARTS = {"temporal": "decode: temporal", "refinement": "decode: refinement", "fields": "decode: fields"}
+PARTS = ("temporal", "refinement", "fields", "motion")  # modules called in `decode`
 
 
 def step_times(bench: Bench, clips: Iterator[Clip], steps: int) -> None:
     """Print the seconds of each part of a step."""
     model = build_model(bench.config, bench.device).train()
+    objective = training.StageObjective(model, bench.stage, bench.config.history_gradient)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
     clock = Clock(bench.device)
-    for name, label in PARTS.items():
-        part = getattr(model, name)
-        part.forward = clock.around(label, part.forward)
+    for name in PARTS:
+        if (part := getattr(model, name)) is not None:
+            part.forward = clock.around(f"decode: {name}", part.forward)
     model._sweep = clock.around("decode: plane sweep", model._sweep)
-    model._motion = clock.around("decode: motion sweep", model._motion)
     model.encode = clock.around("encode", model.encode)
+    training.stage_losses = clock.around("rendering and losses", training.stage_losses)
     for step in range(steps + 1):
         if step == 1:
             clock.seconds.clear()
         with clock("step"):
             with clock("data"):
                 clip = next(clips).to(bench.device)
-            fields = forward_clip(model, clip, bench.config.history_gradient, bench.stage.motion is not None)
-            with clock("rendering and losses"):
-                total = bench.losses(
-                    fields, clip, Draws(step, torch.arange(len(clip.current.images), device=bench.device))
-                )
+            total = objective(clip, step, bench.draws(clip))["total"]
             with clock("backward"):
                 total.backward()
             with clock("optimiser"):
@@ -230,9 +233,10 @@ def step_memory(bench: Bench, clip: Clip) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
     weights = sum(p.numel() * p.element_size() for p in model.parameters()) / 2**30
 
+    objective = training.StageObjective(model, bench.stage, bench.config.history_gradient)
+
     def step() -> None:
-        fields = forward_clip(model, clip, bench.config.history_gradient, bench.stage.motion is not None)
-        bench.losses(fields, clip, Draws(0, torch.arange(len(clip.current.images), device=bench.device))).backward()
+        objective(clip, 0, bench.draws(clip))["total"].backward()
 
     peak = peak_allocated(step, bench.device)
     optimizer.step()
@@ -281,25 +285,26 @@ def compare_losses(bench: Bench, clip: Clip, rounds: int) -> None:
             stage_terms(fields, bench.grid, clip, objective, objective.beta(1.0), motion).values()
         ),
     }
-    clock, totals, slopes = Clock(bench.device), {}, {}
-    for i in range(rounds + 1):
-        if i == 1:
-            clock.seconds.clear()
+    least, totals, slopes = defaultdict(lambda: float("inf")), {}, {}
+    for _ in range(rounds + 1):
         for name, version in versions.items():
             fields.sdf.grad = fields.flow.grad = None
-            with clock(f"{name}, forward"):
+            clock = Clock(bench.device)
+            with clock("forward"):
                 total = version()
-            with clock(f"{name}, backward"):
+            with clock("backward"):
                 total.backward()
+            for way, seconds in clock.seconds.items():
+                least[name, way] = min(least[name, way], seconds)
             totals[name], slopes[name] = total.item(), fields.sdf.grad.clone()
     rays = clip.current.images.shape[1] * objective.rows * objective.columns
     print(
-        f"{rays} rays of {objective.samples} samples, {len(clip.sources)} sources, {len(clip.cues)} cues; {rounds} rounds\n"
+        f"{rays} rays of {objective.samples} samples, {len(clip.sources)} sources, {len(clip.cues)} cues; least of {rounds + 1} rounds\n"
     )
     print("| version | forward s | backward s | both s | peak GiB |\n| --- | ---: | ---: | ---: | ---: |")
     both = {}
     for name, version in versions.items():
-        forward, backward = (clock.seconds[f"{name}, {way}"] / rounds for way in ("forward", "backward"))
+        forward, backward = (least[name, way] for way in ("forward", "backward"))
         both[name] = forward + backward
         peak = peak_allocated(lambda version=version: version().backward(), bench.device)
         print(f"| {name} | {forward:.2f} | {backward:.2f} | {both[name]:.2f} | {peak:.2f} |")

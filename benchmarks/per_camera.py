@@ -75,10 +75,10 @@ def _camera(fields, grid, clip: Clip, b: int, n: int, config, beta: float, motio
     sdf = _sample(fields.sdf[b], grid, origin + edges[..., None] * directions[..., None, :])[..., 0]
     t = (edges[..., 1:] + edges[..., :-1]) / 2
     points = origin + t[..., None] * directions[..., None, :]
-    s = torch.sigmoid(sdf.double() / beta)
-    alpha = ((s[..., :-1] - s[..., 1:]) / s[..., :-1].clamp(min=1e-30)).clamp(0, 1)
+    s = torch.sigmoid(sdf / beta)
+    alpha = ((s[..., :-1] - s[..., 1:]) / s[..., :-1].clamp(min=1e-12)).clamp(0, 1)
     passed = torch.cumprod(torch.cat([torch.ones_like(alpha[..., :1]), 1 - alpha[..., :-1]], -1), -1)
-    weights = (alpha * passed).float()
+    weights = alpha * passed
     opacity = weights.sum(-1)
     depth = (weights * t).sum(-1) + (1 - opacity).clamp(min=0) * far
     velocity = None if motion is None else _sample(fields.flow[b], grid, points)

@@ -38,6 +38,7 @@ from letocc_core.frame import Clip, InputConfig, collate
 from letocc_core.losses.feature_similarity import similarity_cue
 from letocc_core.losses.objective import MotionConfig, StaticStageConfig, stage_losses
 from letocc_core.model.let_occ_flow import Fields, LetOccFlow, ModelConfig
+from letocc_core.processes import keep_freed_memory
 from letocc_core.rendering.draws import Draws
 from letocc_core.versions import versions
 
@@ -132,6 +133,7 @@ def train(
             shared out evenly among the processes.
         TrainingError: a loss term or the gradient turned NaN or infinite; names term and step, and saves the batch.
     """
+    keep_freed_memory()
     with joined(device) as world:
         plain = configuration.to_dict(config)
         init = world.from_leader(None if init is None else init.resolve())  # `latest` is about to become this run

@@ -1,6 +1,10 @@
 """Spawned processes use one thread each, whatever the caller's environment says."""
 
 import os
+import subprocess
+import sys
+
+import pytest
 
 from letocc_core.processes import THREADS, single_threaded
 
@@ -19,3 +23,22 @@ def test_workers_use_one_thread_and_the_caller_keeps_its_own(monkeypatch):
         [found] = pool.map(threads, [0])
     assert found == (1, 1, dict.fromkeys(THREADS, "1"))
     assert os.environ["OMP_NUM_THREADS"] == "3" and "OPENCV_FOR_THREADS_NUM" not in os.environ
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
+def test_freed_memory_is_reused():
+    """Blocks of 40 MiB, ten times: their pages are asked of the system once."""
+    script = """
+import resource
+import numpy as np
+from letocc_core.processes import keep_freed_memory
+
+keep_freed_memory()
+np.ones(5 * 2**20)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    np.ones(5 * 2**20)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 2 * 40 * 2**20 / os.sysconf("SC_PAGE_SIZE")

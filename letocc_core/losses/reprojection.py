@@ -36,5 +36,5 @@ def reproject(
         vx, vy = velocity.unbind(-1)
         line = [torch.addcmul(torch.addcmul(at, x, vx), y, vy) for at, (x, y) in zip(line, shifts, strict=True)]
     u, v, depth = line
-    nearness = depth.clamp(min=camera.MIN_DEPTH).reciprocal()
+    nearness = depth.clamp(min=camera.MIN_DEPTH).reciprocal_()
     return torch.stack([u * nearness, v * nearness]).movedim(0, -1), depth
