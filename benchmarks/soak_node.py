@@ -32,6 +32,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.node import Node
 
 from letocc_core import checkpoint
+from letocc_ros.parameters import RELIABILITIES
 from letocc_ros.recorder import OUTPUTS
 from letocc_ros.session import message_class, session
 
@@ -122,6 +123,7 @@ def main() -> int:
     parser.add_argument("--load", type=float, default=2.0, help="sets sent for each that the network can take")
     parser.add_argument("--cameras", type=int, default=6)
     parser.add_argument("--threads", type=int, default=2, help="of the network")
+    parser.add_argument("--reliability", default="best_effort", choices=RELIABILITIES, help="QoS of the image topics")
     options = parser.parse_args()
     print(
         f"{options.checkpoint}, {options.cameras} cameras, {options.threads} threads, {options.load:g} times the load, "
@@ -155,6 +157,7 @@ def start(options: argparse.Namespace, log) -> subprocess.Popen:
     """The node as a user starts it."""
     cameras = [f"camera_{i}" for i in range(options.cameras)]
     parameters = [f"checkpoint:={options.checkpoint}", f"cameras:={cameras}", f"threads:={options.threads}"]
+    parameters.append(f"image_reliability:={options.reliability}")
     arguments = [item for p in parameters for item in ("-p", p)]
     command = [sys.executable, "-m", "letocc_ros.node", "--ros-args", *arguments]
     return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)

@@ -397,7 +397,8 @@ def test_ended_by_signals_and_started_again(parameters: list[str], checkpoint: P
 def test_images_come_ten_times_as_fast_as_the_network(tmp_path: Path):
     """The soak in short: see benchmarks/soak_node.py for what it judges."""
     path = rig.write_checkpoint(tmp_path / "slow.safetensors", voxel_size=0.4)
-    options = ["--load=10", "--cameras=2", "--threads=1", "--minutes=0.25", "--settle=0.1", "--growth=5"]
+    options = ["--load=10", "--cameras=2", "--threads=1", "--minutes=0.25", "--settle=0.1"]
+    options += ["--growth=10", "--reliability=reliable"]
     command = [sys.executable, rig.REPOSITORY / "benchmarks" / "soak_node.py", f"--checkpoint={path}", *options]
     soak = subprocess.run(command, capture_output=True, text=True, timeout=850)
     assert soak.returncode == 0, soak.stdout + soak.stderr
