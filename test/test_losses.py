@@ -13,7 +13,8 @@ from torch.autograd import gradcheck
 from letocc_core.errors import ConfigError, DataError
 from letocc_core.frame import Clip, Frame, collate, stack
 from letocc_core.geometry.grid import GridSpec
-from letocc_core.losses import contact, edge, eikonal, hessian, lidar, photometric, semantics, sparsity
+from letocc_core.losses import contact, edge, eikonal, hessian, lidar, optical_flow, photometric, semantics, sparsity
+from letocc_core.losses.mean import mean_over
 from letocc_core.losses.objective import StaticStageConfig, background_samples, stage_losses
 from letocc_core.rendering.draws import Draws
 from letocc_core.rendering.rays import Rays, pixel_rays
@@ -218,6 +219,21 @@ def test_gradients_of_the_other_terms():
     assert gradcheck(lambda v: edge.edge_aware(v, image), random(2, 4, 5))
     assert gradcheck(lambda r: lidar.silog(r, measured, valid), random(7))
     assert gradcheck(lambda p: semantics.semantic_cross_entropy(p, labels), random(4, 3))
+
+
+def test_clips_count_alike_however_many_of_their_rays_do():
+    values = torch.tensor([[1.0, 2.0, 6.0], [4.0, 9.0, 9.0], [5.0, 5.0, 5.0]])
+    counted = torch.tensor([[True, True, True], [True, False, False], [False, False, False]])
+    assert mean_over(values, counted).item() == pytest.approx((3 + 4 + 0) / 3)
+
+
+def test_gradients_of_flow_errors_and_of_where_rays_start():
+    generator = torch.Generator().manual_seed(2)
+    flow, cue = torch.rand(2, 2, 5, 2, generator=generator, dtype=torch.float64)
+    counted = torch.tensor([[True, True, False, True, True], [False, True, True, False, True]])
+    assert gradcheck(lambda f: mean_over(*optical_flow.flow_error(f, cue, counted)), flow.requires_grad_())
+    sdf = torch.tensor([[0.1, -0.7], [0.9, 0.3]], dtype=torch.float64, requires_grad=True)
+    assert gradcheck(sparsity.free_start, sdf)
 
 
 # The static stage
