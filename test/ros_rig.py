@@ -183,7 +183,7 @@ class Peer:
             durability = DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE
             publisher = self.node.create_publisher(type(message), topic, QoSProfile(depth=50, durability=durability))
             until(publisher.get_subscription_count, 20, f"a subscriber on {topic}")
-            time.sleep(0.3)  # for the subscriber to know of us as well
+            time.sleep(0.5)  # for the subscriber to know of us as well
             self._publishers[topic] = publisher
         self._publishers[topic].publish(message)
 

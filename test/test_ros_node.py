@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -199,12 +199,12 @@ def test_bad_input_is_named_and_survived(checkpoint: Path):
         answers = peer.received["/occ_flow_node/occupancy"]
         first, second = CAMERAS
 
-        def send(index: int, *cameras: str) -> None:
+        def send(index: int, *cameras: str, infos: Sequence[str] = CAMERAS[:1]) -> None:
             peer.send_poses(index, CAMERAS[:1] if index < 20 else CAMERAS)
+            peer.send_infos(index, infos)
             peer.send_images(index, cameras or CAMERAS)
 
         # no camera_info of the second camera: sets go on with the first
-        peer.send_infos(0, [first])
         for i in range(3):
             send(i)
         status = peer.diagnosed(f"/{second}/camera_info")
@@ -212,9 +212,8 @@ def test_bad_input_is_named_and_survived(checkpoint: Path):
         rig.until(lambda: answers, 20, "an answer with one camera")
 
         # its frame hangs nowhere
-        peer.send_infos(10, [second])
         for i in range(10, 13):
-            send(i)
+            send(i, infos=CAMERAS)
         status = peer.diagnosed("camera_left_optical")
         assert "no transform from 'camera_left_optical' to 'base_link'" in status.message
 
