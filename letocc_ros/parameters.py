@@ -241,7 +241,7 @@ def yaml_text() -> str:
 
 
 def markdown_table() -> str:
-    """The table of docs/node.md. Made by: python -m letocc_ros.parameters table"""
+    """The table of the README. Made by: python -m letocc_ros.parameters table"""
     return "\n".join(["| parameter | type | default | meaning |", "| --- | --- | --- | --- |", *_rows()])
 
 

@@ -325,7 +325,7 @@ def test_parameter_file_and_documentation_are_made_from_the_declarations():
     text = (REPOSITORY / "config" / "occ_flow.yaml").read_text()
     assert text == parameters.yaml_text(), "write it anew: python -m letocc_ros.parameters yaml > config/occ_flow.yaml"
     assert yaml.safe_load(text)["/**"]["ros__parameters"] == parameters.defaults()
-    page = (REPOSITORY / "docs" / "node.md").read_text()
+    page = (REPOSITORY / "README.md").read_text()
     assert parameters.markdown_table() in page, "paste it anew: python -m letocc_ros.parameters table"
 
 
