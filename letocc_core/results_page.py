@@ -5,9 +5,11 @@
 The YAML holds `title`, `text` and a list of `sections`, each with `heading`, `text`, and optionally `rows` (`label`,
 `file`, and `baseline` for one of the file's baselines), `groups` of columns to show, and `goals`. A row or goal whose file
 is not there is shown as not run. `budget: true` states above the table how long its rows were trained and on how much they
-were scored, as the files have it.
+were scored, as the files have it. `orders` says which row a paper has `ahead` of which other, and `seeds` names two files
+that differ by their seed alone: a table below the rows tells in which figures it is so here, beyond what a seed makes.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,8 +17,11 @@ from typing import Any, Literal
 import yaml
 
 from letocc_core import config as configuration
-from letocc_core.errors import DataError
+from letocc_core.errors import ConfigError, DataError
 from letocc_core.metrics import results
+
+# figures in which rows are put in order: 1 if more is better, -1 if less is
+ORDERED = {"ray_iou.mean": 1, "depth.abs_rel": -1, "motion.mave": -1, "flow2d.epe_fg": -1}
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,14 @@ class Goal:
 
 
 @dataclass(frozen=True)
+class Order:
+    """Two rows of a section, by their labels, one of which a paper has ahead of the other."""
+
+    ahead: str
+    of: str
+
+
+@dataclass(frozen=True)
 class Section:
     """A heading, what is to be said, and a table."""
 
@@ -51,6 +64,8 @@ class Section:
     groups: tuple[str, ...] = tuple(results.GROUPS)
     budget: bool = False
     goals: tuple[Goal, ...] = ()
+    orders: tuple[Order, ...] = ()
+    seeds: tuple[str, ...] = ()  # two files beside the YAML, of the same row from two seeds
 
 
 @dataclass(frozen=True)
@@ -82,6 +97,8 @@ def render_page(path: Path) -> str:
             parts.append(_budgets(path.parent, section.rows))
         if rows:
             parts.append(results.markdown_table(rows, section.groups))
+        if section.orders:
+            parts.append(_orders(path.parent, section, rows))
         if section.goals:
             parts.append(_goals(path.parent, section.goals))
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -119,6 +136,33 @@ def _budget(found: dict[str, Any]) -> str:
     trained = "trained for " + " + ".join(f"{count} steps ({stage})" for stage, count in steps.items())
     scored = f"scored on {found['frames']} image sets of {found['scenes']} sequence{'s' * (found['scenes'] != 1)}"
     return f"{trained}, {scored}"
+
+
+def _orders(folder: Path, section: Section, rows: Mapping[str, dict[str, Any] | None]) -> str:
+    """A table of how far the row that a paper has ahead is ahead here, in each of `ORDERED`; a minus: it is behind."""
+    seeds = [_found(folder, file) for file in section.seeds]
+    headings = {f"{group}.{key}": heading for heading, group, key, _ in results.COLUMNS}
+    lines = [
+        f"| ahead in the paper | of | {' | '.join(headings[key] for key in ORDERED)} |",
+        "| --- | --- | " + " | ".join(["---:"] * len(ORDERED)) + " |",
+    ]
+    for order in section.orders:
+        unknown = [label for label in (order.ahead, order.of) if label not in rows]
+        if unknown:
+            raise ConfigError(f"{section.heading}: orders name '{unknown[0]}'; rows: {', '.join(rows)}")
+        cells = [_lead(rows[order.ahead], rows[order.of], seeds, key) for key in ORDERED]
+        lines.append(f"| {order.ahead} | {order.of} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _lead(ahead: dict[str, Any] | None, of: dict[str, Any] | None, seeds: list[dict[str, Any] | None], key: str) -> str:
+    """How far `ahead` is ahead of `of` in a figure, in brackets if two seeds differ by as much."""
+    if ahead is None or of is None:
+        return results.NOT_RUN
+    lead = ORDERED[key] * (_figure(ahead, key, "ahead") - _figure(of, key, "of"))
+    known = [_figure(found, key, "seeds") for found in seeds if found is not None]
+    text = f"{lead:+.3f}"
+    return f"({text})" if len(known) == 2 and abs(lead) <= abs(known[0] - known[1]) else text
 
 
 def _goals(folder: Path, goals: tuple[Goal, ...]) -> str:

@@ -21,7 +21,15 @@ def test_every_row_is_a_change_to_the_base():
     assert jobs["ours"].init == Path("runs/ablation/static/static/latest/model.safetensors")
     assert jobs["temporal_concat"].stages[0].model.temporal.kind == "concat_conv3d"
     assert jobs["ours"].result == Path("out/ablation/ours.json")
+    budget = steps(jobs["static"]) + steps(jobs["ours"])
+    whole = {name for name, job in jobs.items() if job.init is None} - {"static"}
+    assert {name: steps(jobs[name]) for name in whole} == dict.fromkeys(whole, budget)  # one stage is as long as two
     assert len({repr(job.stages) for job in jobs.values()}) == len(jobs)  # no two rows alike
+
+
+def steps(job: ablation.Job) -> int:
+    """Steps of all the stages of a row."""
+    return sum(config.stages[0].steps for config in job.stages)
 
 
 def test_a_row_brings_the_one_that_it_follows():

@@ -92,6 +92,23 @@ def test_rows_of_different_budgets_are_told_apart(page: Path):
     assert f"Budgets differ. {both}" in render_page(page)
 
 
+def test_the_order_of_a_paper_is_compared_with_what_two_seeds_differ_by(page: Path):
+    figures = {"ray_iou": {"mean": 0.5}, "depth": {"abs_rel": 0.2}, "motion": {"mave": 4.0}, "flow2d": {"epe_fg": 6.0}}
+    other = {"ray_iou": {"mean": 0.4}, "depth": {"abs_rel": 0.1}, "motion": {"mave": 4.5}, "flow2d": {"epe_fg": 6.1}}
+    seed = {"ray_iou": {"mean": 0.48}, "depth": {"abs_rel": 0.25}, "motion": {"mave": 4.7}, "flow2d": {"epe_fg": 6.2}}
+    for name, values in (("ours", figures), ("none", other), ("seed", seed)):
+        results.write_results(page.with_name(f"{name}.json"), {**values, "scenes": 1, "frames": 1, "versions": {}})
+    orders = "  orders: [{ahead: ours, of: none}, {ahead: ours, of: later}]\n  seeds: [ours.json, seed.json]\n"
+    rows = "".join(f"  - {{label: {name}, file: {name}.json}}\n" for name in ("ours", "none", "later"))
+    page.write_text(PAGE.split("  rows:")[0] + "  rows:\n" + rows + orders)
+    lines = render_page(page).splitlines()
+    assert lines[-2] == "| ours | none | +0.100 | -0.100 | (+0.500) | (+0.100) |"
+    assert lines[-1].count("not run") == 4
+    page.write_text(page.read_text().replace("of: none", "of: nothing"))
+    with pytest.raises(ConfigError, match="Streets: orders name 'nothing'; rows: ours, none, later"):
+        render_page(page)
+
+
 def test_spread_is_the_deviation_over_scenes():
     scenes = [{"depth": {"abs_rel": 0.1}}, {"depth": {"abs_rel": 0.3}, "iou": {"mean": 0.5}}]
     assert results.spread(scenes) == {"depth": {"abs_rel": pytest.approx(0.1414, abs=1e-4)}}
