@@ -34,6 +34,7 @@ from letocc_core.cues.flow import (
 )
 from letocc_core.cues.masks import GroundedSam
 from letocc_core.cues.networks import CoTracker, FlowNetwork, Raft, UniMatch
+from letocc_core.cues.residual import FlowResidual
 from letocc_core.cues.semantics import Segmenter
 from letocc_core.cues.tuning import TuneConfig, tune
 from letocc_core.data import cache
@@ -522,6 +523,18 @@ def test_clips_have_the_masks_that_were_computed(bag, tmp_path, grounded_sam):
     picture = (current.images[1].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
     assert np.array_equal(current.movable[1].numpy(), grounded_sam(picture))
     assert clips.write_pictures() == 0 and collate([clips[0], clips[1]]).current.movable.shape == (2, 2, 48, 96)
+
+
+def test_clips_have_the_masks_that_their_flow_tells(bag, tmp_path):
+    """The vehicle drives straight ahead at 10 m/s, the texture moves to the right at 2 px a frame."""
+    masks = FlowResidual(ground=False)
+    with pytest.raises(ConfigError, match="set cue, for example to dis"):
+        BagClips(settings(bag, cue="none", masks=masks), INPUT, 2, tmp_path)
+    clips = BagClips(settings(bag, masks=masks), INPUT, 2, tmp_path)
+    clips.write_flow()
+    clip = clips[0]
+    assert torch.equal(clip.current.movable, masks(clip.current, clip.cues))
+    assert clip.current.movable.any() and not clip.current.movable.all() and clips.write_pictures() == 0
 
 
 def test_absent_weights_say_which_to_put_where(bag, tmp_path, grounded_sam, capsys):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from torch.utils.data import Dataset
 
 from letocc_core.cues.masks import GroundedSam
+from letocc_core.cues.residual import FlowResidual
 from letocc_core.cues.semantics import Segmenter
 from letocc_core.errors import ConfigError
 from letocc_core.frame import InputConfig
@@ -54,7 +55,8 @@ class RecordedData:
     cue_device: str = "cpu"  # where that runs: cpu, cuda, cuda:1, ...
     # which previous frame: the one before, or the papers' drawn source; keyframe: this one and the next are keyframes
     cue_previous: Literal["neighbour", "source", "keyframe"] = "neighbour"
-    masks: GroundedSam | None = None  # find objects that could move; None: the flow alone tells what moves
+    # objects that could move, or what moves by the flow's residual; None: known by the rendered depth alone
+    masks: FlowResidual | GroundedSam | None = None
     semantics: Segmenter | None = None  # classes of pixels, for a semantic field
 
 

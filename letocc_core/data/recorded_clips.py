@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch.utils.data import Dataset
 
 from letocc_core.cues.flow import decode, flow_estimator
+from letocc_core.cues.residual import FlowResidual
 from letocc_core.data.bag_cues import FlowFiles, Labeller, PictureFiles, PictureKind
 from letocc_core.data.dynamic import moving_share
 from letocc_core.errors import ConfigError, DataError
@@ -98,7 +99,11 @@ class RecordedClips(Dataset):
         if data.cue != "none":
             estimator = flow_estimator(data.cue, data.cue_weights, data.cue_device)
             self.flows = [FlowFiles(store, data.cue, estimator) for store in self.stores]
-        labellers: dict[PictureKind, Labeller | None] = {"movable": data.masks, "semantics": data.semantics}
+        self.residual = data.masks if isinstance(data.masks, FlowResidual) else None
+        if self.residual and not self.flows:
+            raise ConfigError("masks by the residual of optical flow want optical flow; set cue, for example to dis")
+        of_images = None if self.residual else data.masks
+        labellers: dict[PictureKind, Labeller | None] = {"movable": of_images, "semantics": data.semantics}
         self.pictures = {
             kind: [PictureFiles(store, kind, labeller) for store in self.stores]
             for kind, labeller in labellers.items()
@@ -177,12 +182,10 @@ class RecordedClips(Dataset):
         if "semantics" in labels:
             current = dataclasses.replace(current, semantics=labels["semantics"].int())
         others = {i: store.frame(i, lidar=False) for i in {*clip.history, *clip.sources}}  # each is decoded once
-        return Clip(
-            current,
-            tuple(others[i] for i in clip.history),
-            tuple(others[i] for i in clip.sources),
-            tuple(_cue(store, j, self.flows[number].read(clip.current, j)) for j in clip.cues),
-        )
+        cues = tuple(_cue(store, j, self.flows[number].read(clip.current, j)) for j in clip.cues)
+        if self.residual:
+            current = dataclasses.replace(current, movable=self.residual(current, cues))
+        return Clip(current, tuple(others[i] for i in clip.history), tuple(others[i] for i in clip.sources), cues)
 
 
 def choose_clips(
