@@ -46,6 +46,7 @@ def arguments() -> list[DeclareLaunchArgument]:
         argument("use_sim_time", "auto", "Take the time from /clock; auto: with a bag.", ["auto", *BOOLEAN]),
         argument("rviz", "false", "Open RViz.", BOOLEAN),
         argument("rviz_config", share / "config" / "occ_flow.rviz", "What RViz shows."),
+        argument("required", "true", "End everything that was launched together when the node ends.", BOOLEAN),
         argument("log_level", "info", "Least severe messages of the node that are shown."),
     ]
 
@@ -63,7 +64,7 @@ def start(context: LaunchContext) -> list[Action]:
 
 
 def occ_flow_node(values: dict[str, str]) -> Node:
-    """The node; when it ends, everything ends."""
+    """The node; when it ends, everything ends, if it is required."""
     changes = {"use_sim_time": values["use_sim_time"] == "true", "autostart": values["autostart"] == "true"}
     if values["checkpoint"]:
         changes["checkpoint"] = values["checkpoint"]
@@ -77,7 +78,7 @@ def occ_flow_node(values: dict[str, str]) -> Node:
         parameters=[values["params_file"], changes],
         ros_arguments=["--log-level", values["log_level"]],
         output="screen",
-        on_exit=Shutdown(reason="occ_flow_node ended"),
+        on_exit=Shutdown(reason="occ_flow_node ended") if values["required"] == "true" else None,
     )
 
 

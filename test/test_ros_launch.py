@@ -2,10 +2,12 @@
 
 import ast
 import importlib
+import itertools
 import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,9 @@ pytest.importorskip("letocc_ros.msg", reason="the ROS package is not built; sour
 
 import ros_rig as rig
 
+from letocc_core.data.bag_writer import optical_frame
+from letocc_ros import conversions
+from letocc_ros.msg import OccFlowGrid
 from letocc_ros.parameters import STREET_CAMERAS
 from letocc_ros.recorder import OUTPUTS
 
@@ -64,12 +69,19 @@ def flag(pair: ast.Tuple) -> bool:
 
 def test_the_launch_file_on_the_page_of_the_node(declared: dict[str, str]):
     """Several nodes composed: it is Python, and gives arguments that exist."""
+    tree = ast.parse(composed())
+    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
+    given = [{k.arg for k in c.keywords} for c in calls if c.func.id == "occ_flow"]
+    fixed = {k.value for n in ast.walk(tree) if isinstance(n, ast.Dict) for k in n.keys}
+    assert len(given) == 2 and fixed
+    assert fixed.union(*given) <= set(declared)
+
+
+def composed() -> str:
+    """The launch file of several nodes on the page of the node."""
     page = (rig.REPOSITORY / "docs" / "node.md").read_text()
     (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    calls = [n for n in ast.walk(ast.parse(block)) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
-    given = [{k.arg for k in c.keywords} for c in calls if c.func.id == "occ_flow"]
-    assert len(given) == 2
-    assert set().union(*given) <= set(declared)
+    return block
 
 
 def test_rviz_shows_what_the_node_publishes():
@@ -92,10 +104,15 @@ def launch_or_skip() -> None:
             )
 
 
+def command(launch_file: Path, *arguments: str) -> list[str]:
+    """As `ros2 launch`."""
+    return [sys.executable, "-c", RUN, str(launch_file), *arguments]
+
+
 def run_launch(*arguments: str) -> subprocess.CompletedProcess:
     rig.isolate_ros()
     return subprocess.run(
-        [sys.executable, "-c", RUN, str(LAUNCH_FILE), *arguments],
+        command(LAUNCH_FILE, *arguments),
         capture_output=True,
         text=True,
         timeout=120,
@@ -120,3 +137,36 @@ def test_launched_without_a_checkpoint_it_says_so_and_ends(tmp_path: Path):
     text = run.stdout + run.stderr
     assert "absent.safetensors: no such checkpoint" in text
     assert "robot" in text
+
+
+def test_two_nodes_launched_from_one_file_both_answer(tmp_path: Path):
+    """The composed launch file of the page: included twice, in a namespace, one topic remapped."""
+    launch_or_skip()
+    rig.isolate_ros()
+    front, left = rig.CAMERAS
+    file, checkpoint = tmp_path / "robot.launch.py", rig.write_checkpoint(tmp_path / "tiny.safetensors")
+    text = re.sub(r"/models/\w+\.safetensors", str(checkpoint), composed())
+    file.write_text(text.replace(f"{left},camera_right", left))
+    images = {front: "/driver/front/jpeg", left: f"/robot1/{left}/image_raw/compressed"}
+    answers = {"/robot1/occ_flow_node/occupancy": OccFlowGrid, "/robot1/occ_around/occupancy": OccFlowGrid}
+    launched = rig.NodeProcess(command=command(file))
+    try:
+        for topic in images.values():
+            launched.wait_for(f"active: images from {topic}")
+        with rig.Peer(answers) as peer:
+            sets = itertools.count()
+            rig.until(lambda: send(peer, images, next(sets)) or all(peer.received.values()), 60, "answers of both")
+    finally:
+        status = launched.stop()
+    assert (status, "Traceback" in launched.output) == (0, False), launched.output
+
+
+def send(peer: rig.Peer, images: dict[str, str], index: int) -> None:
+    """A set of images, each on its topic, in the namespace of the two nodes."""
+    peer.send_poses(index)
+    for camera, topic in images.items():
+        stamp, frame = rig.stamp(index), optical_frame(camera)
+        info = conversions.calibration_to_camera_info(rig.CALIBRATION, stamp, frame)
+        peer.publish(f"/robot1/{camera}/camera_info", info)
+        peer.publish(topic, conversions.rgb_to_compressed(rig.picture(camera, index), stamp, frame))
+    time.sleep(0.1)
