@@ -71,6 +71,16 @@ def test_grid_indices_and_centres():
     assert GRID.coarser(2).shape == (2, 2, 1)
 
 
+def test_rays_cross_the_box_and_its_part_between_two_heights():
+    """Down at 45 degrees from above the middle, along x from the middle, and past the box."""
+    origins = torch.tensor([[1.0, 0.0, 2.0], [1.0, 0.0, 0.5], [1.0, 5.0, 0.5]])
+    directions = torch.tensor([[0.5, 0.0, -0.5], [2.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
+    near, far = GRID.crossing(origins, directions)
+    assert near[:2].tolist() == [2.0, -0.5] and far[:2].tolist() == [2.0, 0.5] and far[2] < near[2]
+    near, far = GRID.crossing(torch.tensor([0.0, 0.0, 0.2]), torch.tensor([1.0, 0.0, 0.1]), (0.3, 0.35))
+    torch.testing.assert_close(torch.stack([near, far]), torch.tensor([1.0, 1.5]))
+
+
 def test_grid_refuses_a_box_that_is_no_whole_number_of_voxels():
     with pytest.raises(ConfigError, match=r"z from 0\.0 to 1\.0 m holds 1\.429 voxels"):
         GridSpec((0.0, 0.0, 0.0), (7.0, 7.0, 1.0), 0.7)

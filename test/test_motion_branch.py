@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from letocc_core.errors import ConfigError
-from letocc_core.geometry.grid import GridSpec
+from letocc_core.geometry.grid import GridSpec, sample_volume
 from letocc_core.model.motion_branch import (
     MotionBranch,
     MotionBranchConfig,
@@ -69,6 +69,33 @@ def test_surfaces_lie_where_the_signed_distance_crosses_zero():
     seen = points @ FORWARD[:3, :3] - FORWARD[:3, 3] @ FORWARD[:3, :3]
     pixels = seen[:, :2] / seen[:, 2:] * FOCAL + torch.tensor([WIDTH / 2 - 0.5, HEIGHT / 2 - 0.5])
     torch.testing.assert_close(pixels, surfaces.pixels[surfaces.there], atol=1e-3, rtol=0)
+
+
+def test_surfaces_of_a_rough_field_are_those_of_a_walk_along_every_ray():
+    """Ray by ray, step by step, in the whole box: what is found between the heights is what a ray meets first."""
+    generator = torch.Generator().manual_seed(3)
+    noise = torch.rand(1, 1, *(n // 4 for n in GRID.shape), generator=generator)
+    sdf = F.interpolate(noise, GRID.shape, mode="trilinear") * 2 - 0.7
+    now = view(0.0)
+    surfaces = find_surfaces(sdf, GRID, now, CONFIG)
+    found = dict(zip(map(tuple, surfaces.pixels[0, 0].tolist()), surfaces.points[0, 0], strict=True))
+    found = {pixel: found[pixel] for pixel, there in zip(found, surfaces.there[0, 0], strict=True) if there}
+    for v in range(2, HEIGHT, CONFIG.stride):
+        for u in range(2, WIDTH, CONFIG.stride):
+            direction = torch.tensor([1.0, (WIDTH / 2 - 0.5 - u) / FOCAL, (HEIGHT / 2 - 0.5 - v) / FOCAL])
+            t = 0.5 + CONFIG.ray_step * torch.arange(40)
+            points = FORWARD[:3, 3] + t[:, None] * direction
+            inside = ((points > torch.tensor(GRID.lower)) & (points < torch.tensor(GRID.upper))).all(-1)
+            values = sample_volume(sdf, GRID, points[None], padding="border")[0, :, 0]
+            hits = torch.nonzero(inside & (values < 0))
+            point = None
+            if len(hits):
+                k = int(hits[0])
+                before, behind = float(values[k - 1].clamp(min=0)), float(values[k].clamp(max=-1e-6))
+                point = FORWARD[:3, 3] + (t[k] + CONFIG.ray_step * behind / (before - behind)) * direction
+            if point is not None and CONFIG.lowest < point[2] < CONFIG.highest:
+                torch.testing.assert_close(found.pop((float(u), float(v))), point, atol=1e-3, rtol=0)
+    assert not found
 
 
 def test_no_surface_in_an_empty_box_or_without_cameras():

@@ -74,6 +74,24 @@ class GridSpec:
         scale = 2 / (upper - lower)
         return points * scale - (1 + lower * scale)
 
+    def crossing(
+        self,
+        origins: Float[Tensor, "*n 3"],
+        directions: Float[Tensor, "*n 3"],
+        heights: tuple[float, float] | None = None,
+    ) -> tuple[Float[Tensor, "*n"], Float[Tensor, "*n"]]:
+        """t at which rays (ego axes, m) enter and leave the box, or its part between two heights (m).
+
+        By the slab method, on both sides of the origin; a ray that misses leaves before it enters.
+        """
+        lower, upper = list(self.lower), list(self.upper)
+        if heights is not None:
+            lower[2], upper[2] = max(lower[2], heights[0]), min(upper[2], heights[1])
+        tiny = torch.finfo(origins.dtype).eps
+        slope = torch.where(directions.abs() < tiny, torch.full_like(directions, tiny), directions)
+        a, b = ((origins.new_tensor(corner) - origins) / slope for corner in (lower, upper))
+        return torch.minimum(a, b).amax(-1), torch.maximum(a, b).amin(-1)
+
 
 def sample_volume(
     volume: Float[Tensor, "B C X Y Z"], grid: GridSpec, points: Float[Tensor, "B *n 3"], padding: str = "zeros"

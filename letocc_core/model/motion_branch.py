@@ -156,18 +156,15 @@ def find_surfaces(sdf: Float[Tensor, "B 1 X Y Z"], grid: GridSpec, now: View, co
     v, u = (torch.arange(config.stride // 2, n, config.stride, device=sdf.device) for n in (H, W))
     pixels = torch.cartesian_prod(v, u).flip(-1).to(sdf).expand(B, N, -1, -1)
     directions = camera.ray_directions(pixels, now.K) @ now.T_ego_cam[..., :3, :3].mT
-    reach = math.dist(grid.lower, grid.upper)
-    t = torch.arange(NEAREST, reach, config.ray_step, device=sdf.device)
-    points = now.T_ego_cam[..., None, None, :3, 3] + t[:, None] * directions[..., None, :]  # [B, N, p, t, 3]
-    lower, upper = (torch.tensor(corner, device=sdf.device) for corner in (grid.lower, grid.upper))
-    inside = ((points > lower) & (points < upper)).all(-1)
-    distance = sample_volume(sdf, grid, points.flatten(1, -2), padding="border").view(inside.shape)
-    matter = (distance < 0) & inside
-    first = matter.to(torch.uint8).argmax(-1, keepdim=True).clamp(min=1)  # of equal ones, the first
-    before, behind = distance.gather(-1, first - 1).clamp(min=0), distance.gather(-1, first).clamp(max=-1e-6)
-    depth = t[first] + config.ray_step * behind / (before - behind)  # where it crosses 0
-    hit = now.T_ego_cam[..., None, :3, 3] + depth * directions
-    there = matter.any(-1) & (hit[..., 2] > config.lowest) & (hit[..., 2] < config.highest)
+    origins = now.T_ego_cam[..., None, :3, 3].expand_as(directions)
+    first = torch.stack([_first_step(*clip, grid, config) for clip in zip(sdf, origins, directions, strict=True)])
+    matter, first = first >= 0, first.clamp(min=1)
+    t = NEAREST + config.ray_step * torch.stack([first - 1, first], dim=-1)
+    around = origins[..., None, :] + t[..., None] * directions[..., None, :]
+    before, behind = sample_volume(sdf, grid, around, padding="border")[..., 0].unbind(-1)
+    before, behind = before.clamp(min=0), behind.clamp(max=-1e-6)
+    hit = origins + (t[..., 1] + config.ray_step * behind / (before - behind))[..., None] * directions  # where it is 0
+    there = matter & (hit[..., 2] > config.lowest) & (hit[..., 2] < config.highest)
     there &= now.camera_valid[..., None]
     most = max(int(there.sum(-1).max()), 1)
     chosen = there.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)[..., :most]
@@ -176,6 +173,28 @@ def find_surfaces(sdf: Float[Tensor, "B 1 X Y Z"], grid: GridSpec, now: View, co
         return x.gather(2, chosen[..., None].expand(-1, -1, -1, x.shape[-1]))
 
     return Surfaces(pick(hit), pick(pixels), there.gather(2, chosen))
+
+
+def _first_step(
+    sdf: Float[Tensor, "1 X Y Z"],
+    origins: Float[Tensor, "N p 3"],
+    directions: Float[Tensor, "N p 3"],
+    grid: GridSpec,
+    config: MotionBranchConfig,
+) -> Int[Tensor, "N p"]:
+    """Number of the first step along each ray of a clip that is in matter; -1: none before the ray leaves the heights."""
+    near, far = grid.crossing(origins, directions)
+    leaves = grid.crossing(origins, directions, (config.lowest, config.highest))[1]
+    far = torch.minimum(far, leaves + config.ray_step)  # the step after a surface is the first in matter
+    far = torch.where(far > near, far, 0.0)
+    number = torch.arange(max(math.ceil((float(far.max()) - NEAREST) / config.ray_step), 1), device=sdf.device)
+    t = NEAREST + config.ray_step * number
+    ray, step = ((t > near[..., None]) & (t < far[..., None])).flatten(0, 1).nonzero().unbind(-1)
+    points = torch.addcmul(origins.flatten(0, 1)[ray], directions.flatten(0, 1)[ray], t[step][:, None])
+    matter = sample_volume(sdf[None], grid, points[None], padding="border")[0, :, 0] < 0
+    first = torch.full_like(near, len(number), dtype=torch.long).flatten()
+    first = first.scatter_reduce(0, ray[matter], step[matter], "amin").view_as(near)
+    return torch.where(first < len(number), first, -1)
 
 
 @torch.no_grad()
@@ -219,7 +238,7 @@ def descriptors(grey: Float[Tensor, "B N H W"], size: int) -> Float[Tensor, "B*N
     small = F.avg_pool2d(grey.flatten(0, 1)[:, None], size)
     patches = F.unfold(F.pad(small, (1, 1, 1, 1), mode="replicate"), 3).unflatten(-1, small.shape[-2:])
     patches = patches - patches.mean(1, keepdim=True)
-    return patches / (patches.norm(dim=1, keepdim=True) + FLAT)
+    return patches / (patches.square().sum(1, keepdim=True).sqrt() + FLAT)
 
 
 def _at(maps: Float[Tensor, "B*N c h w"], pixels: Float[Tensor, "B N p k 2"], size: int) -> Float[Tensor, "B*N c p k"]:

@@ -69,13 +69,14 @@ def object_rays(frame: Frame, grid: GridSpec, count: int, draws: Draws | None = 
     Without `draws` the first pixels of either kind. A frame without masks has all rays anywhere.
     """
     batch, cameras, _, height, width = _batched(frame).images.shape
-    order = torch.zeros(2, batch, cameras, height * width, device=frame.images.device)
+    order = torch.linspace(0, 0.5, height * width, device=frame.images.device).expand(2, batch, cameras, -1)
     if draws is not None:
         order = torch.stack([draws.uniform(cameras, height * width) for _ in range(2)])
+    on_objects, anywhere = order
     if frame.movable is not None:
-        order[0] += ~frame.movable.flatten(2)
-    on_objects, anywhere = order.argsort(dim=-1, stable=True)
-    chosen = torch.cat([on_objects[..., : count // 2], anywhere[..., : count - count // 2]], dim=-1)
+        on_objects = on_objects + ~frame.movable.flatten(2)
+    kinds = ((on_objects, count // 2), (anywhere, count - count // 2))
+    chosen = torch.cat([x.topk(min(n, x.shape[-1]), largest=False).indices for x, n in kinds], dim=-1)
     pixels = torch.stack([chosen % width, chosen // width], dim=-1).to(frame.K)
     return _of_present_cameras(rays_through(pixels, frame.K, frame.T_ego_cam, grid), frame)
 
@@ -126,14 +127,9 @@ def sample_edges(rays: Rays, samples: int, draws: Draws | None = None) -> Float[
 
 
 def _rays_in_box(origins: Tensor, directions: Tensor, grid: GridSpec, pixels: Tensor | None) -> Rays:
-    """Intersect rays with the grid's box by the slab method."""
-    lower = torch.as_tensor(grid.lower, dtype=origins.dtype, device=origins.device)
-    upper = torch.as_tensor(grid.upper, dtype=origins.dtype, device=origins.device)
-    tiny = torch.finfo(origins.dtype).eps
-    slope = torch.where(directions.abs() < tiny, torch.full_like(directions, tiny), directions)
-    a, b = (lower - origins) / slope, (upper - origins) / slope
-    near = torch.minimum(a, b).amax(-1).clamp(min=MIN_DEPTH)
-    far = torch.maximum(a, b).amin(-1)
+    """Rays with where they cross the grid's box."""
+    near, far = grid.crossing(origins, directions)
+    near = near.clamp(min=MIN_DEPTH)
     valid = far > near
     return Rays(origins, directions, near, torch.where(valid, far, near), valid, pixels)
 
