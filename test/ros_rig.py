@@ -272,9 +272,9 @@ class NodeProcess:
         assert text in self.output, self.output
 
     def stop(self, seconds: float = 20) -> int:
-        """Interrupt it as Ctrl-C does; returns its exit status."""
+        """Interrupt it, and what it has started, as Ctrl-C does; returns its exit status."""
         if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
+            os.killpg(self.process.pid, signal.SIGINT)
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
