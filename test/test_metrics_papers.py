@@ -21,13 +21,16 @@ def test_scene_flow_by_hand():
     true_flow = np.array([[0.0, 0], [30, 40], [100, 0], [1, 0], [1, 0], [np.nan, 0]])
     flow = np.array([[3.0, 4], [30, 49], [109, 0], [99, 0], [99, 0], [9, 9]])  # off by 5, 9, 9 px
     objects = np.array([True, False, True, True, True, False])
-    score = SceneFlowScore.of_image(true_depth, depth, true_flow, flow, objects, focal, baseline)
+    still = np.array([[0.0, 8], [30, 31], [100, 0], [0, 0], [0, 0], [0, 0]])  # off by 8, 9, 0: the second moves
+    score = SceneFlowScore.of_image(true_depth, depth, true_flow, flow, objects, still, focal, baseline)
     assert score.summary() == pytest.approx(
         {
             "de": 20 / 4,
             "epe": (5 + 9 + 9) / 3,
             "de_fg": (10 + 0) / 2,
             "epe_fg": (5 + 9) / 2,
+            "epe_moving": 9,
+            "epe_still": (5 + 9) / 2,
             "d1": 2 / 4,  # 10 px of 50 and of 10 are more than 4 px and 5 %
             "f1": 1 / 3,  # only 9 px of 50 is more than 8 px and 10 %
             "sf1": 2 / 3,  # the first by its disparity, the second by both; the third is right
@@ -39,7 +42,7 @@ def test_scene_flow_is_a_mean_over_images_that_have_a_figure():
     def image(depth: float, objects: bool | None) -> SceneFlowScore:
         flow = np.zeros((1, 2))
         foreground = None if objects is None else np.array([objects])
-        return SceneFlowScore.of_image(np.array([1.0]), np.array([depth]), flow, flow, foreground, 10.0, 1.0)
+        return SceneFlowScore.of_image(np.array([1.0]), np.array([depth]), flow, flow, foreground, flow, 10.0, 1.0)
 
     total = image(1.0, False) + image(2.0, True) + image(1.0, None) + image(np.inf, False)
     assert total.summary()["de"] == pytest.approx((0 + 5 + 0 + 10) / 4)

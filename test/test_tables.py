@@ -266,7 +266,7 @@ def test_scene_flow_of_a_recording_is_measured_against_the_estimator():
     steps = [(sample(x=0.0, lidar=True), fields()), (sample(x=0.0, seconds=0.1, lidar=True), None)]
     found = measure(still, *steps).figures()["scene_flow"]  # the same image twice: nothing moves
     assert found["de"] < 0.1 and found["epe"] < 0.1 and found["d1"] == found["sf1"] == 0
-    assert "de_fg" not in found
+    assert "de_fg" not in found and "epe_moving" not in found and found["epe_still"] == found["epe"]
     moving = [(steps[0][0], fields(velocity=(0.0, -10.0))), steps[1]]  # 1 m to the right at 5.5 m: 40 / 5.5 px
     assert measure(still, *moving).figures()["scene_flow"]["epe"] == pytest.approx(40 / 5.5, rel=0.02)
     double = Protocol(scene_flow=SceneFlowProtocol(image_size=(64, 128)))

@@ -16,7 +16,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "depth": ("abs_rel", "sq_rel", "rmse", "rmse_log", "a1", "a2", "a3"),
     "motion": ("mave", "mave_supervised", "direction_error_deg", "false_motion"),
     "flow2d": ("epe", "epe_fg"),
-    "scene_flow": ("de", "epe", "de_fg", "epe_fg", "d1", "f1", "sf1"),
+    "scene_flow": ("de", "epe", "de_fg", "epe_fg", "d1", "f1", "sf1", "epe_moving", "epe_still"),
     "sweep_motion": ("explained", "spoilt"),
     "novel_view": ("l1", "dssim", "psnr"),
 }
@@ -56,6 +56,8 @@ COLUMNS = (  # heading, group, key, decimals
     ("EPE (px)", "scene_flow", "epe", 2),
     ("DE fg", "scene_flow", "de_fg", 2),
     ("EPE fg", "scene_flow", "epe_fg", 2),
+    ("EPE moving", "scene_flow", "epe_moving", 2),
+    ("EPE still", "scene_flow", "epe_still", 2),
     ("D1", "scene_flow", "d1", 3),
     ("F1", "scene_flow", "f1", 3),
     ("SF1", "scene_flow", "sf1", 3),

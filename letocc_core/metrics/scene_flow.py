@@ -17,6 +17,7 @@ BASELINE = 0.5327  # m between KITTI's two colour cameras
 MAX_DEPTH = 51.2  # m, farther truth is left out: where the papers' box for KITTI ends
 FINE = (4.0, 0.05)  # px, share: both must be exceeded
 COARSE = (8.0, 0.10)
+MOVES = 8.0  # px that the true flow is off from that of a still world, beyond which a pixel moves (eq. 10)
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class SceneFlowScore:
     d1: Mean = field(default_factory=Mean)  # share of outliers
     f1: Mean = field(default_factory=Mean)
     sf1: Mean = field(default_factory=Mean)
+    epe_moving: Mean = field(default_factory=Mean)  # px, where more moves than the camera
+    epe_still: Mean = field(default_factory=Mean)  # px, elsewhere
 
     @classmethod
     def of_image(
@@ -39,6 +42,7 @@ class SceneFlowScore:
         true_flow: Float[np.ndarray, "M 2"],
         flow: Float[np.ndarray, "M 2"],
         foreground: Bool[np.ndarray, "M"] | None,
+        still_flow: Float[np.ndarray, "M 2"],
         focal: float,
         baseline: float = BASELINE,
     ) -> "SceneFlowScore":
@@ -50,6 +54,7 @@ class SceneFlowScore:
             true_flow, flow: px to the next frame, at the image size that `focal` belongs to; truth is NaN where unknown.
                 Flow counts only where depth does, as in the release.
             foreground: pixels of objects that could move; None where no mask is known: no figure for them.
+            still_flow: px, that of the true depth if the world stands still; tells which pixels move.
             focal: px.
         """
         with np.errstate(invalid="ignore"):
@@ -59,23 +64,27 @@ class SceneFlowScore:
         off = np.abs(focal * baseline / np.maximum(depth, 1e-3) - disparity)
         length = np.linalg.norm(true_flow, axis=-1)
         error = np.linalg.norm(flow - true_flow, axis=-1)
-        moves = np.zeros_like(measured) if foreground is None else foreground
+        objects = np.zeros_like(measured) if foreground is None else foreground
+        with np.errstate(invalid="ignore"):
+            moves = np.linalg.norm(true_flow - still_flow, axis=-1) > MOVES
         wrong = outliers(off, disparity, *COARSE), outliers(error, length, *COARSE)
         return cls(
             _mean(off, measured),
             _mean(error, known),
-            _mean(off, measured & moves),
-            _mean(error, known & moves),
+            _mean(off, measured & objects),
+            _mean(error, known & objects),
             _mean(outliers(off, disparity, *FINE), measured),
             _mean(wrong[1], known),
             _mean(wrong[0] | wrong[1], known),
+            _mean(error, known & moves),
+            _mean(error, known & ~moves),
         )
 
     def __add__(self, other: "SceneFlowScore") -> "SceneFlowScore":
         return SceneFlowScore(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
     def summary(self) -> dict[str, float]:
-        """`de`, `epe`, `de_fg`, `epe_fg` (px), `d1`, `f1`, `sf1` (shares in [0, 1]); without those never seen."""
+        """`de`, `epe`, each also `_fg`, `epe_moving`, `epe_still` (px), `d1`, `f1`, `sf1` (shares); without those never seen."""
         values = {f.name: getattr(self, f.name).value() for f in fields(self)}
         return {k: v for k, v in values.items() if v is not None}
 

@@ -277,11 +277,12 @@ class Measurement:
         seen, valid = self._render(target, fields, motion=True)
         depth, velocity = seen.depth[0].numpy(), seen.flow[0].numpy()
         flow = flow_of_points(target, target.points(depth.astype(np.float64)), velocity)
+        still = flow_of_points(target, target.points(target.depth), np.zeros_like(velocity))
         total = SceneFlowScore()
         for i, ok in enumerate(valid):
             objects = None if target.foreground is None else target.foreground[i][ok]
             pixels = target.depth[i][ok], depth[i][ok], target.flow[i][ok], flow[i][ok]
-            total += SceneFlowScore.of_image(*pixels, objects, float(target.K[i, 0, 0]))
+            total += SceneFlowScore.of_image(*pixels, objects, still[i][ok], float(target.K[i, 0, 0]))
         return {"scene_flow": total}
 
     def _flow_target(self, sample: Sample, following: Sample) -> DepthTruth:
