@@ -34,7 +34,7 @@ from letocc_core.stream.pipeline import OccFlowPipeline
 from letocc_core.stream.types import FrameSet
 from letocc_core.versions import versions
 from letocc_ros import parameters
-from letocc_ros.health import Health
+from letocc_ros.health import RECENT, Health
 from letocc_ros.inputs import Inputs
 from letocc_ros.middleware import make_room_for_images
 from letocc_ros.outputs import Outputs
@@ -278,6 +278,14 @@ class OccFlowNode(LifecycleNode):
                 f"{self._checkpoint} has changed since it was loaded, and what was loaded still runs; deactivate, clean "
                 "up and configure the node to load it anew",
             )
+        unconfirmed = self._outputs.unconfirmed() if self._outputs is not None else {}
+        for topic, seconds in unconfirmed.items():
+            if seconds > RECENT:
+                self.health.problem(
+                    ("subscriber", topic),
+                    f"a subscriber of {topic} has confirmed no message for {seconds:.0f} s: its process hangs or cannot "
+                    "be reached; the others are served, nobody waits for it",
+                )
 
 
 def file_state(path: Path) -> tuple[int, int, int] | None:

@@ -1,9 +1,11 @@
 """What the node publishes of an answer: one topic each, made only while it is switched on and someone listens."""
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from nav_msgs.msg import OccupancyGrid
+from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode
 from rclpy.publisher import Publisher
 from sensor_msgs.msg import PointCloud2
@@ -17,13 +19,24 @@ from letocc_ros.msg import OccFlowGrid
 from letocc_ros.parameters import NodeParameters
 
 
-@dataclass(frozen=True)
+@dataclass
 class Output:
     """A topic, and how an answer becomes a message of it."""
 
     name: str  # the topic is `~/name`, the parameter that switches it `publish_name`
     publisher: Publisher
     convert: Callable[[OccFlow], object]
+    confirmed: float = field(default_factory=time.monotonic)  # s, when no subscriber lacked a message the last time
+
+    def unconfirmed(self) -> float:
+        """s since when a reliable subscriber has not confirmed a message; 0 where none is missing. Does not wait.
+
+        The middleware of the subscriber's process confirms what reaches it, whether or not a callback takes it.
+        """
+        now = time.monotonic()
+        if self.publisher.wait_for_all_acked(Duration()):
+            self.confirmed = now
+        return now - self.confirmed
 
 
 class Outputs:
@@ -50,8 +63,13 @@ class Outputs:
         wanted = [o for o in self._outputs if getattr(self.parameters, f"publish_{o.name}")]
         heard = [o for o in wanted if o.publisher.get_subscription_count()]
         for output in heard:
+            output.unconfirmed()  # the message before has had a whole set's time to arrive
             output.publisher.publish(output.convert(answer))
         return len(heard)
+
+    def unconfirmed(self) -> dict[str, float]:
+        """For each topic (resolved), since when (s) a reliable subscriber of it has not confirmed what it was sent."""
+        return {output.publisher.topic_name: output.unconfirmed() for output in self._outputs}
 
     def destroy(self) -> None:
         """Take the topics away."""

@@ -36,6 +36,16 @@ DEADLINE = 60  # s for whatever must happen
 FRONT, LEFT = CAMERAS
 IMAGES = f"/{LEFT}/image_raw/compressed"
 ANSWERS, DIAGNOSTICS = "/occ_flow_node/occupancy", "/diagnostics"
+LISTENER = """
+import sys, time
+sys.path.insert(0, "test")
+import ros_rig
+from letocc_ros.msg import OccFlowGrid
+peer = ros_rig.Peer({sys.argv[1]: OccFlowGrid})
+ros_rig.until(lambda: peer.received[sys.argv[1]], 60, "an answer")
+print("received", flush=True)
+time.sleep(999)
+"""
 
 
 class Drive:
@@ -351,18 +361,15 @@ class TestOneNode:
             drive.simulate_time(False)
 
     def test_a_subscriber_that_hangs(self, drive: Drive):
-        listen = (
-            "import ros_rig as r, letocc_ros.msg as m, time; p = r.Peer({%r: m.OccFlowGrid}); print(1, flush=True);"
-        )
-        command = [sys.executable, "-c", listen % ANSWERS + "time.sleep(999)"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parent) as slow:
-            try:
-                slow.stdout.readline()
-                slow.send_signal(signal.SIGSTOP)
-                for _ in range(5):
-                    drive.recover()
-            finally:
-                slow.kill()
+        """Its process is stopped after it has received an answer."""
+        slow = rig.NodeProcess(command=[sys.executable, "-c", LISTENER, ANSWERS])
+        try:
+            rig.until(lambda: drive.step() and "received" in slow.output, DEADLINE, f"an answer there: {slow.output}")
+            slow.process.send_signal(signal.SIGSTOP)
+            drive.provoke(f"a subscriber of {ANSWERS} has confirmed no message", drive.step)
+        finally:
+            slow.process.kill()
+            slow.stop()
 
     def test_the_checkpoint_is_replaced(self, drive: Drive, checkpoint: Path):
         before = checkpoint.read_bytes()

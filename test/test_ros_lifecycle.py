@@ -7,6 +7,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,6 +16,7 @@ pytest.importorskip("letocc_ros.msg", reason="the ROS package is not built; sour
 
 import ros_rig as rig
 from rclpy.context import Context
+from rclpy.duration import Duration
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from ros_rig import CAMERAS, until
@@ -25,6 +27,7 @@ from letocc_ros.outputs import Outputs
 from letocc_ros.parameters import NodeParameters, defaults
 
 pytestmark = pytest.mark.xdist_group("ros")
+OUTPUTS = ("occupancy", "points", "costmap", "markers", "objects")
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 
@@ -224,13 +227,17 @@ class Publisher:
     """Stands in for a lifecycle publisher."""
 
     def __init__(self, topic: str):
-        self.topic_name, self.listeners, self.sent = topic, 0, []
+        self.topic_name, self.listeners, self.sent, self.confirming = topic, 0, [], True
 
     def get_subscription_count(self) -> int:
         return self.listeners
 
     def publish(self, message: object) -> None:
         self.sent.append(message)
+
+    def wait_for_all_acked(self, timeout: Duration) -> bool:
+        assert timeout.nanoseconds == 0  # nobody waits
+        return self.confirming or not self.sent
 
 
 class Publishers:
@@ -252,7 +259,7 @@ def test_an_output_is_made_if_it_is_switched_on_and_someone_listens(checkpoint: 
     answer = pipeline.step(rig.frame_set(0))
     node = Publishers()
     outputs = Outputs(node, NodeParameters(), answer.grid)
-    assert set(node.made) == {f"~/{name}" for name in ("occupancy", "points", "costmap", "markers", "objects")}
+    assert set(node.made) == {f"~/{name}" for name in OUTPUTS}
     assert outputs.publish(answer) == 0
     for publisher in node.made.values():
         publisher.listeners = 1
@@ -263,3 +270,21 @@ def test_an_output_is_made_if_it_is_switched_on_and_someone_listens(checkpoint: 
     assert {m.header.frame_id for p in node.made.values() for m in p.sent if hasattr(m, "header")} == {"base_link"}
     outputs.destroy()
     assert not node.made
+
+
+def test_a_subscriber_that_confirms_nothing(checkpoint: Path, monkeypatch: pytest.MonkeyPatch):
+    pipeline, now = OccFlowPipeline.from_checkpoint(checkpoint), [100.0]
+    monkeypatch.setattr("letocc_ros.outputs.time", SimpleNamespace(monotonic=lambda: now[0]))
+    answer, node = pipeline.step(rig.frame_set(0)), Publishers()
+    outputs = Outputs(node, NodeParameters(), answer.grid)
+    costmap = node.made["~/costmap"]
+    costmap.listeners, costmap.confirming = 1, False
+    now[0] = 200.0
+    assert set(outputs.unconfirmed().values()) == {0.0}  # nothing was sent yet
+    for now[0] in (201.0, 203.0):
+        outputs.publish(answer)
+    assert outputs.unconfirmed() == {f"~/{name}": 2.0 * (name == "costmap") for name in OUTPUTS}
+    costmap.confirming, now[0] = True, 205.0
+    outputs.publish(answer)  # now it has what came before
+    costmap.confirming, now[0] = False, 206.0
+    assert outputs.unconfirmed()["~/costmap"] == 1.0
