@@ -22,7 +22,7 @@ import ros_rig as rig
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from ros_rig import CAMERAS, Peer, node_process, stamp
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import CompressedImage
+from sensor_msgs.msg import CompressedImage, Image
 from tf2_msgs.msg import TFMessage
 
 from letocc_core.data.bag_writer import optical_frame
@@ -34,7 +34,8 @@ from letocc_ros.msg import OccFlowGrid
 pytestmark = pytest.mark.faults
 DEADLINE = 60  # s for whatever must happen
 FRONT, LEFT = CAMERAS
-IMAGES = f"/{LEFT}/image_raw/compressed"
+RAW_IMAGES = f"/{LEFT}/image_raw"
+IMAGES = f"{RAW_IMAGES}/compressed"
 ANSWERS, DIAGNOSTICS = "/occ_flow_node/occupancy", "/diagnostics"
 LISTENER = """
 import sys, time
@@ -51,8 +52,8 @@ time.sleep(999)
 class Drive:
     """A vehicle that drives on from test to test, and what the node makes of its messages."""
 
-    def __init__(self, peer: Peer, node: rig.NodeProcess, whole: int):
-        self.peer, self.node = peer, node
+    def __init__(self, peer: Peer, node: rig.NodeProcess, whole: int, raw: bool = False):
+        self.peer, self.node, self.raw = peer, node, raw
         self.whole = whole  # voxels that both cameras see
         self.index = 0  # of the newest set
         self.last_good = 0  # the newest set before the last fault
@@ -75,7 +76,7 @@ class Drive:
             self.peer.send_poses(self.index)
         if infos:
             self.peer.send_infos(self.index)
-        self.peer.send_images(self.index, cameras)
+        self.peer.send_images(self.index, cameras, self.raw)
         return self.index
 
     def simulate_time(self, on: bool) -> None:
@@ -86,10 +87,10 @@ class Drive:
     def publish_clock(self) -> None:
         self.peer.publish("/clock", Clock(clock=conversions.from_ns(stamp(self.index))))
 
-    def send_image(self, message: CompressedImage) -> None:
+    def send_image(self, message: CompressedImage | Image) -> None:
         """An image of the second camera, in place of the one that belongs to the next set."""
         self.step([FRONT])
-        self.peer.publish(IMAGES, message)
+        self.peer.publish(RAW_IMAGES if self.raw else IMAGES, message)
 
     def send_info(self, calibration: Calibration) -> None:
         """Intrinsics of the second camera."""
@@ -108,6 +109,15 @@ class Drive:
         picture = np.resize(rig.picture(LEFT, self.index + 1), (size[1], size[0], 3))
         stamp_ns = stamp(self.index + 1) if stamp_ns is None else stamp_ns
         return conversions.rgb_to_compressed(picture, stamp_ns, optical_frame(LEFT), kind)
+
+    def next_raw_image(self, encoding: str) -> Image:
+        """The same in grey, in another encoding of one or three bytes a pixel."""
+        grey = rig.picture(LEFT, self.index + 1)[..., :1]
+        message = conversions.rgb_to_image(grey.repeat(3, -1), stamp(self.index + 1), optical_frame(LEFT))
+        message.encoding = encoding
+        if encoding == "mono8":
+            message.step, message.data = rig.WIDTH, grey.tobytes()
+        return message
 
     def provoke(self, text: str, fault: Callable[[], object]) -> DiagnosticStatus:
         """Repeat the fault until the diagnostics, which do not say `text` before, say it."""
@@ -195,13 +205,14 @@ def parameters(checkpoint: Path) -> list[str]:
 
 
 @pytest.fixture(scope="class")
-def running(parameters: list[str], checkpoint: Path) -> Iterator[Drive]:
-    """One node for all tests of a class."""
+def running(parameters: list[str], checkpoint: Path, request: pytest.FixtureRequest) -> Iterator[Drive]:
+    """One node for all tests of a class, whose `transport` says how images come."""
+    transport = request.cls.transport
     with (
-        node_process(*parameters) as node,
+        node_process(*parameters, f"transport:={transport}") as node,
         Peer({DIAGNOSTICS: DiagnosticArray, ANSWERS: OccFlowGrid}) as peer,
     ):
-        yield Drive(peer, node, whole_of(checkpoint))
+        yield Drive(peer, node, whole_of(checkpoint), transport == "raw")
 
 
 @pytest.fixture
@@ -215,6 +226,8 @@ def drive(running: Drive) -> Iterator[Drive]:
 
 class TestOneNode:
     """One node through everything that does not end it."""
+
+    transport = "compressed"
 
     def test_one_camera_stops_and_returns(self, drive: Drive):
         status = drive.provoke(f"no image on {IMAGES}", lambda: drive.step([FRONT]))
@@ -382,6 +395,26 @@ class TestOneNode:
     def test_two_nodes_with_one_name(self, drive: Drive, parameters: list[str]):
         with node_process(*parameters, "autostart:=false", active=False):
             drive.diagnosed("another node is named /occ_flow_node", drive.step)
+
+
+class TestOneNodeOnRawImages:
+    """What is otherwise with images that are not compressed."""
+
+    transport = "raw"
+
+    def test_encoding_changes(self, drive: Drive):
+        """Those that can be read are none of anyone's business; depths are no picture."""
+        for encoding in ("bgr8", "mono8"):
+            drive.send_image(drive.next_raw_image(encoding))
+            drive.settle()
+            assert observed(drive.answers[-1]) == drive.whole
+        message = drive.provoke("'32FC1' is not supported", lambda: drive.send_image(drive.next_raw_image("32FC1")))
+        assert f"{RAW_IMAGES} at" in message.message
+
+    def test_encoding_changes_while_the_size_is_the_old_one(self, drive: Drive):
+        """`rgba16` where there are three bytes a pixel: what the message says contradicts itself."""
+        message = drive.provoke("bytes a row, expected", lambda: drive.send_image(drive.next_raw_image("rgba16")))
+        assert f"{RAW_IMAGES} at" in message.message
 
 
 @pytest.mark.timeout(900)
