@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from letocc_core.errors import LetOccError
+from letocc_core.processes import let_waiting_threads_sleep
 
 FORMATS = ("bag", "nuscenes", "kitti-odometry", "kitti-tracking")  # that `letocc simulate` writes
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns the exit status. Errors of ours are printed without a traceback."""
+    let_waiting_threads_sleep()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)

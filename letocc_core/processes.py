@@ -32,6 +32,15 @@ def single_threaded(
             pool.shutdown(cancel_futures=True)
 
 
+def let_waiting_threads_sleep() -> None:
+    """Threads of torch that wait for others sleep instead of spinning; to be called before torch is imported.
+
+    They wait thousands of times a step. Where another program has a core, the one that all wait for gets none either.
+    `OMP_WAIT_POLICY`, where it is set, counts instead.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
 def keep_freed_memory() -> None:
     """Let this process reuse large blocks of memory instead of handing each back to the system; glibc only.
 

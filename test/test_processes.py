@@ -1,4 +1,4 @@
-"""Spawned processes use one thread each, whatever the caller's environment says."""
+"""Spawned processes use one thread each, whatever the caller's environment says; waiting threads and freed memory."""
 
 import os
 import subprocess
@@ -42,3 +42,19 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 2 * 40 * 2**20 / os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what GNU's OpenMP prints")
+@pytest.mark.parametrize(("given", "policy"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "active"}, "ACTIVE")])
+def test_threads_of_the_command_sleep_while_they_wait(given: dict[str, str], policy: str):
+    """As torch's OpenMP says itself; the user's own setting counts."""
+    script = "import sys\nfrom letocc_core.cli import main\ntry: main(['--help'])\nexcept SystemExit: import torch"
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment | given | {"OMP_DISPLAY_ENV": "true"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"OMP_WAIT_POLICY = '{policy}'" in done.stderr
