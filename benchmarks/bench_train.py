@@ -9,6 +9,7 @@ Seconds are CPU time of all threads, or on a GPU wall time; memory is what torch
 """
 
 import argparse
+import os
 import sys
 import time
 from collections import defaultdict
@@ -19,9 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from letocc_core.processes import keep_freed_memory, let_waiting_threads_sleep
-
-let_waiting_threads_sleep()  # as training does
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as training does
 
 import numpy as np
 import torch
@@ -35,6 +34,7 @@ from letocc_core.data import clips as data
 from letocc_core.frame import Clip, FlowCue, Frame, collate
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.losses.objective import MotionConfig, stage_losses
+from letocc_core.processes import keep_freed_memory
 from letocc_core.rendering.draws import Draws
 from letocc_core.train import TrainConfig, build_model
 
