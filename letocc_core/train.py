@@ -12,6 +12,7 @@ the uninterrupted run exactly (same machine, same number of threads), and any nu
 import json
 import math
 import resource
+import shutil
 import sys
 import time
 from collections import Counter, defaultdict
@@ -35,6 +36,7 @@ from letocc_core.data.batches import StepSampler, mix, shares
 from letocc_core.distributed import World, joined
 from letocc_core.errors import ConfigError, LetOccError
 from letocc_core.frame import Clip, InputConfig, collate
+from letocc_core.frozen import FrozenGeometry
 from letocc_core.losses.feature_similarity import similarity_cue
 from letocc_core.losses.objective import MotionConfig, StaticStageConfig, stage_losses
 from letocc_core.model.let_occ_flow import Fields, LetOccFlow, ModelConfig
@@ -71,9 +73,20 @@ class StageConfig:
     name: str = "static"  # each stage has its own
     steps: int = 3000
     batch_size: int = 2  # clips a step, of all processes together
+    keep_geometry: bool = (
+        False  # on disk, a few MiB a clip, while motion_branch alone learns: each clip once, not a step
+    )
     objective: StaticStageConfig = field(default_factory=StaticStageConfig)
     motion: MotionConfig | None = None  # also learn how the world moves (the papers' second stage)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+    def __post_init__(self):
+        frozen = self.optimizer.geometry_factor == 0 and not self.objective.shapes_geometry()
+        if self.keep_geometry and not (frozen and self.motion and self.motion.cue != "similarity"):
+            raise ConfigError(
+                f"stage {self.name}: keep_geometry, but geometry learns here, or is asked for its features; expected "
+                "optimizer.geometry_factor 0, no weight of a geometry term, and a motion.cue other than similarity"
+            )
 
 
 @dataclass(frozen=True)
@@ -95,6 +108,8 @@ class TrainConfig:
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise ConfigError(f"stages: names {', '.join(names)}, expected a name of its own for each")
+        if self.model.motion_branch is None and any(stage.keep_geometry for stage in self.stages):
+            raise ConfigError("keep_geometry keeps what model.motion_branch works with, but the model has none")
 
     def only_stage(self, name: str) -> "TrainConfig":
         """The same configuration with one of its stages; raises `ConfigError` if it has none of that name."""
@@ -184,18 +199,26 @@ def forward_clip(model: LetOccFlow, clip: Clip, history_gradient: bool, motion: 
 class StageObjective(nn.Module):
     """From clips to losses: the network and a stage's objective, in one forward pass."""
 
-    def __init__(self, model: LetOccFlow, stage: StageConfig, history_gradient: bool):
+    def __init__(
+        self, model: LetOccFlow, stage: StageConfig, history_gradient: bool, frozen: FrozenGeometry | None = None
+    ):
         super().__init__()
-        self.model, self.stage, self.history_gradient = model, stage, history_gradient
+        self.model, self.stage, self.history_gradient, self.frozen = model, stage, history_gradient, frozen
 
     def forward(self, clip: Clip, step: int, draws: Draws) -> dict[str, Tensor]:
         """Weighted terms and their `total` of a batch of clips at a step of the stage."""
         stage, grid = self.stage, self.model.config.grid
-        fields = forward_clip(self.model, clip, self.history_gradient, motion=stage.motion is not None)
+        fields = self._fields(clip)
         similarity = None
         if stage.motion is not None and stage.motion.cue == "similarity":
             similarity = similarity_cue(self.model, clip, fields, stage.motion.similarity)
         return stage_losses(fields, grid, clip, stage.objective, step / stage.steps, draws, stage.motion, similarity)
+
+    def _fields(self, clip: Clip) -> Fields:
+        def compute(clip: Clip) -> Fields:
+            return forward_clip(self.model, clip, self.history_gradient, motion=self.stage.motion is not None)
+
+        return self.frozen.fields(clip, compute, self.model.motion) if self.frozen else compute(clip)
 
 
 class _Run:
@@ -229,7 +252,8 @@ class _Run:
     def train_stage(self, index: int, stage: StageConfig, dataset: Dataset, workers: int) -> None:
         self.stage, seed = index, self.config.seed + index
         optimizer = self._optimizer(stage.optimizer)
-        objective = self.world.parallel(StageObjective(self.model, stage, self.config.history_gradient))
+        frozen = FrozenGeometry(self.folder / "frozen" / stage.name) if stage.keep_geometry else None
+        objective = self.world.parallel(StageObjective(self.model, stage, self.config.history_gradient, frozen))
         sampler = StepSampler(len(dataset), stage.batch_size, seed, self.step, stage.steps, self.parts[index])
         loader = DataLoader(
             dataset, batch_sampler=sampler, num_workers=workers, collate_fn=collate, persistent_workers=workers > 0
@@ -250,6 +274,8 @@ class _Run:
                 self.save(optimizer)
         if log is not None:
             log.close(clock, self.world)
+            if frozen is not None:
+                shutil.rmtree(frozen.folder)
         self.step, self.optimizer_state = 0, None
         self.stage = index + 1
 

@@ -148,9 +148,9 @@ def test_an_error_of_depth_does_not_make_a_ray_move():
 
 
 def test_flow_of_a_metre_a_second():
-    """Across, 8 m ahead, 0.1 s later: 40 / 8 * 0.1 px; along the line of sight of the middle: none."""
-    shown = optical_flow.flow_per_speed(*at((8.0, 0.0, 1.0)), ones(1), frame(), cue())
-    torch.testing.assert_close(shown.flatten(), torch.tensor([0.5]), atol=1e-3, rtol=0)
+    """Across, 8 m ahead, 0.1 s later: 40 / 8 * 0.1 px to the left; along the line of sight of the middle: none."""
+    slope = optical_flow.flow_slope(*at((8.0, 0.0, 1.0)), ones(1), frame(), cue())
+    torch.testing.assert_close(slope.view(2, 2), torch.tensor([[0.0, -0.5], [0, 0]]), atol=1e-3, rtol=0)
 
 
 def test_half_of_the_rays_are_on_movable_objects():

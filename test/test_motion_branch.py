@@ -171,7 +171,7 @@ def test_the_branch_starts_near_standing_still_and_leaves_geometry_alone():
     branch = MotionBranch(CONFIG, GRID, dim=4, past=1, flow_scale=10.0)
     volume = torch.randn(1, 4, *GRID.shape, requires_grad=True)
     sdf = wall().requires_grad_()
-    flow = branch(volume, sdf, view(0.0), [view(-SECONDS, shift=4)], [torch.eye(4)[None]])
+    flow = branch(branch.evidence(volume, sdf, view(0.0), [view(-SECONDS, shift=4)], [torch.eye(4)[None]]))
     assert flow.shape == (1, 2, *GRID.shape) and flow.abs().max() < 0.5
     flow.square().mean().backward()
     assert volume.grad is None and sdf.grad is None

@@ -14,6 +14,7 @@ from letocc_core.frame import Clip, FlowCue, Frame
 from letocc_core.geometry.grid import GridSpec, sample_volume
 from letocc_core.losses import contact, edge, eikonal, hessian, lidar, optical_flow, photometric, semantics, sparsity
 from letocc_core.losses.feature_similarity import SimilarityConfig, VoxelMotion, similarity_losses
+from letocc_core.losses.grounded_motion import GroundedConfig, grounded_losses
 from letocc_core.losses.mean import mean_over, total
 from letocc_core.rendering.draws import Draws
 from letocc_core.rendering.rays import Rays, camera_rays, lidar_rays, object_rays
@@ -75,14 +76,17 @@ class StaticStageConfig:
 class MotionConfig:
     """What the motion stage adds: a cue tells what moves, and how (Let Occ Flow 3.4).
 
-    Weights are of errors in pixels with `cue: flow`, in m/s with `cue: similarity`.
+    Weights are of errors in pixels with `cue: flow`, else in m/s.
     """
 
-    cue: Literal["flow", "similarity", "none"] = "flow"  # optical flow, the network's own features, photometry alone
+    cue: Literal["flow", "grounded", "similarity", "none"] = "flow"
+    """Optical flow where things are rendered (the paper's), or where they stand on the ground; the network's own
+    features; photometry alone."""
     flow: float = 0.02  # weight of the cue on rays that move: supervises motion only, their geometry is not touched
     static_flow: float = 0.005  # weight of the cue on the others: supervises geometry
     static_cues: Literal["both", "forward", "none"] = "both"  # which cues do so (Table 6)
-    still: float = 0.1  # weight of the motion (m/s) rendered on rays that do not move
+    still: float = 0.1  # weight of the motion (m/s) of what cannot move
+    parked: float = 0.1  # weight of the motion of objects that could move, but do not
     threshold: float = 1.0  # px of flow that a static world does not explain, beyond which a ray moves; 8 at full size
     flow_edge: float = 0.0  # weight of the steps (m/s) of the rendered motion where the image has none (papers: 0.01)
     apart: float = 0.05  # weight of telling the dynamic field from the static one, with `cue: similarity` and both
@@ -90,7 +94,11 @@ class MotionConfig:
     disentangle: bool = True  # tell moving rays from the others; False: all supervise motion and geometry (Table 5)
     rays: int = 0  # a camera, half of them on movable objects; 0: those of the geometry
     depth_tolerance: float = 1.0  # factor up to which another depth of a ray may explain its flow; 1: none may (eq. 10)
-    speed: float = 0.0  # px a m/s: cue errors count in m/s, of rays that show at least this; 0: in px (eq. 9)
+    grounded: GroundedConfig = field(default_factory=GroundedConfig)  # how flow is read with `cue: grounded`
+
+    def renders(self) -> bool:
+        """Whether motion is learned along rays."""
+        return self.cue in ("flow", "none")
 
     def __post_init__(self):
         if self.flow_edge > 0 and self.rays:
@@ -123,7 +131,8 @@ def stage_losses(
     """
     beta = config.beta(progress)
     weighted: dict[str, Tensor] = {}
-    if config.shapes_geometry() or not (motion and motion.rays):
+    seen = rays = None
+    if config.shapes_geometry() or (motion and motion.renders() and not motion.rays):
         rays = camera_rays(clip.current, grid, config.rows, config.columns, draws)
         reads = {"motion": motion is not None, "semantics": config.semantics > 0}
         if config.semantics > 0 and fields.semantics is None:
@@ -132,11 +141,11 @@ def stage_losses(
             )
         seen = render(fields, grid, rays, config.samples, beta, draws, **reads)
         weighted = _geometry_terms(fields, grid, seen, rays, clip, config, beta, draws)
-    if motion is not None and motion.rays:
+    if motion is not None and motion.renders() and motion.rays:
         rays = object_rays(clip.current, grid, motion.rays, draws)
         seen = render(fields, grid, rays, config.samples, beta, draws, motion=True)
     if motion is not None:
-        found = motion_terms(seen, rays, clip, motion, fields, similarity)
+        found = motion_terms(seen, rays, clip, motion, fields, grid, similarity)
         if motion.flow_edge > 0:
             found["flow_edge"] = _flow_edge(seen, rays, clip.current)
         weighted |= {name: weight * found[name] for name in found if (weight := getattr(motion, name)) > 0}
@@ -178,6 +187,7 @@ def motion_terms(
     clip: Clip,
     config: MotionConfig,
     fields: SceneFields,
+    grid: GridSpec,
     similarity: VoxelMotion | None = None,
 ) -> dict[str, Tensor]:
     """Terms that teach motion, by the name of their weight in `config`.
@@ -194,6 +204,8 @@ def motion_terms(
         raise ConfigError(
             "a motion stage wants flow cues: set data.simulator.cue or data.bag.cue to dis, or motion.cue to similarity"
         )
+    if config.cue == "grounded":
+        return grounded_losses(fields.sdf, fields.flow, grid, clip.current, clip.cues, config.grounded)
     found = [_cue_terms(seen, rays, clip, cue, config) for cue in clip.cues]
     return {name: sum(terms[name] for terms in found) / len(found) for name in found[0]}
 
@@ -238,22 +250,19 @@ def _cue_terms(seen: Rendered, rays: Rays, clip: Clip, cue: FlowCue, config: Mot
     moving = flow(seen.weights.detach() if config.disentangle else seen.weights, seen.velocity)
     teaches = config.static_cues == "both" or (config.static_cues == "forward" and cue_is_later(clip, cue))
     error, counted = optical_flow.flow_error(moving, target, moves)
-    if config.speed > 0:
-        shown = optical_flow.flow_per_speed(rays, seen.t, seen.weights.detach(), clip.current, cue)
-        error = error / shown.clamp(min=config.speed)
     scale = optical_flow.dynamic_scale(total(known), total(moves))
     return {
         "flow": (scale * total(torch.where(counted, error, 0.0)) / total(known).clamp(min=1)).mean(),
         "static_flow": mean_over(*optical_flow.flow_error(static, target, known & ~moves & teaches)),
-        "still": _still(_speed(seen), inside, known & ~moves, movable),
+        **_still(_speed(seen), inside, known & ~moves, movable),
     }
 
 
-def _still(speed: Tensor, inside: Tensor, explained: Tensor, movable: Tensor | None) -> Tensor:
+def _still(speed: Tensor, inside: Tensor, explained: Tensor, movable: Tensor | None) -> dict[str, Tensor]:
     """Mean speed of rays on objects that could move but do not, and of all others: each as much as the other kind."""
     if movable is None:
-        return mean_over(speed, inside & explained)
-    return mean_over(speed, explained & movable) + mean_over(speed, inside & ~movable)
+        return {"still": mean_over(speed, inside & explained)}
+    return {"parked": mean_over(speed, explained & movable), "still": mean_over(speed, inside & ~movable)}
 
 
 def cue_is_later(clip: Clip, cue: FlowCue) -> bool:

@@ -40,6 +40,7 @@ class Fields:
     flow: Float[Tensor, "B 2 X Y Z"] | None  # m/s, (vx, vy) of the matter relative to the world; None: not asked for
     semantics: Float[Tensor, "B K X Y Z"] | None = None  # logits
     dynamic: Float[Tensor, "B 1 X Y Z"] | None = None  # share of the matter that is the dynamic field's, in (0, 1)
+    evidence: Float[Tensor, "B D x y"] | None = None  # what the motion branch made the flow of
 
     def probability(self, scale: float) -> Float[Tensor, "B X Y Z"]:
         """Occupancy probability sigmoid(-sdf / scale); `scale` in metres."""

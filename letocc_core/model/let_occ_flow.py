@@ -139,7 +139,8 @@ class LetOccFlow(nn.Module):
         if self.motion is None or not motion:
             return fields
         now, *then = (View(f.stamp, f.grey, f.K, f.T_ego_cam, f.camera_valid) for f in (current, *past))
-        return replace(fields, flow=self.motion(refined, fields.sdf, now, then, T_past_now))
+        evidence = self.motion.evidence(refined.detach(), fields.sdf.detach(), now, then, T_past_now)
+        return replace(fields, flow=self.motion(evidence), evidence=evidence)
 
     def _sweep(
         self, current: EncodedFrame, past: Sequence[EncodedFrame], T_past_now: Sequence[Tensor]

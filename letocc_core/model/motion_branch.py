@@ -77,7 +77,7 @@ class Surfaces:
 
 
 class MotionBranch(nn.Module):
-    """Volume, SDF and images -> velocity of every voxel. Geometry gets no gradient from here.
+    """Volume, SDF and images -> evidence -> velocity of every voxel. Geometry gets no gradient from here.
 
     Args:
         grid: output voxels; the network works on columns of twice their size.
@@ -90,8 +90,10 @@ class MotionBranch(nn.Module):
         super().__init__()
         self.config, self.grid, self.flow_scale = config, grid, flow_scale
         layers, width = grid.coarser(2).shape[2], config.width
-        similarities = past * (len(config.patches) * len(config.velocities()) + 1)
-        self.read_motion = nn.Sequential(nn.Conv2d(similarities, HIDDEN, 1), nn.ReLU(), nn.Conv2d(HIDDEN, width, 1))
+        self.similarities = past * (len(config.patches) * len(config.velocities()) + 1)
+        self.read_motion = nn.Sequential(
+            nn.Conv2d(self.similarities, HIDDEN, 1), nn.ReLU(), nn.Conv2d(HIDDEN, width, 1)
+        )
         self.read_volume = nn.Conv2d((dim + 1) * layers, width, 1)
         self.down = nn.ModuleList(
             [ResidualBlock2d(2 * width, 2 * width), ResidualBlock2d(2 * width, 3 * width, 2),
@@ -102,24 +104,31 @@ class MotionBranch(nn.Module):
         nn.init.normal_(self.last.weight, std=1e-3)
         nn.init.zeros_(self.last.bias)
 
-    def forward(
+    @torch.no_grad()
+    def evidence(
         self,
         volume: Float[Tensor, "B C X Y Z"],
         sdf: Float[Tensor, "B 1 X Y Z"],
         now: View,
         past: Sequence[View],
         T_past_now: Sequence[Float[Tensor, "B 4 4"]],
-    ) -> Float[Tensor, "B 2 X Y Z"]:
-        """Velocity (m/s) from the refined volume, the SDF (m), and the images of now and the past (newest first).
+    ) -> Float[Tensor, "B D x y"]:
+        """What is known of each column: similarities, refined volume and matter, from the images of now and the past.
 
         Args:
+            sdf: m.
+            past: newest first.
             T_past_now: ego frame now -> ego frame in the past (m).
         """
-        volume, sdf = volume.detach(), sdf.detach()
         occupied = F.max_pool3d(torch.sigmoid(-sdf / (0.25 * self.grid.voxel_size)), 2)
         columns = torch.cat([F.avg_pool3d(volume, 2), occupied], dim=1).movedim(-1, 2).flatten(1, 2)
         surfaces = find_surfaces(sdf, self.grid, now, self.config)
         similarity = sweep_velocity(surfaces, now, past, T_past_now, self.grid.coarser(2), self.config)
+        return torch.cat([similarity, columns], dim=1)
+
+    def forward(self, evidence: Float[Tensor, "B D x y"]) -> Float[Tensor, "B 2 X Y Z"]:
+        """Velocity (m/s) of every voxel; the road's is 0."""
+        similarity, columns = evidence.split([self.similarities, evidence.shape[1] - self.similarities], dim=1)
         levels = [torch.cat([self.read_motion(similarity), self.read_volume(columns)], dim=1)]
         for block in self.down:
             levels.append(block(levels[-1]))
@@ -128,7 +137,8 @@ class MotionBranch(nn.Module):
             out = F.interpolate(out, size=finer.shape[-2:], mode="bilinear", align_corners=False)
             out = block(torch.cat([out, finer], dim=1))
         velocity = self.last(out).unflatten(1, (2, -1)).movedim(2, -1) * self.flow_scale
-        return F.interpolate(velocity, scale_factor=2, mode="trilinear", align_corners=False)
+        velocity = F.interpolate(velocity, scale_factor=2, mode="trilinear", align_corners=False)
+        return velocity * (self.grid.axes(evidence.device)[2] > self.config.lowest)
 
 
 class ResidualBlock2d(nn.Module):

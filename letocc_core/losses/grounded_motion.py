@@ -1,0 +1,212 @@
+"""Motion of objects that stand on the ground, from masks and optical flow alone: ours, without any learned geometry.
+
+Let Occ Flow's flow loss (eq. 9) puts what moves where it is rendered. But parallax puts it elsewhere, and there another
+motion, or none, explains its flow. Here an object is where it stands (see `contact`), and its pixels, which move as one,
+vote: small groups of them give the velocity that explains their flow best. One pixel says little of motion along its line
+of sight; a group says enough. What remains unclear teaches nothing.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from letocc_core.errors import ConfigError
+from letocc_core.frame import FlowCue, Frame
+from letocc_core.geometry import camera
+from letocc_core.geometry.grid import GridSpec, sample_volume
+from letocc_core.losses import contact, optical_flow
+from letocc_core.losses.mean import mean_over, total
+from letocc_core.rendering.rays import Rays, pixel_rays, rays_through
+
+ROUNDS = 3  # of re-weighted least squares
+
+
+@dataclass(frozen=True)
+class GroundedConfig:
+    """How pixels are grouped, and when a group moves."""
+
+    columns: int = 12  # px, width of a group; it has the whole height of the image
+    depth: float = 1.1  # factor of depth that a group spans
+    depth_tolerance: float = 1.1  # factor up to which another depth may explain the flow of what stands still
+    threshold: float = 0.7  # px of flow that a still world does not explain, beyond which a pixel seems to move
+    moves: float = 0.5  # share of a group's pixels that seem to move, from which it does
+    still: float = 0.15  # and below which it stands still
+    fewest: int = 30  # pixels of a group that teaches, over all cues
+    noise: float = 0.5  # px, errors of flow beyond which a pixel's vote is bounded (Huber)
+    misfit: float = 0.75  # px, mean error of flow of a group up to which its velocity is believed
+    prior: float = 0.06  # px a m/s, strength of the belief that motion is slow: for what flow shows even less
+    lowest: float = 0.6  # m above the ground, of pixels that teach: voxels further down hold road as well
+
+    def __post_init__(self):
+        if self.columns < 1 or not self.depth > 1 or self.depth_tolerance < 1:
+            raise ConfigError(
+                f"motion.grounded: columns {self.columns} px, depth {self.depth}, depth_tolerance "
+                f"{self.depth_tolerance}, expected at least 1 px and factors above 1"
+            )
+        if not 0 <= self.still <= self.moves <= 1:
+            raise ConfigError(
+                f"motion.grounded: still {self.still}, moves {self.moves}, expected shares in this order from 0 to 1"
+            )
+
+
+@dataclass(frozen=True)
+class GroundedMotion:
+    """What the cues say of the pixels of a frame on objects that could move and whose place is known."""
+
+    pixels: Float[Tensor, "B N p 2"]  # px
+    points: Float[Tensor, "B N p 3"]  # m, ego axes
+    velocity: Float[Tensor, "B N p 2"]  # m/s over the ground in ego axes; 0 where nothing is known
+    moves: Bool[Tensor, "B N p"]
+    still: Bool[Tensor, "B N p"]  # it could move, but does not; what is neither teaches nothing
+    weight: Float[Tensor, "B N p"]  # 1 / pixels of the group, 0 for those that teach nothing
+
+
+@torch.no_grad()
+def grounded_motion(frame: Frame, cues: Sequence[FlowCue], grid: GridSpec, config: GroundedConfig) -> GroundedMotion:
+    """The motion of movable objects inside the box from all cues together.
+
+    Raises `ConfigError` without masks of movable objects.
+    """
+    if frame.movable is None:
+        raise ConfigError(
+            "motion.cue: grounded wants masks of what could move, but the data has none: write them (letocc cues masks)"
+        )
+    rays, t, there = _standing(frame, grid)
+    votes = [_votes(rays, t, there, frame, cue, config) for cue in cues]
+    group, groups = _groups(rays.pixels, t[..., 0], frame.images.shape[-1], config)
+    velocity = _velocity(votes, group, groups, config)
+
+    def mean(of: Callable[[_Votes], Tensor]) -> Tensor:
+        """Mean [groups] of what the pixels [B, N, p] that know the cue say."""
+        return _sum(sum(vote.known * of(vote) for vote in votes), group, groups) / count.clamp(min=1)
+
+    count = _sum(sum(vote.known.float() for vote in votes), group, groups)
+    share, misfit = mean(lambda vote: vote.moves), mean(lambda vote: _error(vote, velocity[group]))
+    moves = (share >= config.moves) & (misfit < config.misfit) & (count >= config.fewest)
+    still = (share < config.still) & (count >= config.fewest)
+    points = rays.at(t)[..., 0, :]
+    teaches = there & (points[..., 2] > config.lowest) & (moves | still)[group]
+    return GroundedMotion(
+        rays.pixels,
+        points,
+        velocity[group] * teaches[..., None],
+        teaches & moves[group],
+        teaches & still[group],
+        teaches / _sum(teaches.float(), group, groups).clamp(min=1)[group],
+    )
+
+
+def grounded_losses(
+    sdf: Float[Tensor, "B 1 X Y Z"],
+    flow: Float[Tensor, "B 2 X Y Z"],
+    grid: GridSpec,
+    frame: Frame,
+    cues: Sequence[FlowCue],
+    config: GroundedConfig,
+) -> dict[str, Tensor]:
+    """Errors (m/s) of the motion of voxels: `flow` on what moves, `parked` on what could, `still` on what cannot.
+
+    What cannot move is matter of which no camera shows the centre on a movable object.
+    """
+    told = grounded_motion(frame, cues, grid, config)
+    velocity = sample_volume(flow, grid, told.points, padding="border")
+    off_objects = (sdf[:, 0].detach() < grid.voxel_size / 2) & ~on_objects(frame, grid)
+    return {
+        "flow": _weighted((velocity - told.velocity).norm(dim=-1), told.weight * told.moves),
+        "parked": _weighted(velocity.norm(dim=-1), told.weight * told.still),
+        "still": mean_over(flow.norm(dim=1), off_objects),
+    }
+
+
+def on_objects(frame: Frame, grid: GridSpec) -> Bool[Tensor, "B X Y Z"]:
+    """Voxels whose centre some camera shows on an object that could move."""
+    pixels, depth = camera.project_lattice(grid.axes(frame.images.device), frame.K, frame.T_ego_cam)
+    height, width = frame.images.shape[-2:]
+    seen = camera.in_image(pixels, depth, height, width) & frame.camera_valid[..., None, None, None]
+    u, v = pixels.round().long().unbind(-1)
+    place = v.clamp(0, height - 1) * width + u.clamp(0, width - 1)
+    movable = frame.movable.flatten(2).gather(2, place.flatten(2)).view(place.shape)
+    return (seen & movable).any(1)
+
+
+def _weighted(error: Float[Tensor, "B N p"], weight: Float[Tensor, "B N p"]) -> Float[Tensor, ""]:
+    """Weighted mean of each clip, 0 without weights; then over the clips."""
+    return (total(error * weight) / total(weight).clamp(min=1e-6)).mean()
+
+
+@dataclass(frozen=True)
+class _Votes:
+    """What each pixel says by one cue."""
+
+    known: Bool[Tensor, "B N p"]
+    moves: Bool[Tensor, "B N p"]
+    slope: Float[Tensor, "B N p 2 2"]  # px of flow a m/s
+    unexplained: Float[Tensor, "B N p 2"]  # px of flow beyond that of a still world
+
+
+def _standing(frame: Frame, grid: GridSpec) -> tuple[Rays, Float[Tensor, "B N p 1"], Bool[Tensor, "B N p"]]:
+    """Rays through the pixels of objects that stand inside the box, at which t (m), and which are not padding."""
+    rays = pixel_rays(frame, grid)
+    depth = contact.contact_depth(frame.movable, frame.K, frame.T_ego_cam)
+    stands = (rays.valid & (depth > rays.near) & (depth < rays.far)).flatten(2)
+    most = max(int(stands.sum(-1).max()), 1)
+    chosen = stands.to(torch.uint8).topk(most, dim=-1).indices
+    there = stands.gather(2, chosen)
+    pixels = rays.pixels.flatten(2, 3).gather(2, chosen[..., None].expand(-1, -1, -1, 2))
+    t = torch.where(there, depth.flatten(2).gather(2, chosen), 1.0)
+    return rays_through(pixels, frame.K, frame.T_ego_cam, grid), t[..., None], there
+
+
+def _votes(rays: Rays, t: Tensor, there: Tensor, frame: Frame, cue: FlowCue, config: GroundedConfig) -> _Votes:
+    target, known = optical_flow.cue_at(cue, rays.pixels)
+    whole = torch.ones_like(t)
+    still = optical_flow.rendered_flow(rays, t, whole, frame, cue)
+    nearest = optical_flow.nearest_static(target, still, rays, t, whole, frame, cue, config.depth_tolerance)
+    moves = (target - nearest).norm(dim=-1) > config.threshold
+    slope = optical_flow.flow_slope(rays, t, whole, frame, cue)
+    return _Votes(known & there, moves, slope, target - still)
+
+
+def _groups(
+    pixels: Float[Tensor, "B N p 2"], depth: Float[Tensor, "B N p"], width: int, config: GroundedConfig
+) -> tuple[Int[Tensor, "B N p"], int]:
+    """Number of the group of each pixel, and how many there are: by camera, column and depth (m)."""
+    strip, strips = (pixels[..., 0] // config.columns).long(), math.ceil(width / config.columns)
+    layer = (depth.log() / math.log(config.depth)).round().long()
+    layer = layer - layer.min()
+    layers = int(layer.max()) + 1
+    view = torch.arange(pixels[..., 0, 0].numel(), device=pixels.device).view(*pixels.shape[:2], 1)
+    return (view * strips + strip) * layers + layer, int(view.max() + 1) * strips * layers
+
+
+def _velocity(votes: Sequence[_Votes], group: Int[Tensor, "B N p"], groups: int, config: GroundedConfig) -> Tensor:
+    """Velocity (m/s) [groups, 2] that explains the flow of each group, by least squares robust against wrong flow."""
+    velocity = votes[0].slope.new_zeros(groups, 2)
+    prior = config.prior**2 * torch.eye(2).to(velocity)
+    for _ in range(ROUNDS):
+        normal, right = prior, 0.0
+        for vote in votes:
+            bounded = vote.known * (config.noise / _error(vote, velocity[group]).clamp(min=config.noise))
+            J, JT = vote.slope, vote.slope.mT * bounded[..., None, None]
+            normal = normal + _sum(JT @ J, group, groups)
+            right = right + _sum(_times(JT, vote.unexplained), group, groups)
+        velocity = torch.linalg.solve(normal, right)
+    return velocity
+
+
+def _error(vote: _Votes, velocity: Float[Tensor, "B N p 2"]) -> Float[Tensor, "B N p"]:
+    """Flow (px) that a motion (m/s) leaves unexplained."""
+    return (vote.unexplained - _times(vote.slope, velocity)).norm(dim=-1)
+
+
+def _times(matrix: Float[Tensor, "*p 2 2"], vector: Float[Tensor, "*p 2"]) -> Float[Tensor, "*p 2"]:
+    return (matrix @ vector[..., None])[..., 0]
+
+
+def _sum(values: Float[Tensor, "B N p *c"], group: Int[Tensor, "B N p"], groups: int) -> Float[Tensor, "groups *c"]:
+    out = values.new_zeros(groups, *values.shape[3:])
+    return out.index_add_(0, group.flatten(), values.flatten(0, 2))
