@@ -289,10 +289,16 @@ class TestOneNode:
 
         assert IMAGES in drive.provoke(text, truncated).message
 
-    def test_corrupt_jpeg(self, drive: Drive):
+    @pytest.mark.parametrize("header", [True, False])
+    def test_corrupt_jpeg(self, drive: Drive, header: bool):
+        """Its header is mixed up, or a part of the picture is lost behind a header that is intact."""
+
         def corrupt() -> None:
             message = drive.next_image()
-            message.data[20:200] = message.data[20:200][::-1]
+            if header:
+                message.data[20:200] = message.data[20:200][::-1]
+            else:
+                del message.data[-250:-50]
             drive.send_image(message)
 
         assert IMAGES in drive.provoke("cannot be decoded", corrupt).message

@@ -72,6 +72,43 @@ def test_an_orientation_in_the_file_is_ignored():
     assert images.decode_compressed(turned, "/topic").shape == (8, 16, 3)
 
 
+def jpeg(*options: int) -> bytes:
+    """A smooth picture with noise, 96 x 128."""
+    noise = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
+    return cv2.imencode(".jpg", cv2.resize(noise, (128, 96), interpolation=cv2.INTER_CUBIC), options)[1].tobytes()
+
+
+def test_jpeg_pixels_are_those_of_opencv():
+    sampling = (cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
+    for options in ((), sampling, (cv2.IMWRITE_JPEG_PROGRESSIVE, 1), (cv2.IMWRITE_JPEG_RST_INTERVAL, 4)):
+        data = jpeg(*options)
+        expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+        np.testing.assert_array_equal(images.decode_compressed(data, "/topic"), expected)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png"])
+def test_damage_behind_an_intact_header_is_noticed(kind: str):
+    """A third of the picture itself is lost, wherever."""
+    data = jpeg() if kind == "jpeg" else images.encode(images.decode_compressed(jpeg(), ""), "png")
+    first = data.index(b"\xff\xda") + 14 if kind == "jpeg" else 60
+    lost = (len(data) - first) // 3
+    for at in range(first, len(data) - lost - 20, 97):
+        with pytest.raises(DataError, match=f"/topic: {kind.upper()} image .* cannot be decoded"):
+            images.decode_compressed(data[:at] + data[at + lost :], "/topic")
+
+
+def test_jpeg_as_webcams_write_it():
+    """Without the usual tables, and with some bytes too many before the marker of the end."""
+    whole = short = jpeg()
+    while (at := short.find(b"\xff\xc4")) > 0:
+        short = short[:at] + short[at + 2 + int.from_bytes(short[at + 2 : at + 4], "big") :]
+    assert len(short) < len(whole)
+    padded = short[:-2] + bytes(10) + short[-2:]
+    np.testing.assert_array_equal(images.decode_compressed(padded, ""), images.decode_compressed(whole, ""))
+    with pytest.raises(DataError, match="extraneous bytes before marker 0xd9"):
+        images.decode_compressed(short[:-2] + bytes(40) + short[-2:], "/topic")
+
+
 def info(x: int = 0, y: int = 0, width: int = 0, height: int = 0, binning: int = 0) -> SimpleNamespace:
     """A `sensor_msgs/CameraInfo` of a 640 x 480 sensor."""
     roi = SimpleNamespace(x_offset=x, y_offset=y, width=width, height=height)

@@ -5,11 +5,13 @@ Raw payloads are `sensor_msgs/Image` (encoding, height, width, step, bytes), com
 upper byte is taken: 65535 is white.
 """
 
+import re
 import struct
 from typing import Literal
 
 import cv2
 import numpy as np
+import simplejpeg
 
 from letocc_core.errors import DataError
 
@@ -43,6 +45,7 @@ ENCODINGS: dict[str, tuple[int, int, int | None]] = {
 }
 
 MAX_PIXELS = 2**26  # of a compressed image: a few bytes can claim any size
+MAX_PADDING = 16  # bytes before a JPEG marker that are none of the picture's: webcams' own encoders leave up to ten
 START_OF_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # JPEG markers that are followed by the image's size
 
 
@@ -85,8 +88,10 @@ def decode_raw(
 def decode_compressed(data: bytes | np.ndarray, source: str) -> np.ndarray:
     """RGB array, uint8 [h, w, 3], of the bytes of a JPEG or PNG file.
 
-    Raises `DataError` for another format, for a file that is cut off (OpenCV would fill the rest with grey), and for one
-    that claims a size beyond `MAX_PIXELS`, before memory is taken for it.
+    As the sensor sees it: an orientation in the file, as of telephones, would contradict the calibration.
+
+    Raises `DataError` for another format, for a file that is cut off or damaged as far as its format can tell, and for
+    one that claims a size beyond `MAX_PIXELS`, before memory is taken for it.
     """
     data = np.frombuffer(data, np.uint8)
     name, complete = _container(data.tobytes(), source)
@@ -95,16 +100,7 @@ def decode_compressed(data: bytes | np.ndarray, source: str) -> np.ndarray:
     height, width = _declared_size(data.tobytes(), name)
     if height * width > MAX_PIXELS:
         raise DataError(f"{source}: {name} image that claims {width} x {height} px, expected {MAX_PIXELS} px or less")
-    # As the sensor sees it: an orientation in the file, as of telephones, would contradict the calibration.
-    try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error:
-        image = None
-    if image is None:
-        raise DataError(
-            f"{source}: {name} image of {len(data)} bytes cannot be decoded; the file or message is damaged"
-        )
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return _decode_jpeg(data, source) if name == "JPEG" else _decode_png(data, source)
 
 
 def encode(image: np.ndarray, kind: Literal["jpeg", "png"], quality: int = 95) -> bytes:
@@ -125,6 +121,33 @@ def _container(data: bytes, source: str) -> tuple[str, bool]:
     raise DataError(
         f"{source}: compressed image of {len(data)} bytes starts with '{data[:4].hex()}', expected JPEG (ffd8ff) or "
         "PNG (89504e47)"
+    )
+
+
+def _decode_jpeg(data: np.ndarray, source: str, strict: bool = True) -> np.ndarray:
+    """The decoder of OpenCV, which would fill what it cannot read with grey and say nothing, with its warnings heard."""
+    try:
+        return simplejpeg.decode_jpeg(data, strict=strict)
+    except ValueError as error:
+        padding = re.search(r"(\d+) extraneous bytes before marker", str(error))
+        if strict and padding and int(padding[1]) <= MAX_PADDING:
+            return _decode_jpeg(data, source, strict=False)
+        raise _damaged("JPEG", data, source, f": {error}") from error
+
+
+def _decode_png(data: np.ndarray, source: str) -> np.ndarray:
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:
+        image = None
+    if image is None:
+        raise _damaged("PNG", data, source)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _damaged(name: str, data: np.ndarray, source: str, reason: str = "") -> DataError:
+    return DataError(
+        f"{source}: {name} image of {len(data)} bytes cannot be decoded{reason}; the file or message is damaged"
     )
 
 
