@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from model_cases import model_config
 from safetensors import safe_open
@@ -124,6 +124,7 @@ def test_compressed_images_that_claim_any_size():
     D=st.lists(NUMBER, max_size=16),
     model=st.sampled_from(["plumb_bob", "rational_polynomial", "equidistant", "", "moon"]),
 )
+@example(width=1, height=1, K=[13.0, 0, 0, 0, 13, 0, 0, 0, 1], D=[], model="equidistant")  # smaller than a pixel
 def test_intrinsics(width: int, height: int, K: list[float], D: list[float], model: str):
     """Those that the assembler takes can be used on an image of the size that they name, if it is one that comes."""
     calibration = Calibration(width, height, np.array(K).reshape(3, 3), np.array(D), model)

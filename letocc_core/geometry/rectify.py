@@ -110,8 +110,8 @@ class Rectifier:
         T_cam_view = np.eye(4)
         T_cam_view[:3, :3] = cv2.Rodrigues(np.array([0.0, -math.radians(degrees), 0.0]))[0]
         h, w = calibration.height, calibration.width
-        scale = K[0, 0] / min(calibration.K[0, 0], calibration.K[1, 1])  # both are px a radian, on the axis
-        shrunk = _at_most((h, w), (round(h * scale), round(w * scale)))
+        scale = min(K[0, 0] / min(calibration.K[0, 0], calibration.K[1, 1]), 1)  # both are px a radian, on the axis
+        shrunk = max(1, round(h * scale)), max(1, round(w * scale))
         K_in = scale_intrinsics(calibration.K, shrunk[1] / w, shrunk[0] / h)
         v, u = np.mgrid[: self.height, : self.width].astype(np.float64)
         rays = np.stack([u, v, np.ones_like(u)], -1) @ (T_cam_view[:3, :3] @ np.linalg.inv(K)).T
