@@ -246,7 +246,11 @@ def test_two_processes_and_parts_of_a_batch_train_as_one(cache, tmp_path):
 def test_gradients_of_two_processes_are_those_of_one(tmp_path):
     """Clips of which one has few rays that count, and rays at random: term by term and parameter by parameter."""
     losses, gradients = losses_and_gradients(World(torch.device("cpu")))
-    assert len(gradients) > 100 and [name for name, value in losses.items() if value == 0] == ["behind", "start", "parked"]
+    assert len(gradients) > 100 and [name for name, value in losses.items() if value == 0] == [
+        "behind",
+        "start",
+        "parked",
+    ]
     torchrun(str(REPOSITORY / "test/train_gradients.py"), str(tmp_path / "two.pt"))
     two = torch.load(tmp_path / "two.pt", weights_only=True)
     assert two["losses"] == pytest.approx(losses, rel=1e-5)
