@@ -430,22 +430,3 @@ def test_objects_on_top_of_each_other_stand_where_each_ends():
     depth = contact.contact_depth(movable, K, FORWARD[None, None])[0, 0, :, 10]
     torch.testing.assert_close(depth[50], torch.tensor(30.0))
     torch.testing.assert_close(depth[60], torch.tensor(5.0))
-
-
-def test_contact_error_is_of_the_logarithm():
-    depth, known = torch.tensor([[10.0, 5.0, 7.0]]), torch.tensor([[True, True, False]])
-    found = contact.error(depth, torch.tensor([[5.0, 5.0, torch.inf]]), known)
-    torch.testing.assert_close(found, torch.tensor([[math.log(2), 0.0, 0.0]]))
-
-
-def test_a_surface_belongs_where_the_object_stands_and_nothing_in_front_of_it():
-    """|0.3| at the contact; of four samples one lacks 0.4 - 0.1 = 0.3 m to be free, one behind does not count."""
-    t = torch.tensor([[[1.0, 2.0, 3.0, 5.0]]])
-    sdf = torch.tensor([[[0.5, 0.1, 0.9, -2.0]]], requires_grad=True)
-    here = torch.tensor([[-0.3]], requires_grad=True)
-    counted, depth = torch.tensor([[True]]), torch.tensor([[4.0]])
-    loss = contact.surface_error(here, sdf, t, depth, counted)
-    torch.testing.assert_close(loss, torch.tensor(0.3 + 0.3 / 4))
-    loss.backward()
-    assert here.grad.item() == -1 and sdf.grad.flatten().tolist() == [0, -0.25, 0, 0]
-    assert contact.surface_error(here, sdf, t, torch.full((1, 1), torch.inf), ~counted) == 0

@@ -10,10 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from letocc_core.geometry import camera
-from letocc_core.losses.mean import mean_over
 
-FREE = 0.4  # m, SDF that is free enough
-FARTHEST = 2.0  # m, of a surface beyond which the error grows no more
 STEEPEST = 1e-3  # m down for a metre of depth; flatter rays meet the ground nowhere near
 
 
@@ -33,29 +30,3 @@ def contact_depth(
     down = -(camera.ray_directions(pixels.flatten(2, 3), K) * T_ego_cam[..., None, 2, :3]).sum(-1).view(movable.shape)
     depth = T_ego_cam[..., 2, 3, None, None] / down.clamp(min=STEEPEST)
     return torch.where(movable & (ends < height) & (down > STEEPEST), depth, torch.inf)
-
-
-def error(depth: Float[Tensor, "*r"], contact: Float[Tensor, "*r"], counted: Bool[Tensor, "*r"]) -> Float[Tensor, "*r"]:
-    """|log depth - log contact| where counted, else 0; depths in m."""
-    contact = torch.where(counted, contact, 1.0)
-    return torch.where(counted, (depth.clamp(min=1e-3).log() - contact.log()).abs(), 0.0)
-
-
-def surface_error(
-    at_contact: Float[Tensor, "B *r"],
-    sdf: Float[Tensor, "B *r s"],
-    t: Float[Tensor, "B *r s"],
-    contact: Float[Tensor, "B *r"],
-    counted: Bool[Tensor, "B *r"],
-) -> Float[Tensor, ""]:
-    """How far a surface is from where objects stand: |SDF| (m) there, and what it lacks to be free in front of it.
-
-    On the SDF itself, not the rendered depth, which has no slope where there is no matter yet.
-
-    Args:
-        at_contact: m, SDF at the contact depth of each ray.
-        sdf, t: m, SDF and depth of samples along each ray.
-    """
-    before = contact[..., None] - t
-    lacking = torch.where(before > 0, (before.clamp(max=FREE) - sdf).clamp(min=0), 0.0).mean(-1)
-    return mean_over(at_contact.abs().clamp(max=FARTHEST) + lacking, counted)

@@ -12,7 +12,7 @@ from torch import Tensor
 from letocc_core.errors import ConfigError
 from letocc_core.frame import Clip, FlowCue, Frame
 from letocc_core.geometry.grid import GridSpec, sample_volume
-from letocc_core.losses import contact, edge, eikonal, hessian, lidar, optical_flow, photometric, semantics, sparsity
+from letocc_core.losses import edge, eikonal, hessian, lidar, optical_flow, photometric, semantics, sparsity
 from letocc_core.losses.feature_similarity import SimilarityConfig, VoxelMotion, similarity_losses
 from letocc_core.losses.grounded_motion import GroundedConfig, grounded_losses
 from letocc_core.losses.mean import mean_over, total
@@ -20,8 +20,7 @@ from letocc_core.rendering.draws import Draws
 from letocc_core.rendering.rays import Rays, camera_rays, lidar_rays, object_rays
 from letocc_core.rendering.render import Rendered, SceneFields, render
 
-CONTACT_TOLERANCE = 0.2  # of the logarithm of depth, up to which photometry agrees with where an object stands
-TERMS = ("photometric", "contact", "eikonal", "hessian", "edge", "sparsity", "behind", "start", "lidar", "semantics")
+TERMS = ("photometric", "eikonal", "hessian", "edge", "sparsity", "behind", "start", "lidar", "semantics")
 FAR_AWAY = 500.0  # m, depth of the farthest background sample
 
 
@@ -50,7 +49,6 @@ class StaticStageConfig:
     sparsity: float = 0.002  # in voxels that no camera sees
     behind: float = 0.002  # more than 3 m behind the rendered surface
     start: float = 0.05  # matter where rays start: at the cameras
-    contact: float = 0.0  # depth of movable objects by where they stand; their photometry must agree with it then
     semantics: float = 0.0
 
     def __post_init__(self):
@@ -166,7 +164,6 @@ def _geometry_terms(
     target = photometric.sample_colours(clip.current.images, rays.pixels)
     terms = {
         "photometric": lambda: photometric_term(seen, rays, target, clip, config),
-        "contact": lambda: _contact(fields, grid, seen, rays, clip.current),
         "eikonal": lambda: _eikonal(fields, grid, seen),
         "hessian": lambda: hessian.hessian(fields.sdf, grid.voxel_size),
         "edge": lambda: _edge(seen, rays, target),
@@ -293,25 +290,7 @@ def photometric_term(
     counted = counted & rays.valid
     if not config.movable and clip.current.movable is not None:
         counted = counted & ~_nearest(clip.current.movable, rays.pixels)
-    if config.contact > 0:
-        depth, known = _standing(rays, clip.current)
-        counted = counted & ~(known & (contact.error(seen.depth.detach(), depth, known) > CONTACT_TOLERANCE))
     return mean_over(best, counted)
-
-
-def _contact(fields: SceneFields, grid: GridSpec, seen: Rendered, rays: Rays, frame: Frame) -> Tensor:
-    depth, known = _standing(rays, frame)
-    points = rays.at(torch.where(known, depth, rays.near)[..., None])
-    here = sample_volume(fields.sdf, grid, points, padding="border")[..., 0, 0]
-    return contact.surface_error(here, seen.sdf[..., 1:], seen.t, depth, known)
-
-
-def _standing(rays: Rays, frame: Frame) -> tuple[Tensor, Tensor]:
-    """Depth (m) [*r] at which what rays see stands on the ground inside the box, and where that is known."""
-    if frame.movable is None:
-        raise ConfigError("objective.contact is on, but the data has no masks of movable objects; set it to 0")
-    depth = _nearest(contact.contact_depth(frame.movable, frame.K, frame.T_ego_cam), rays.pixels)
-    return depth, rays.valid & (depth > rays.near) & (depth < rays.far)
 
 
 def _unwarped(rays: Rays, target: Tensor, clip: Clip, config: StaticStageConfig) -> Tensor | None:
