@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
@@ -95,11 +96,20 @@ def ablate(
     jobs = list(plan(path, names, runs, out))
     todo = missing(jobs)
     with patch.dict(os.environ, {"TQDM_DISABLE": "1"}), single_threaded(workers) as pool:
-        for first in (True, False):  # those that follow no row, then those that do
-            begun = [pool.submit(run, job) for job in todo if (job.init is None) == first]
-            for future in begun:
-                print(future.result(), file=sys.stderr, flush=True)
+        run_all(todo, pool)
     return [job.result for job in jobs]
+
+
+def run_all(jobs: Sequence[Job], pool: Executor) -> None:
+    """Run the rows, each as soon as the one that it follows is through, and print what they say."""
+    waiting, begun = list(jobs), {}
+    while waiting or begun:
+        to_come = {job.checkpoint(0) for job in (*waiting, *begun.values())}
+        begun |= {pool.submit(run, job): job for job in waiting if job.init not in to_come}
+        waiting = [job for job in waiting if job.init in to_come]
+        for future in wait(begun, return_when=FIRST_COMPLETED).done:
+            print(future.result(), file=sys.stderr, flush=True)
+            del begun[future]
 
 
 def plan(path: Path, names: Sequence[str], runs: Path, out: Path) -> Iterator[Job]:

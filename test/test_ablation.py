@@ -1,6 +1,7 @@
 """The file of ablations: its rows, and a small one trained, measured, and not done twice."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,24 @@ def test_a_row_is_run_again_if_another_wants_its_checkpoint(tmp_path, monkeypatc
     assert [job.name for job in ablation.missing(jobs)] == ["ours"]
     done.add("ours")
     assert ablation.missing(jobs) == []
+
+
+def test_a_row_waits_for_the_one_that_it_follows_and_for_no_other(monkeypatch, capsys):
+    begun = []
+
+    def run(job: ablation.Job) -> str:
+        begun.append(job.name)
+        return f"{job.name} is done"
+
+    monkeypatch.setattr(ablation, "run", run)
+    jobs = list(ablation.plan(ROWS, ["cue_true", "ours", "lidar"], Path("runs"), Path("out")))
+    with ThreadPoolExecutor(1) as pool:
+        ablation.run_all(jobs, pool)
+    assert begun == ["static", "lidar", "ours", "cue_true"]
+    assert sorted(capsys.readouterr().err.splitlines()) == sorted(f"{name} is done" for name in begun)
+    with ThreadPoolExecutor(1) as pool:
+        ablation.run_all(jobs[1:], pool)  # what it follows was done before
+    assert begun[4:] == ["ours", "cue_true", "lidar"]
 
 
 def test_an_interrupted_row_goes_on(tiny: Path, monkeypatch):
