@@ -1,13 +1,12 @@
 """Motion from 2D cues: optical flow supervises what moves, and the geometry of what does not (Let Occ Flow 3.4)."""
 
-from itertools import pairwise
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from letocc_core.frame import FlowCue, Frame
+from letocc_core.geometry import polyline
 from letocc_core.geometry.camera import MIN_DEPTH
 from letocc_core.losses.reprojection import reproject
 from letocc_core.rendering.rays import Rays
@@ -70,16 +69,7 @@ def nearest_static(
     factors = [tolerance**power for power in (-1, -0.5, 0.5, 1)]
     flows = [rendered_flow(rays, k * t, weights, current, cue) for k in factors]
     flows.insert(2, static)
-    candidates = torch.stack([_nearest_between(target, a, b) for a, b in pairwise(flows)])
-    best = (candidates - target).norm(dim=-1).argmin(0)
-    return candidates.gather(0, best[None, ..., None].expand_as(candidates[:1]))[0]
-
-
-def _nearest_between(point: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """The point [*p 2] of the straight line from a to b that is nearest to another."""
-    along = b - a
-    share = ((point - a) * along).sum(-1) / (along**2).sum(-1).clamp(min=1e-12)
-    return a + share.clamp(0, 1)[..., None] * along
+    return polyline.nearest_on(torch.stack(flows), target)
 
 
 def flow_slope(
