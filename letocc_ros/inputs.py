@@ -9,6 +9,7 @@ from geometry_msgs.msg import TransformStamped
 from nav_msgs.msg import Odometry
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from tf2_msgs.msg import TFMessage
 
@@ -21,6 +22,7 @@ from letocc_core.stream.types import FrameSet
 from letocc_ros import conversions
 from letocc_ros.health import Health
 from letocc_ros.parameters import NodeParameters
+from letocc_ros.session import pending
 
 REMEMBERED = 1000  # stamps of images whose arrival is known
 
@@ -45,19 +47,21 @@ class Inputs:
         self._node, self._health, self._submit = node, health, submit
         self._max_lead = parameters.max_clock_lead
         self._assembler = FrameAssembler(parameters.assembler)
-        self._subscriptions: list = []
+        self._subscriptions: list[Subscription] = []
+        self._pose_subscriptions: list[Subscription] = []  # some of them
         self._arrivals: OrderedDict[int, float] = OrderedDict()
         self._info_topics: dict[str, str] = {}
         self.image_topics: dict[str, str] = {}
         self._rectified = parameters.rectified
-        self._listen_to_cameras(parameters)
         self._listen_to_poses(parameters)
+        self._pose_subscriptions += self._subscriptions
+        self._listen_to_cameras(parameters)
 
     def destroy(self) -> None:
         """Listen no more."""
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
-        self._subscriptions = []
+        self._subscriptions, self._pose_subscriptions = [], []
 
     def _listen_to_cameras(self, p: NodeParameters) -> None:
         images = QoSProfile(depth=5, reliability=ReliabilityPolicy[p.image_reliability.upper()])
@@ -102,7 +106,15 @@ class Inputs:
             else:
                 self._submit(item, self._arrivals.get(item.stamp_ns, time.monotonic()))
 
+    def _take_in_poses(self) -> None:
+        """Those that have come. The executor takes one message of each topic in turn, so that under load images, of which
+        the oldest are lost, would overtake them."""
+        for subscription in self._pose_subscriptions:
+            for message in pending(subscription):
+                subscription.callback(message)
+
     def _on_image(self, camera: str, topic: str, message: Image | CompressedImage) -> None:
+        self._take_in_poses()
         stamp_ns = require_stamp(conversions.to_ns(message.header.stamp), topic)
         self._check_clock(stamp_ns, topic)
         self._arrivals.setdefault(stamp_ns, time.monotonic())

@@ -364,7 +364,7 @@ def main(args: Sequence[str] | None = None) -> int:
         if node.parameters.autostart and not node.start():
             status = int(rclpy.ok())  # 0: interrupted meanwhile
         else:
-            executor = SingleThreadedExecutor()  # callbacks in the order of arrival; the network has its own thread
+            executor = SingleThreadedExecutor()  # one message of each topic in turn; the network has its own thread
             executor.add_node(node)
             executor.spin()
     except (LetOccError, ParameterException) as error:

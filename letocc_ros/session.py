@@ -40,6 +40,15 @@ def count_publishers(node: Node, subscription: Subscription) -> int:
     return node.count_publishers(subscription.topic_name)  # older rclpy: what the graph says
 
 
+def pending(subscription: Subscription) -> list[object]:
+    """Takes the messages that have come and that the executor has not taken yet, as it would: the oldest first."""
+    messages = []
+    with subscription.handle:
+        while (taken := subscription.handle.take_message(subscription.msg_type, subscription.raw)) is not None:
+            messages.append(taken[0])
+    return messages
+
+
 def message_class(kind: str) -> type:
     """The Python class of `package/msg/Name`; raises `ImportError` or `AttributeError` where ROS lacks it."""
     package, _, name = kind.partition("/msg/")

@@ -1,6 +1,8 @@
 """What the node listens to, message by message: cameras of different kinds, poses from /tf or odometry. Nothing is sent."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import cv2
 import numpy as np
@@ -30,6 +32,7 @@ class Robot:
 
     def __init__(self, **parameters):
         self.callbacks: dict[str, Callable] = {}
+        self.waiting: dict[str, list] = {}  # messages that have come and that no callback was given yet
         self.said: list[str] = []
         self.sets: list[FrameSet] = []
         parameters = NodeParameters(**{"cameras": CAMERAS, "transport": "raw"} | parameters)
@@ -40,12 +43,15 @@ class Robot:
     def resolve_topic_name(self, topic: str) -> str:
         return topic if topic.startswith("/") else f"/{topic}"
 
-    def create_subscription(self, kind: type, topic: str, callback: Callable, qos) -> str:
-        self.callbacks[self.resolve_topic_name(topic)] = callback
-        return topic
+    def create_subscription(self, kind: type, topic: str, callback: Callable, qos) -> SimpleNamespace:
+        topic = self.resolve_topic_name(topic)
+        self.callbacks[topic], queue = callback, self.waiting.setdefault(topic, [])
+        handle = MagicMock()
+        handle.take_message = lambda kind, raw: (queue.pop(0), {}) if queue else None
+        return SimpleNamespace(topic=topic, callback=callback, handle=handle, msg_type=kind, raw=False)
 
-    def destroy_subscription(self, topic: str) -> None:
-        del self.callbacks[self.resolve_topic_name(topic)]
+    def destroy_subscription(self, subscription: SimpleNamespace) -> None:
+        del self.callbacks[subscription.topic]
 
     def get_clock(self) -> Clock:
         return Clock()
@@ -90,6 +96,20 @@ def test_a_set_of_raw_images():
     np.testing.assert_allclose(frames.T_world_ego, pose(1))
     robot.inputs.destroy()
     assert not robot.callbacks
+    assert not robot.said
+
+
+def test_poses_that_have_come_are_taken_in_before_an_image():
+    """Images of sets 1 and 2 were lost on the way, their poses wait."""
+    robot = Robot()
+    robot.mount()
+    robot.calibrate()
+    for index in range(5):
+        T = conversions.matrix_to_transform(pose(index), stamp(index), "odom", "base_link")
+        robot.waiting["/tf"].append(TFMessage(transforms=[T]))
+        if index in (0, 3, 4):
+            robot.see(index)
+    assert [frames.stamp_ns for frames in robot.sets] == [stamp(i) for i in (0, 3, 4)]
     assert not robot.said
 
 
