@@ -222,7 +222,7 @@ def kitti_bag(shared_data, tmp_path_factory) -> Path:
 
 
 def test_kitti_configuration_takes_the_real_drive(kitti_bag, tmp_path):
-    """config/kitti_small.yaml: its clips fit its model, and the LiDAR fills its box."""
+    """config/kitti_small.yaml: its clips fit its model, the LiDAR fills its box, and what moves is found."""
     path = Path(__file__).resolve().parents[1] / "config" / "kitti_small.yaml"
     sections = yaml.safe_load(path.read_text())
     data = configuration.from_dict(DataConfig, {**sections["data"], "cache": str(tmp_path)}, str(path))
@@ -237,6 +237,8 @@ def test_kitti_configuration_takes_the_real_drive(kitti_bag, tmp_path):
         -1
     )
     assert inside.float().mean() > 0.5
+    left, right = clip.current.movable.float().mean(dim=(0, 1, 2)).split(160)  # a lorry overtakes on the right
+    assert left.mean() < 0.05 and right.mean() > 0.3
     with torch.no_grad():
         fields = model(clip.current, clip.history)
     assert fields.sdf.shape == (2, 1, 64, 64, 16) and torch.isfinite(fields.sdf).all()
