@@ -76,7 +76,7 @@ def told(
         flow_of(now, depth, velocity, seconds, drive),
         flow_of(now, depth, velocity, -seconds, se3.inverse(drive)),
     ]
-    return grounded_motion(now, cues, GRID, GroundedConfig(prior=1e-3, **changes))
+    return grounded_motion(now, cues, GRID, GroundedConfig(**{"prior": 1e-3, "stride": 1} | changes))
 
 
 def image(found: GroundedMotion, values: Tensor) -> Tensor:
@@ -124,9 +124,18 @@ def test_in_a_turned_world_the_velocity_is_turned():
         flow_of(now, AHEAD, turned_velocity, seconds, R @ moved(drive) @ R.T)
         for seconds, drive in ((0.1, 0.4), (-0.1, -0.4))
     ]
-    turned = grounded_motion(now, cues, GRID, GroundedConfig(prior=1e-3)).velocity
+    turned = grounded_motion(now, cues, GRID, GroundedConfig(prior=1e-3, stride=1)).velocity
     torch.testing.assert_close(turned, plain @ R[:2, :2].T, atol=1e-2, rtol=0)
     assert turned.abs().max() > 2
+
+
+def test_a_part_of_the_pixels_votes_for_all():
+    sparse, full = told((-4.0, 2.0), stride=2), told((-4.0, 2.0))
+    assert sparse.pixels[sparse.moves].remainder(2).max() == 0
+    assert sparse.moves.sum() == 3 * 12 and full.moves.sum() == 7 * 24  # rows of which 45 is the first, columns
+    for found in (sparse, full):
+        expected = torch.tensor([-4.0, 2.0]).expand(int(found.moves.sum()), 2)
+        torch.testing.assert_close(found.velocity[found.moves], expected, atol=0.2, rtol=0)
 
 
 def test_what_stands_does_not_move_although_it_is_a_little_nearer_than_it_seems():
@@ -185,9 +194,9 @@ def test_cameras_and_clips_do_not_mix():
     flow = torch.cat([f.flow for f in flows]).view(2, 2, 2, HEIGHT, WIDTH)
     cue = FlowCue(two(flows[0].stamp), four(now.K), four(now.T_ego_cam), two(flows[0].T_world_ego), flow,
                   four(flows[0].valid))  # fmt: skip
-    together = grounded_motion(frames, [cue], GRID, GroundedConfig(prior=1e-3, threshold=0.3))
+    together = grounded_motion(frames, [cue], GRID, GroundedConfig(prior=1e-3, stride=1, threshold=0.3))
     for i, alone in enumerate(flows):
-        found = grounded_motion(now, [alone], GRID, GroundedConfig(prior=1e-3, threshold=0.3))
+        found = grounded_motion(now, [alone], GRID, GroundedConfig(prior=1e-3, stride=1, threshold=0.3))
         for a, b in ((together.velocity, found.velocity), (together.moves, found.moves), (together.still, found.still)):
             torch.testing.assert_close(a.flatten(0, 1)[i], b[0, 0], atol=1e-4, rtol=0)
 
@@ -249,7 +258,7 @@ def test_matter_that_no_camera_shows_on_an_object_stands_still():
         assert float(found) == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.parametrize("wrong", [{"depth": 1.0}, {"still": 0.6}, {"columns": 0}])
+@pytest.mark.parametrize("wrong", [{"depth": 1.0}, {"still": 0.6}, {"columns": 0}, {"stride": 0}])
 def test_wrong_groups_are_refused(wrong: dict[str, float]):
     with pytest.raises(ConfigError, match="grounded"):
         GroundedConfig(**wrong)

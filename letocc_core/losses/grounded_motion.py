@@ -29,22 +29,23 @@ ROUNDS = 3  # of re-weighted least squares
 class GroundedConfig:
     """How pixels are grouped, and when a group moves."""
 
+    stride: int = 2  # px between the pixels that vote, both ways
     columns: int = 12  # px, width of a group; it has the whole height of the image
     depth: float = 1.1  # factor of depth that a group spans
     depth_tolerance: float = 1.1  # factor up to which another depth may explain the flow of what stands still
     threshold: float = 0.7  # px of flow that a still world does not explain, beyond which a pixel seems to move
     moves: float = 0.5  # share of a group's pixels that seem to move, from which it does
     still: float = 0.15  # and below which it stands still
-    fewest: int = 30  # pixels of a group that teaches, over all cues
+    fewest: int = 8  # pixels of a group that teaches, over all cues
     noise: float = 0.5  # px, errors of flow beyond which a pixel's vote is bounded (Huber)
     misfit: float = 0.75  # px, mean error of flow of a group up to which its velocity is believed
     prior: float = 0.06  # px a m/s, strength of the belief that motion is slow: for what flow shows even less
     lowest: float = 0.6  # m above the ground, of pixels that teach: voxels further down hold road as well
 
     def __post_init__(self):
-        if self.columns < 1 or not self.depth > 1 or self.depth_tolerance < 1:
+        if min(self.columns, self.stride) < 1 or not self.depth > 1 or self.depth_tolerance < 1:
             raise ConfigError(
-                f"motion.grounded: columns {self.columns} px, depth {self.depth}, depth_tolerance "
+                f"motion.grounded: stride {self.stride} px, columns {self.columns} px, depth {self.depth}, depth_tolerance "
                 f"{self.depth_tolerance}, expected at least 1 px and factors above 1"
             )
         if not 0 <= self.still <= self.moves <= 1:
@@ -75,7 +76,7 @@ def grounded_motion(frame: Frame, cues: Sequence[FlowCue], grid: GridSpec, confi
         raise ConfigError(
             "motion.cue: grounded wants masks of what could move, but the data has none: write them (letocc cues masks)"
         )
-    rays, t, there = _standing(frame, grid)
+    rays, t, there = _standing(frame, grid, config.stride)
     votes = [_votes(rays, t, there, frame, cue, config) for cue in cues]
     group, groups = _groups(rays.pixels, t[..., 0], frame.images.shape[-1], config)
     velocity = _velocity(votes, group, groups, config)
@@ -148,13 +149,17 @@ class _Votes:
     unexplained: Float[Tensor, "B N p 2"]  # px of flow beyond that of a still world
 
 
-def _standing(frame: Frame, grid: GridSpec) -> tuple[Rays, Float[Tensor, "B N p 1"], Bool[Tensor, "B N p"]]:
+def _standing(
+    frame: Frame, grid: GridSpec, stride: int
+) -> tuple[Rays, Float[Tensor, "B N p 1"], Bool[Tensor, "B N p"]]:
     """Rays through the pixels of objects that stand inside the box, at which t (m), and which are not padding."""
     rays = pixel_rays(frame, grid)
     depth = contact.contact_depth(frame.movable, frame.K, frame.T_ego_cam)
-    stands = (rays.valid & (depth > rays.near) & (depth < rays.far)).flatten(2)
+    votes = torch.zeros_like(frame.movable)
+    votes[..., ::stride, ::stride] = True
+    stands = (votes & rays.valid & (depth > rays.near) & (depth < rays.far)).flatten(2)
     most = max(int(stands.sum(-1).max()), 1)
-    chosen = stands.to(torch.uint8).topk(most, dim=-1).indices
+    chosen = stands.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)[..., :most]
     there = stands.gather(2, chosen)
     pixels = rays.pixels.flatten(2, 3).gather(2, chosen[..., None].expand(-1, -1, -1, 2))
     t = torch.where(there, depth.flatten(2).gather(2, chosen), 1.0)
