@@ -29,7 +29,7 @@ from letocc_core.metrics.ray_iou import (
     total,
 )
 from letocc_core.model.deformable_attention import ms_deform_attn
-from letocc_core.rendering.neus import neus_weights, selfocc_weights
+from letocc_core.rendering.neus import neus_alpha, neus_weights, selfocc_weights
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}  # what the numbers' own page asks of anything that is not a count
 FILES = {"depth_metrics", "ms_deform_attn", "neus_render", "photometric", "ray_iou", "silog"}
@@ -296,7 +296,7 @@ def photometric_errors(views: list[Tensor], target: Tensor) -> Tensor:
     for image in views:
         colours = lattice(image)
         cost = (colours - lattice(target)).abs().mean(-1)[..., None]
-        view = photometric.Match(colours[..., None, :], cost, torch.ones_like(cost, dtype=torch.bool))
+        view = photometric.Match(colours[..., None, :], cost, torch.ones_like(cost))
         errors.append(photometric.photometric(view, lattice(target), torch.ones_like(cost), 0.85)[0])
     return torch.stack(errors)
 
@@ -397,8 +397,9 @@ def middles(t: Tensor) -> Tensor:
 
 
 def test_weights_opacity_and_depth(sdf_rays):
-    weights, alpha = neus_weights(sdf_rays["sdf"], 1 / sdf_rays["inv_s"][:, None])
-    torch.testing.assert_close(alpha, sdf_rays["alpha"], **CLOSE)
+    edges = sdf_rays["sdf"], 1 / sdf_rays["inv_s"][:, None]
+    weights = neus_weights(*edges)
+    torch.testing.assert_close(neus_alpha(*edges), sdf_rays["alpha"], **CLOSE)
     torch.testing.assert_close(weights, sdf_rays["weights"], **CLOSE)
     left = 1 - torch.cat([torch.zeros_like(weights[:, :1]), weights.cumsum(-1)], dim=-1)
     torch.testing.assert_close(left, sdf_rays["transmittance"], **CLOSE)
@@ -410,7 +411,7 @@ def test_weights_opacity_and_depth(sdf_rays):
 
 def test_gradients_of_weights_opacity_and_depth(sdf_rays):
     sdf = sdf_rays["sdf"].clone().requires_grad_()
-    weights, _ = neus_weights(sdf, 1 / sdf_rays["inv_s"][:, None])
+    weights = neus_weights(sdf, 1 / sdf_rays["inv_s"][:, None])
     depth, opacity = (weights * middles(sdf_rays["t"])).sum(-1), weights.sum(-1)
     for value, name in (
         (depth, "grad_depth_sum_wrt_sdf"),
@@ -423,7 +424,8 @@ def test_gradients_of_weights_opacity_and_depth(sdf_rays):
 
 
 def test_single_precision_holds_where_the_quotient_as_written_does_not(golden, sdf_rays):
-    weights, alpha = neus_weights(sdf_rays["sdf"].float(), (1 / sdf_rays["inv_s"][:, None]).float())
+    edges = sdf_rays["sdf"].float(), (1 / sdf_rays["inv_s"][:, None]).float()
+    weights, alpha = neus_weights(*edges), neus_alpha(*edges)
     torch.testing.assert_close(weights.double(), sdf_rays["weights"], rtol=1e-3, atol=2e-6)
     naive = torch.from_numpy(load(golden, "neus_render")["naive_float32_alpha_ok"])
     assert alpha.isfinite().all()

@@ -110,7 +110,8 @@ def test_photometric_gradients():
     colours = torch.rand(1, 1, 4, 5, 6, 3, generator=generator, dtype=torch.float64)
     target = torch.rand(1, 1, 4, 5, 3, generator=generator, dtype=torch.float64)
     cost = (colours - target[..., None, :]).abs().mean(-1)
-    view = photometric.Match(colours, cost, torch.rand(1, 1, 4, 5, 6, generator=generator) < 0.8)
+    inside = (torch.rand(1, 1, 4, 5, 6, generator=generator) < 0.8).double()
+    view = photometric.Match(colours, cost, inside)
     weights = torch.rand(1, 1, 4, 5, 6, generator=generator, dtype=torch.float64).softmax(-1).requires_grad_()
     assert gradcheck(lambda w: photometric.photometric(view, target, w, 0.85), weights)
     now, before, after = (

@@ -13,7 +13,7 @@ from letocc_core.frame import Frame, stack
 from letocc_core.geometry import camera, se3
 from letocc_core.geometry.grid import GridSpec, sample_volume
 from letocc_core.rendering.draws import Draws
-from letocc_core.rendering.neus import neus_weights
+from letocc_core.rendering.neus import neus_alpha, neus_weights
 from letocc_core.rendering.rays import Rays, camera_rays, lidar_rays, pixel_rays, rays_through, sample_edges
 from letocc_core.rendering.render import render
 
@@ -61,7 +61,7 @@ def one_ray(near: float = 0.0, far: float = 4.0, length: float = 1.0) -> Rays:
 
 def test_weights_hold_in_float32_deep_inside_a_surface():
     deep = torch.linspace(1.0, -500.0, 32, requires_grad=True)
-    weights, alpha = neus_weights(deep, 0.05)
+    weights, alpha = neus_weights(deep, 0.05), neus_alpha(deep, 0.05)
     weights[3].backward()
     assert (
         alpha.isfinite().all() and deep.grad.isfinite().all() and weights.sum().item() == pytest.approx(1.0, abs=1e-5)
@@ -69,7 +69,7 @@ def test_weights_hold_in_float32_deep_inside_a_surface():
 
 
 def test_a_rising_distance_weighs_nothing():
-    weights, _ = neus_weights(torch.tensor([0.1, 0.5, 0.5, 2.0]), 0.2)
+    weights = neus_weights(torch.tensor([0.1, 0.5, 0.5, 2.0]), 0.2)
     assert weights.tolist() == [0, 0, 0]
 
 

@@ -79,6 +79,11 @@ def to_unit(pixels: Float[Tensor, "*n 2"], height: int, width: int) -> Float[Ten
     return pixels * (2 / size) + (1 / size - 1)
 
 
+def unit_intrinsics(K: Float[Tensor, "*batch 3 3"], height: int, width: int) -> Float[Tensor, "*batch 3 3"]:
+    """Intrinsics whose image coordinates are those of `to_unit`: from -1 to 1 between the borders of the image."""
+    return K.new_tensor([[2 / width, 0, 1 / width - 1], [0, 2 / height, 1 / height - 1], [0, 0, 1]]) @ K
+
+
 def ray_directions(pixels: Float[Tensor, "*batch n 2"], K: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch n 3"]:
     """Directions in the optical frame with z = 1, so that a multiple t of one has depth t (m)."""
     x = (pixels[..., 0] - K[..., None, 0, 2]) / K[..., None, 0, 0]

@@ -72,7 +72,7 @@ class GridSpec:
         lower = torch.as_tensor(self.lower, dtype=points.dtype, device=points.device)
         upper = torch.as_tensor(self.upper, dtype=points.dtype, device=points.device)
         scale = 2 / (upper - lower)
-        return points * scale - (1 + lower * scale)
+        return torch.addcmul(-1 - lower * scale, points, scale)
 
     def crossing(
         self,

@@ -31,18 +31,18 @@ class Match:
 
     colours: Float[Tensor, "*r s 3"]  # in [0, 1]; of the samples inside
     cost: Float[Tensor, "*r s"]  # mean absolute colour difference to the ray's own pixel; outside: the others' mean
-    inside: Bool[Tensor, "*r s"]  # the sample lies on the view's image
+    inside: Float[Tensor, "*r s"]  # 1 where the sample lies on the view's image, 0 elsewhere
 
     @property
     def seen(self) -> Bool[Tensor, "*r"]:
         """Some sample of the ray lies on the view's image."""
-        return self.inside.any(-1)
+        return self.inside.sum(-1) > 0
 
     def composited(self, weights: Float[Tensor, "*r s"]) -> Float[Tensor, "*r 3"]:
         """Colours of the rays: the weight of the samples outside is shared out evenly among those inside."""
-        counted = weights * self.inside
-        outside = (weights.sum(-1) - counted.sum(-1)) / self.inside.sum(-1).clamp(min=1)
-        return composite(torch.addcmul(counted, outside[..., None], self.inside.to(weights.dtype)), self.colours)
+        outside = weights.sum(-1) - torch.linalg.vecdot(weights, self.inside)
+        share = outside / self.inside.sum(-1).clamp(min=1)
+        return composite((weights + share[..., None]) * self.inside, self.colours)
 
 
 def match(
@@ -67,30 +67,33 @@ def match(
 
 def _look_up(rays: Rays, t: Tensor, target: Tensor, current: Frame, source: Frame, velocity: Tensor | None) -> Match:
     """The samples in one source; inside: on an image of a camera that is there."""
-    pixels, depth = reproject(rays, t, current, source, velocity)
-    present = source.camera_valid.view(*source.camera_valid.shape, *[1] * (depth.dim() - 2))
-    colours = sample_colours(source.images, pixels)
+    K = camera.unit_intrinsics(source.K, *source.images.shape[-2:])
+    there, depth = reproject(rays, t, current, source, velocity, K)
+    u, v = there.unbind(-1)
+    nearest = torch.where(source.camera_valid, camera.MIN_DEPTH, torch.inf)[(...,) + (None,) * (depth.dim() - 2)]
+    inside = (depth > nearest) & (u.abs() <= 1) & (v.abs() <= 1)
+    colours = _colours_at(source.images, there)
     pairs = zip(colours.unbind(-1), target[..., None, :].unbind(-1), strict=True)
     red, green, blue = (
         (here - own).abs_() for here, own in pairs
     )  # one channel after the other, as they lie in memory
     cost = red.add_(green).add_(blue).div_(3)
-    return Match(colours, cost, camera.in_image(pixels, depth, *source.images.shape[-2:]) & present)
+    return Match(colours, cost, inside.to(cost.dtype))
 
 
 def _mean(views: Sequence[Match]) -> Match:
     """Over the views that have a sample inside."""
-    count = sum(view.inside.to(view.cost.dtype) for view in views).clamp(min=1)
+    count = sum(view.inside for view in views).clamp(min=1)
     return Match(
         sum(view.colours * view.inside[..., None] for view in views) / count[..., None],
         sum(view.cost * view.inside for view in views) / count,
-        torch.stack([view.inside for view in views]).any(0),
+        torch.stack([view.inside for view in views]).amax(0),
     )
 
 
 def _with_neutral_cost(view: Match) -> Match:
-    neutral = torch.linalg.vecdot(view.cost, view.inside.to(view.cost.dtype)) / view.inside.sum(-1).clamp(min=1)
-    return replace(view, cost=torch.where(view.inside, view.cost, neutral[..., None]))
+    neutral = torch.linalg.vecdot(view.cost, view.inside) / view.inside.sum(-1).clamp(min=1)
+    return replace(view, cost=torch.lerp(neutral[..., None], view.cost, view.inside))
 
 
 def photometric(
@@ -149,10 +152,15 @@ def ssim_loss(a: Float[Tensor, "M C h w"], b: Float[Tensor, "M C h w"]) -> Float
 
 def sample_colours(images: Float[Tensor, "B N C H W"], pixels: Float[Tensor, "B N *p 2"]) -> Float[Tensor, "B N *p C"]:
     """Bilinear colours at pixels (u, v); beyond the border, those of the border."""
-    B, N, C, H, W = images.shape
-    grid = camera.to_unit(pixels, H, W).reshape(B * N, -1, 1, 2)
-    colours = F.grid_sample(images.flatten(0, 1), grid, padding_mode="border", align_corners=False)
-    return colours[..., 0].transpose(1, 2).reshape(*pixels.shape[:-1], C)
+    return _colours_at(images, camera.to_unit(pixels, *images.shape[-2:]))
+
+
+def _colours_at(images: Float[Tensor, "B N C H W"], unit: Float[Tensor, "B N *p 2"]) -> Float[Tensor, "B N *p C"]:
+    """The same at coordinates as `camera.to_unit` gives them."""
+    B, N, C, _, _ = images.shape
+    where = unit.reshape(B * N, -1, 1, 2)
+    colours = F.grid_sample(images.flatten(0, 1), where, padding_mode="border", align_corners=False)
+    return colours[..., 0].transpose(1, 2).reshape(*unit.shape[:-1], C)
 
 
 def _lattice_dssim(colours: Tensor, target: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ def reproject(
     current: Frame,
     other: Frame | FlowCue,
     velocity: Float[Tensor, "B N *p s 2"] | None = None,
+    K: Float[Tensor, "B N 3 3"] | None = None,
 ) -> tuple[Float[Tensor, "B N *p s 2"], Float[Tensor, "B N *p s"]]:
     """Pixels (u, v) and depth (m) in the same camera at another instant of samples at `t` along rays [B, N, *p].
 
@@ -23,9 +24,10 @@ def reproject(
 
     Args:
         velocity: m/s, of the matter relative to the world; moves each point by the true time difference.
+        K: intrinsics in whose units (u, v) are; None: those of the other instant (px).
     """
     T = se3.inverse(other.T_ego_cam) @ se3.relative(other.T_world_ego, current.T_world_ego)[:, None].to(t.dtype)
-    P = other.K @ T[..., :3, :]
+    P = (other.K if K is None else K) @ T[..., :3, :]
     starts, steps = (x.flatten(2, -2) @ P[..., :3].transpose(-1, -2) for x in (rays.origins, rays.directions))
     starts = starts + P[..., None, :, 3]
     starts, steps = (x.movedim(-1, 0).reshape(3, *t.shape[:-1], 1) for x in (starts, steps))

@@ -116,8 +116,7 @@ def _hypotheses(
     h, w = shape
     v, u = torch.meshgrid(*(torch.arange(n, device=K.device, dtype=K.dtype) for n in shape), indexing="ij")
     pixels = torch.stack([u, v], -1).view(1, -1, 2).expand(K[..., 0, 0].numel(), -1, -1)
-    unit = K.new_tensor([[2 / w, 0, 1 / w - 1], [0, 2 / h, 1 / h - 1], [0, 0, 1]])
-    P = (unit @ K_past @ T[..., :3, :]).flatten(0, 1)
+    P = (camera.unit_intrinsics(K_past, h, w) @ T[..., :3, :]).flatten(0, 1)
     turned = camera.ray_directions(pixels, K.flatten(0, 1)) @ P[..., :3].transpose(1, 2)
     line = turned.movedim(-1, 0).reshape(3, -1, h, w, 1) + P[..., 3].T.reshape(3, -1, 1, 1, 1) * inverse
     z = line[2]

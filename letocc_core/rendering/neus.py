@@ -6,18 +6,25 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 
-def neus_weights(
-    sdf: Float[Tensor, "*r edges"], beta: float | Float[Tensor, "*#r 1"]
-) -> tuple[Float[Tensor, "*r s"], Float[Tensor, "*r s"]]:
-    """Weights and opacities alpha of the intervals between neighbouring samples of `sdf` (m, positive = free).
+def neus_weights(sdf: Float[Tensor, "*r edges"], beta: float | Float[Tensor, "*#r 1"]) -> Float[Tensor, "*r s"]:
+    """Weights of the intervals between neighbouring samples of `sdf` (m, positive = free).
 
     alpha_i = max((S(f_i) - S(f_{i+1})) / S(f_i), 0), S(x) = sigmoid(x / beta), w_i = alpha_i prod_{j<i} (1 - alpha_j),
     Let Occ Flow B.5 after NeuS eq. 13. In logarithms 1 - alpha_i = min(S(f_{i+1}) / S(f_i), 1) never underflows, so
     float32 holds deep inside a surface, where the quotient as written is 0 / 0. `beta` (m) is the width of a surface.
     """
+    return _accumulate(_log_passed(sdf, beta))
+
+
+def neus_alpha(sdf: Float[Tensor, "*r edges"], beta: float | Float[Tensor, "*#r 1"]) -> Float[Tensor, "*r s"]:
+    """The opacities alpha of these intervals."""
+    return -torch.expm1(_log_passed(sdf, beta))
+
+
+def _log_passed(sdf: Tensor, beta: float | Tensor) -> Tensor:
+    """Logarithm of 1 - alpha."""
     log_s = logsigmoid(sdf / beta)
-    log_passed = (log_s[..., 1:] - log_s[..., :-1]).clamp(max=0)
-    return _accumulate(log_passed), -torch.expm1(log_passed)
+    return (log_s[..., 1:] - log_s[..., :-1]).clamp(max=0)
 
 
 def selfocc_weights(

@@ -103,7 +103,7 @@ def composite(weights: Float[Tensor, "*r s"], values: Float[Tensor, "*r s c"]) -
 
 def _weights(sdf: Tensor, edges: Tensor, rays: Rays, beta: float | Tensor, weighting: str) -> Tensor:
     if weighting == "neus":
-        return neus_weights(sdf, beta)[0]
+        return neus_weights(sdf, beta)
     steps = (edges[..., 1:] - edges[..., :-1]) * rays.directions.norm(dim=-1)[..., None]  # m
     slope = (sdf[..., 1:] - sdf[..., :-1]) / steps.clamp(min=1e-6)
     return selfocc_weights((sdf[..., 1:] + sdf[..., :-1]) / 2, slope, steps, beta)[0]
