@@ -39,7 +39,7 @@ class FrozenGeometry:
         device = str(clip.current.images.device)
         kept = [safetensors.torch.load_file(path, device) for path in paths]
         sdf, evidence = (torch.stack([k[name] for k in kept]).float() for name in ("sdf", "evidence"))
-        return Fields(sdf, motion(evidence), evidence=evidence)
+        return Fields(sdf, motion(evidence, sdf), evidence=evidence)
 
 
 def _digests(clip: Clip) -> list[str]:

@@ -175,6 +175,11 @@ def test_what_is_not_known_teaches_nothing():
         assert not (found.moves | found.still).any()
 
 
+def test_a_motion_that_flow_hardly_shows_teaches_nothing():
+    """The plate drives ahead, at 0.5 m/s: too little flow to move, and too few pixels to know that it stands."""
+    assert not told((0.5, 0.0), unsure=1e-3).still.any() and told((0.5, 0.0), unsure=10.0).still.any()
+
+
 def test_cameras_and_clips_do_not_mix():
     """Two clips of two cameras each, of which one plate moves to the left, one to the right, one not at all."""
     now = frame()

@@ -171,8 +171,24 @@ def test_the_branch_starts_near_standing_still_and_leaves_geometry_alone():
     branch = MotionBranch(CONFIG, GRID, dim=4, past=1, flow_scale=10.0)
     volume = torch.randn(1, 4, *GRID.shape, requires_grad=True)
     sdf = wall().requires_grad_()
-    flow = branch(branch.evidence(volume, sdf, view(0.0), [view(-SECONDS, shift=4)], [torch.eye(4)[None]]))
+    flow = branch(
+        branch.evidence(volume, sdf, view(0.0), [view(-SECONDS, shift=4)], [torch.eye(4)[None]]), sdf.detach()
+    )
     assert flow.shape == (1, 2, *GRID.shape) and flow.abs().max() < 0.5
     flow.square().mean().backward()
     assert volume.grad is None and sdf.grad is None
     assert all(p.grad is not None for p in branch.parameters())
+
+
+def test_the_road_stands_still_under_what_moves():
+    """Layers at -1.4, -1.0, ... m: the one at 0.2 m is the lowest that is known as road, the next may move."""
+    branch = MotionBranch(dataclasses.replace(CONFIG, lowest=0.3), GRID, dim=4, past=1, flow_scale=10.0)
+    moving = torch.full((1, 2, *GRID.shape), 3.0)
+    sdf = torch.ones(1, 1, *GRID.shape)
+    sdf[:, :, 5] = -0.1  # a wall across one row of columns
+    found = branch._still_road(moving, sdf)[0, 0]
+    layers = GRID.axes()[2]
+    road, foot = layers < 0.1, (layers > 0.1) & (layers < 0.3)
+    assert road.sum() == 4 and foot.sum() == 1
+    assert (found[..., layers > 0.3] == 3.0).all() and (found[..., road] == 0.0).all()
+    assert (found[5][..., foot] == 3.0).all() and (found[:5][..., foot] == 0.0).all()

@@ -39,6 +39,9 @@ class GroundedConfig:
     fewest: int = 8  # pixels of a group that teaches, over all cues
     noise: float = 0.5  # px, errors of flow beyond which a pixel's vote is bounded (Huber)
     misfit: float = 0.75  # px, mean error of flow of a group up to which its velocity is believed
+    unsure: float = (
+        1.0  # m/s, standard error of a group's velocity, in its least certain direction, up to which it teaches
+    )
     prior: float = 0.06  # px a m/s, strength of the belief that motion is slow: for what flow shows even less
     lowest: float = 0.6  # m above the ground, of pixels that teach: voxels further down hold road as well
 
@@ -79,7 +82,7 @@ def grounded_motion(frame: Frame, cues: Sequence[FlowCue], grid: GridSpec, confi
     rays, t, there = _standing(frame, grid, config.stride)
     votes = [_votes(rays, t, there, frame, cue, config) for cue in cues]
     group, groups = _groups(rays.pixels, t[..., 0], frame.images.shape[-1], config)
-    velocity = _velocity(votes, group, groups, config)
+    velocity, error = _velocity(votes, group, groups, config)
 
     def mean(of: Callable[[_Votes], Tensor]) -> Tensor:
         """Mean [groups] of what the pixels [B, N, p] that know the cue say."""
@@ -87,8 +90,9 @@ def grounded_motion(frame: Frame, cues: Sequence[FlowCue], grid: GridSpec, confi
 
     count = _sum(sum(vote.known.float() for vote in votes), group, groups)
     share, misfit = mean(lambda vote: vote.moves), mean(lambda vote: _error(vote, velocity[group]))
-    moves = (share >= config.moves) & (misfit < config.misfit) & (count >= config.fewest)
-    still = (share < config.still) & (count >= config.fewest)
+    sure = (error < config.unsure) & (count >= config.fewest)
+    moves = sure & (share >= config.moves) & (misfit < config.misfit)
+    still = sure & (share < config.still)
     points = rays.at(t)[..., 0, :]
     teaches = there & (points[..., 2] > config.lowest) & (moves | still)[group]
     return GroundedMotion(
@@ -188,19 +192,25 @@ def _groups(
     return (view * strips + strip) * layers + layer, int(view.max() + 1) * strips * layers
 
 
-def _velocity(votes: Sequence[_Votes], group: Int[Tensor, "B N p"], groups: int, config: GroundedConfig) -> Tensor:
-    """Velocity (m/s) [groups, 2] that explains the flow of each group, by least squares robust against wrong flow."""
+def _velocity(
+    votes: Sequence[_Votes], group: Int[Tensor, "B N p"], groups: int, config: GroundedConfig
+) -> tuple[Float[Tensor, "groups 2"], Float[Tensor, "groups"]]:
+    """Velocity (m/s) that explains the flow of each group, and its standard error in the least certain direction.
+
+    By least squares robust against wrong flow, as if the pixels' errors had nothing to do with each other.
+    """
     velocity = votes[0].slope.new_zeros(groups, 2)
     prior = config.prior**2 * torch.eye(2).to(velocity)
     for _ in range(ROUNDS):
-        normal, right = prior, 0.0
+        normal, right = 0.0, 0.0
         for vote in votes:
             bounded = vote.known * (config.noise / _error(vote, velocity[group]).clamp(min=config.noise))
             J, JT = vote.slope, vote.slope.mT * bounded[..., None, None]
             normal = normal + _sum(JT @ J, group, groups)
             right = right + _sum(_times(JT, vote.unexplained), group, groups)
-        velocity = torch.linalg.solve(normal, right)
-    return velocity
+        velocity = torch.linalg.solve(normal + prior, right)
+    least = torch.linalg.eigvalsh(normal)[..., 0].clamp(min=1e-12)
+    return velocity, config.noise / least.sqrt()
 
 
 def _error(vote: _Votes, velocity: Float[Tensor, "B N p 2"]) -> Float[Tensor, "B N p"]:

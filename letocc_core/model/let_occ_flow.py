@@ -140,7 +140,7 @@ class LetOccFlow(nn.Module):
             return fields
         now, *then = (View(f.stamp, f.grey, f.K, f.T_ego_cam, f.camera_valid) for f in (current, *past))
         evidence = self.motion.evidence(refined.detach(), fields.sdf.detach(), now, then, T_past_now)
-        return replace(fields, flow=self.motion(evidence), evidence=evidence)
+        return replace(fields, flow=self.motion(evidence, fields.sdf.detach()), evidence=evidence)
 
     def _sweep(
         self, current: EncodedFrame, past: Sequence[EncodedFrame], T_past_now: Sequence[Tensor]

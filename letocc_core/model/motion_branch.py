@@ -126,8 +126,10 @@ class MotionBranch(nn.Module):
         similarity = sweep_velocity(surfaces, now, past, T_past_now, self.grid.coarser(2), self.config)
         return torch.cat([similarity, columns], dim=1)
 
-    def forward(self, evidence: Float[Tensor, "B D x y"]) -> Float[Tensor, "B 2 X Y Z"]:
-        """Velocity (m/s) of every voxel; the road's is 0."""
+    def forward(
+        self, evidence: Float[Tensor, "B D x y"], sdf: Float[Tensor, "B 1 X Y Z"]
+    ) -> Float[Tensor, "B 2 X Y Z"]:
+        """Velocity (m/s) of every voxel; the SDF (m) tells where something stands on the road."""
         similarity, columns = evidence.split([self.similarities, evidence.shape[1] - self.similarities], dim=1)
         levels = [torch.cat([self.read_motion(similarity), self.read_volume(columns)], dim=1)]
         for block in self.down:
@@ -138,7 +140,14 @@ class MotionBranch(nn.Module):
             out = block(torch.cat([out, finer], dim=1))
         velocity = self.last(out).unflatten(1, (2, -1)).movedim(2, -1) * self.flow_scale
         velocity = F.interpolate(velocity, scale_factor=2, mode="trilinear", align_corners=False)
-        return velocity * (self.grid.axes(evidence.device)[2] > self.config.lowest)
+        return self._still_road(velocity, sdf)
+
+    def _still_road(self, velocity: Float[Tensor, "B 2 X Y Z"], sdf: Float[Tensor, "B 1 X Y Z"]) -> Tensor:
+        """Nothing below `lowest` moves, but the foot of what does: in the layer below, what has matter above it."""
+        above = min(int((self.grid.axes()[2] <= self.config.lowest).sum()), self.grid.shape[2] - 1)
+        foot = velocity[..., above : above + 1] * (sdf[..., above : above + 1] < self.grid.voxel_size / 2)
+        road = torch.zeros_like(velocity[..., :above])
+        return torch.cat([road[..., 1:], foot[..., :above], velocity[..., above:]], dim=-1)
 
 
 class ResidualBlock2d(nn.Module):
