@@ -18,7 +18,7 @@ from letocc_core.losses.grounded_motion import GroundedConfig, grounded_losses
 from letocc_core.losses.mean import mean_over, total
 from letocc_core.rendering.draws import Draws
 from letocc_core.rendering.rays import Rays, camera_rays, lidar_rays, object_rays
-from letocc_core.rendering.render import Rendered, SceneFields, render
+from letocc_core.rendering.render import Rendered, SceneFields, composite, render
 
 TERMS = ("photometric", "eikonal", "hessian", "edge", "sparsity", "behind", "start", "lidar", "semantics")
 FAR_AWAY = 500.0  # m, depth of the farthest background sample
@@ -224,7 +224,7 @@ def _flow_edge(seen: Rendered, rays: Rays, frame: Frame) -> Tensor:
 
 def _speed(seen: Rendered) -> Tensor:
     """Rendered motion (m/s, L1) of each ray; its geometry is not touched."""
-    return (seen.weights.detach()[..., None] * seen.velocity).sum(-2).abs().sum(-1)
+    return composite(seen.weights.detach(), seen.velocity).abs().sum(-1)
 
 
 def _cue_terms(seen: Rendered, rays: Rays, clip: Clip, cue: FlowCue, config: MotionConfig) -> dict[str, Tensor]:
@@ -279,7 +279,9 @@ def photometric_term(
     colours (Monodepth2), or better than the best of all their samples, which does not give up rays yet to be solved.
     """
     t = torch.cat([seen.t, background_samples(rays, config)], dim=-1)
-    velocity = None if seen.velocity is None else F.pad(seen.velocity, (0, 0, 0, config.background))
+    velocity = seen.velocity
+    if velocity is not None:  # what lies beyond the box stands still
+        velocity = F.pad(velocity.movedim(-1, 0), (0, config.background)).movedim(0, -1)
     views = photometric.match(rays, t, target, clip.current, clip.sources, velocity, config.sources == "mean")
     weights = [_with_background(seen, view.cost[..., config.samples :]) for view in views]
     errors = [photometric.photometric(v, target, w, config.dssim) for v, w in zip(views, weights, strict=True)]

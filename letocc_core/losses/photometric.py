@@ -16,7 +16,7 @@ from torch import Tensor
 from letocc_core.frame import Frame
 from letocc_core.geometry import camera
 from letocc_core.losses.reprojection import reproject
-from letocc_core.rendering.rays import Rays
+from letocc_core.rendering.rays import Rays, channels
 from letocc_core.rendering.render import composite
 
 
@@ -69,11 +69,11 @@ def _look_up(rays: Rays, t: Tensor, target: Tensor, current: Frame, source: Fram
     """The samples in one source; inside: on an image of a camera that is there."""
     K = camera.unit_intrinsics(source.K, *source.images.shape[-2:])
     there, depth = reproject(rays, t, current, source, velocity, K)
-    u, v = there.unbind(-1)
+    u, v = channels(there)
     nearest = torch.where(source.camera_valid, camera.MIN_DEPTH, torch.inf)[(...,) + (None,) * (depth.dim() - 2)]
     inside = (depth > nearest) & (u.abs() <= 1) & (v.abs() <= 1)
     colours = _colours_at(source.images, there)
-    pairs = zip(colours.unbind(-1), target[..., None, :].unbind(-1), strict=True)
+    pairs = zip(channels(colours), target[..., None, :].unbind(-1), strict=True)
     red, green, blue = (
         (here - own).abs_() for here, own in pairs
     )  # one channel after the other, as they lie in memory

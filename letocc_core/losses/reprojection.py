@@ -6,7 +6,7 @@ from torch import Tensor
 
 from letocc_core.frame import FlowCue, Frame
 from letocc_core.geometry import camera, se3
-from letocc_core.rendering.rays import Rays
+from letocc_core.rendering.rays import Rays, channels
 
 
 def reproject(
@@ -35,7 +35,7 @@ def reproject(
     if velocity is not None:
         seconds = (other.stamp - current.stamp).to(t.dtype) * 1e-9
         shifts = (P[..., :2] * seconds.view(-1, 1, 1, 1)).movedim((-2, -1), (0, 1))[(...,) + (None,) * (t.dim() - 2)]
-        vx, vy = velocity.unbind(-1)
+        vx, vy = channels(velocity)
         line = [torch.addcmul(torch.addcmul(at, x, vx), y, vy) for at, (x, y) in zip(line, shifts, strict=True)]
     u, v, depth = line
     nearness = depth.clamp(min=camera.MIN_DEPTH).reciprocal_()

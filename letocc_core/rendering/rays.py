@@ -35,6 +35,11 @@ class Rays:
         return torch.addcmul(origins, directions, t).movedim(0, -1)
 
 
+def channels(values: Float[Tensor, "*r s c"]) -> tuple[Tensor, ...]:
+    """The entries [*r, s] of what samples have, one by one: they lie apart in memory, and then so do their gradients."""
+    return values.movedim(-1, 0).unbind(0)
+
+
 def rays_through(
     pixels: Float[Tensor, "B N *p 2"], K: Float[Tensor, "B N 3 3"], T_ego_cam: Float[Tensor, "B N 4 4"], grid: GridSpec
 ) -> Rays:

@@ -10,7 +10,7 @@ from torch import Tensor
 from letocc_core.geometry.grid import GridSpec, sample_volume
 from letocc_core.rendering.draws import Draws
 from letocc_core.rendering.neus import neus_weights, selfocc_weights
-from letocc_core.rendering.rays import Rays, sample_edges
+from letocc_core.rendering.rays import Rays, channels, sample_edges
 
 
 @runtime_checkable
@@ -98,7 +98,7 @@ def render(
 
 def composite(weights: Float[Tensor, "*r s"], values: Float[Tensor, "*r s c"]) -> Float[Tensor, "*r c"]:
     """sum w v of each ray; channel by channel, as they lie apart in memory."""
-    return torch.stack([torch.linalg.vecdot(weights, channel) for channel in values.unbind(-1)], dim=-1)
+    return torch.stack([torch.linalg.vecdot(weights, channel) for channel in channels(values)], dim=-1)
 
 
 def _weights(sdf: Tensor, edges: Tensor, rays: Rays, beta: float | Tensor, weighting: str) -> Tensor:
