@@ -186,9 +186,10 @@ def test_the_road_stands_still_under_what_moves():
     moving = torch.full((1, 2, *GRID.shape), 3.0)
     sdf = torch.ones(1, 1, *GRID.shape)
     sdf[:, :, 5] = -0.1  # a wall across one row of columns
+    sdf[:, :, 7, :, 5] = -0.1  # thick road across another
     found = branch._still_road(moving, sdf)[0, 0]
     layers = GRID.axes()[2]
     road, foot = layers < 0.1, (layers > 0.1) & (layers < 0.3)
     assert road.sum() == 4 and foot.sum() == 1
     assert (found[..., layers > 0.3] == 3.0).all() and (found[..., road] == 0.0).all()
-    assert (found[5][..., foot] == 3.0).all() and (found[:5][..., foot] == 0.0).all()
+    assert (found[5][..., foot] == 3.0).all() and (found[[*range(5), *range(6, 16)]][..., foot] == 0.0).all()

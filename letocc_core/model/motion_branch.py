@@ -143,9 +143,10 @@ class MotionBranch(nn.Module):
         return self._still_road(velocity, sdf)
 
     def _still_road(self, velocity: Float[Tensor, "B 2 X Y Z"], sdf: Float[Tensor, "B 1 X Y Z"]) -> Tensor:
-        """Nothing below `lowest` moves, but the foot of what does: in the layer below, what has matter above it."""
+        """Nothing below `lowest` moves, but the foot of what does: in the layer below, what has two of matter above it."""
         above = min(int((self.grid.axes()[2] <= self.config.lowest).sum()), self.grid.shape[2] - 1)
-        foot = velocity[..., above : above + 1] * (sdf[..., above : above + 1] < self.grid.voxel_size / 2)
+        stands = (sdf[..., above : above + 2] < self.grid.voxel_size / 2).all(-1, keepdim=True)
+        foot = velocity[..., above : above + 1] * stands
         road = torch.zeros_like(velocity[..., :above])
         return torch.cat([road[..., 1:], foot[..., :above], velocity[..., above:]], dim=-1)
 
