@@ -9,6 +9,7 @@ import torch
 import yaml
 
 from letocc_core import config as configuration
+from letocc_core.checkpoint import load_model
 from letocc_core.data.bag_clips import BagClips
 from letocc_core.data.bag_info import bag_info
 from letocc_core.data.bag_writer import BagWriter, optical_frame
@@ -19,6 +20,7 @@ from letocc_core.data.recording import Recording
 from letocc_core.errors import CalibrationError, DataError
 from letocc_core.frame import InputConfig, collate
 from letocc_core.geometry.camera import project_lidar
+from letocc_core.geometry.grid import sample_volume
 from letocc_core.model.let_occ_flow import LetOccFlow, ModelConfig
 from letocc_core.stream import images
 from letocc_core.stream.types import Calibration
@@ -221,15 +223,23 @@ def kitti_bag(shared_data, tmp_path_factory) -> Path:
     return kitti_tracking_to_bag(shared_data / "kitti_tracking", "0012", out)
 
 
-def test_kitti_configuration_takes_the_real_drive(kitti_bag, tmp_path):
-    """config/kitti_small.yaml: its clips fit its model, the LiDAR fills its box, and what moves is found."""
-    path = Path(__file__).resolve().parents[1] / "config" / "kitti_small.yaml"
-    sections = yaml.safe_load(path.read_text())
-    data = configuration.from_dict(DataConfig, {**sections["data"], "cache": str(tmp_path)}, str(path))
+CONFIG = Path(__file__).resolve().parents[1] / "config" / "kitti_small.yaml"
+
+
+@pytest.fixture(scope="session")
+def kitti_clips(kitti_bag, tmp_path_factory) -> BagClips:
+    """Those that config/kitti_small.yaml trains on."""
+    sections = yaml.safe_load(CONFIG.read_text())
+    plain = {**sections["data"], "cache": str(tmp_path_factory.mktemp("cache"))}
+    data = configuration.from_dict(DataConfig, plain, str(CONFIG))
     data = dataclasses.replace(data, bag=dataclasses.replace(data.bag, bags=(kitti_bag,)))
-    model = LetOccFlow(configuration.from_dict(ModelConfig, sections["model"], str(path)))
-    input_config = configuration.from_dict(InputConfig, sections["input"], str(path))
-    clips = build(data, input_config, model.config.temporal.frames)
+    return build(data, configuration.from_dict(InputConfig, sections["input"], str(CONFIG)), 2)
+
+
+def test_kitti_configuration_takes_the_real_drive(kitti_clips):
+    """config/kitti_small.yaml: its clips fit its model, the LiDAR fills its box, and what moves is found."""
+    clips = kitti_clips
+    model = LetOccFlow(configuration.from_dict(ModelConfig, yaml.safe_load(CONFIG.read_text())["model"], str(CONFIG)))
     assert max(c.sources[1] for _, c in clips.clips) == 44 and len(clips) > 100
     clip = collate([clips[0], clips[len(clips) - 1]])
     grid = model.config.grid
@@ -242,3 +252,18 @@ def test_kitti_configuration_takes_the_real_drive(kitti_bag, tmp_path):
     with torch.no_grad():
         fields = model(clip.current, clip.history)
     assert fields.sdf.shape == (2, 1, 64, 64, 16) and torch.isfinite(fields.sdf).all()
+
+
+def test_the_shipped_checkpoint_has_the_lorry_move_and_little_else(kitti_clips):
+    """What the cameras see of the last frame that trained it, by the side of the road that it is on."""
+    model, input_config, metadata = load_model(CONFIG.parents[1] / "models" / "kitti_small.safetensors")
+    assert input_config.image_size == (96, 320) and metadata["trained"] == {"static": 600, "motion": 400}
+    clip = collate([kitti_clips[len(kitti_clips) - 1]])
+    with torch.no_grad():
+        fields = model(clip.current, clip.history)
+    grid = model.config.grid
+    points = clip.current.lidar[0][clip.current.lidar[0, :, 2] > 0.5]  # returns above the road
+    points = points[grid.to_voxel(points)[1]]
+    speed = sample_volume(fields.flow, grid, points[None])[0, :, 0]  # m/s ahead
+    assert speed[points[:, 1] < -2].median() > 0.5  # in the lane to the right
+    assert speed[points[:, 1] > -1].abs().median() < 0.1
