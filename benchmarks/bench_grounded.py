@@ -56,7 +56,7 @@ def table(now: SimFrame, others: list[SimFrame]) -> np.ndarray:
     the speed that is told over the true one."""
     frame = framed(now)
     cues = [cue(now, other) for other in others]
-    told = grounded_motion(frame, cues, GRID, GroundedConfig())
+    told = grounded_motion(frame, cues, GRID, GroundedConfig(stride=1, fewest=30))
     true, movable = true_velocity(now, frame)
     velocity = np.zeros((*movable.shape, 2))
     known, moves, stands = (np.zeros(movable.shape, bool) for _ in range(3))
