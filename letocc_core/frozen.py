@@ -1,6 +1,7 @@
 """Geometry that does not learn is computed once a clip, and kept on disk for the rest of a stage that trains motion."""
 
 import hashlib
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,11 +46,8 @@ class FrozenGeometry:
 def _digests(clip: Clip) -> list[str]:
     """A name for what the network sees of each clip of a batch."""
     frames = (clip.current, *clip.history)
-    return [hashlib.blake2b(b"".join(_bytes(f, b) for f in frames), digest_size=16).hexdigest() for b in _batch(clip)]
-
-
-def _batch(clip: Clip) -> range:
-    return range(len(clip.current.stamp))
+    batch = range(len(clip.current.stamp))
+    return [hashlib.blake2b(b"".join(_bytes(f, b) for f in frames), digest_size=16).hexdigest() for b in batch]
 
 
 def _bytes(frame: Frame, b: int) -> bytes:
@@ -59,6 +57,6 @@ def _bytes(frame: Frame, b: int) -> bytes:
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:
     """Whole or not at all: another process may write the same clip."""
-    part = path.with_suffix(f".{torch.randint(2**62, ()).item():x}")
+    part = path.with_suffix(f".{uuid.uuid4().hex}")
     safetensors.torch.save_file({name: x.contiguous().cpu() for name, x in tensors.items()}, part)
     part.replace(path)

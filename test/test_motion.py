@@ -295,6 +295,9 @@ def test_a_stage_smooths_motion():
     plain = MotionConfig(flow_edge=0.01)
     assert stage_losses(uneven, GRID, clip, OBJECTIVE, 1.0, motion=plain)["flow_edge"] > 0
     assert stage_losses(scene, GRID, clip, OBJECTIVE, 1.0, motion=plain)["flow_edge"] == 0
+    grounded = MotionConfig(cue="grounded", flow_edge=0.01)  # whose own terms want no rays
+    moving = dataclasses.replace(clip, cues=(cue(),))
+    assert stage_losses(uneven, GRID, moving, OBJECTIVE, 1.0, motion=grounded)["flow_edge"] > 0
     with pytest.raises(ConfigError, match=r"flow_edge wants the lattice"):
         MotionConfig(flow_edge=0.01, rays=100)
 

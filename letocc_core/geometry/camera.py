@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from letocc_core.geometry import se3
@@ -71,6 +71,14 @@ def in_image(pixels: Float[Tensor, "*n 2"], depth: Float[Tensor, "*n"], height: 
     """Whether a projection lies in front of the camera and on a pixel of the image (half a pixel of border counts)."""
     u, v = pixels[..., 0], pixels[..., 1]
     return (depth > MIN_DEPTH) & (u >= -0.5) & (u <= width - 0.5) & (v >= -0.5) & (v <= height - 0.5)
+
+
+def at_nearest(images: Shaped[Tensor, "B N H W"], pixels: Float[Tensor, "B N *p 2"]) -> Shaped[Tensor, "B N *p"]:
+    """Entries of images, such as labels, at the nearest pixels (u, v); beyond the border, those of the border."""
+    height, width = images.shape[-2:]
+    u, v = pixels.round().long().unbind(-1)
+    index = v.clamp(0, height - 1) * width + u.clamp(0, width - 1)
+    return images.flatten(2).gather(2, index.flatten(2)).view(index.shape)
 
 
 def to_unit(pixels: Float[Tensor, "*n 2"], height: int, width: int) -> Float[Tensor, "*n 2"]:

@@ -130,12 +130,8 @@ def grounded_losses(
 def on_objects(frame: Frame, grid: GridSpec) -> Bool[Tensor, "B X Y Z"]:
     """Voxels whose centre some camera shows on an object that could move."""
     pixels, depth = camera.project_lattice(grid.axes(frame.images.device), frame.K, frame.T_ego_cam)
-    height, width = frame.images.shape[-2:]
-    seen = camera.in_image(pixels, depth, height, width) & frame.camera_valid[..., None, None, None]
-    u, v = pixels.round().long().unbind(-1)
-    place = v.clamp(0, height - 1) * width + u.clamp(0, width - 1)
-    movable = frame.movable.flatten(2).gather(2, place.flatten(2)).view(place.shape)
-    return (seen & movable).any(1)
+    seen = camera.in_image(pixels, depth, *frame.images.shape[-2:]) & frame.camera_valid[..., None, None, None]
+    return (seen & camera.at_nearest(frame.movable, pixels)).any(1)
 
 
 def _weighted(error: Float[Tensor, "B N p"], weight: Float[Tensor, "B N p"]) -> Float[Tensor, ""]:

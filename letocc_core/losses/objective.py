@@ -11,6 +11,7 @@ from torch import Tensor
 
 from letocc_core.errors import ConfigError
 from letocc_core.frame import Clip, FlowCue, Frame
+from letocc_core.geometry import camera
 from letocc_core.geometry.grid import GridSpec, sample_volume
 from letocc_core.losses import edge, eikonal, hessian, lidar, optical_flow, photometric, semantics, sparsity
 from letocc_core.losses.feature_similarity import SimilarityConfig, VoxelMotion, similarity_losses
@@ -96,7 +97,7 @@ class MotionConfig:
 
     def renders(self) -> bool:
         """Whether motion is learned along rays."""
-        return self.cue in ("flow", "none")
+        return self.cue in ("flow", "none") or self.flow_edge > 0
 
     def __post_init__(self):
         if self.flow_edge > 0 and self.rays:
@@ -211,7 +212,7 @@ def _still_term(seen: Rendered, rays: Rays, clip: Clip) -> Tensor:
     """Speed (m/s) rendered on rays through what cannot move; on all rays where that is not known."""
     inside = rays.valid & (seen.opacity.detach() > 0.5)
     if clip.current.movable is not None:
-        inside = inside & ~_nearest(clip.current.movable, rays.pixels)
+        inside = inside & ~camera.at_nearest(clip.current.movable, rays.pixels)
     return mean_over(_speed(seen), inside)
 
 
@@ -232,7 +233,7 @@ def _cue_terms(seen: Rendered, rays: Rays, clip: Clip, cue: FlowCue, config: Mot
     target, known = optical_flow.cue_at(cue, rays.pixels)
     inside = rays.valid & (seen.opacity.detach() > 0.5)  # what lies beyond the box has no voxels that could move
     known = known & inside
-    movable = None if clip.current.movable is None else _nearest(clip.current.movable, rays.pixels)
+    movable = None if clip.current.movable is None else camera.at_nearest(clip.current.movable, rays.pixels)
 
     def flow(weights: Tensor, velocity: Tensor | None) -> Tensor:
         return optical_flow.rendered_flow(rays, seen.t, weights, clip.current, cue, velocity)
@@ -291,7 +292,7 @@ def photometric_term(
         counted = counted & _moves(views, photometric.unwarped_error(rays.pixels, target, clip.sources, 0.0))
     counted = counted & rays.valid
     if not config.movable and clip.current.movable is not None:
-        counted = counted & ~_nearest(clip.current.movable, rays.pixels)
+        counted = counted & ~camera.at_nearest(clip.current.movable, rays.pixels)
     return mean_over(best, counted)
 
 
@@ -353,12 +354,4 @@ def _semantics(seen: Rendered, rays: Rays, frame: Frame) -> Tensor:
     if frame.semantics is None:
         raise ConfigError("objective.semantics is on, but the data has no 2D class labels; set it to 0 or record them")
     valid = rays.valid & (seen.opacity.detach() > 0.5)  # what lies beyond the box has no class in it
-    return semantics.semantic_cross_entropy(seen.semantics, _nearest(frame.semantics, rays.pixels), valid)
-
-
-def _nearest(labels: Tensor, pixels: Float[Tensor, "B N *p 2"]) -> Tensor:
-    """Entries [B, N, *p] of label images [B, N, H, W] at the nearest pixels."""
-    height, width = labels.shape[-2:]
-    u, v = pixels.round().long().unbind(-1)
-    index = v.clamp(0, height - 1) * width + u.clamp(0, width - 1)
-    return labels.flatten(2).gather(2, index.flatten(2)).view(index.shape)
+    return semantics.semantic_cross_entropy(seen.semantics, camera.at_nearest(frame.semantics, rays.pixels), valid)

@@ -6,7 +6,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from letocc_core.frame import FlowCue, Frame
-from letocc_core.geometry import polyline
+from letocc_core.geometry import camera, polyline
 from letocc_core.geometry.camera import MIN_DEPTH
 from letocc_core.losses.reprojection import reproject
 from letocc_core.rendering.rays import Rays
@@ -39,11 +39,8 @@ def rendered_flow(
 
 def cue_at(cue: FlowCue, pixels: Float[Tensor, "B N *p 2"]) -> tuple[Float[Tensor, "B N *p 2"], Bool[Tensor, "B N *p"]]:
     """Flow (px) of the cue at the nearest pixels, and where it can be trusted."""
-    height, width = cue.valid.shape[-2:]
-    u, v = pixels.round().long().unbind(-1)
-    index = (v.clamp(0, height - 1) * width + u.clamp(0, width - 1)).flatten(2)
-    flow = cue.flow.flatten(3).gather(3, index[:, :, None].expand(-1, -1, 2, -1)).transpose(2, 3)
-    return flow.view(pixels.shape), cue.valid.flatten(2).gather(2, index).view(pixels.shape[:-1])
+    flow = [camera.at_nearest(axis, pixels) for axis in cue.flow.unbind(2)]
+    return torch.stack(flow, dim=-1), camera.at_nearest(cue.valid, pixels)
 
 
 def nearest_static(
