@@ -2,9 +2,10 @@
 
     python benchmarks/bench_grounded.py --streets 8
 
-For pixels of movable objects inside the box, by their true speed: the share whose place is known by where they stand, and
-of these the shares that are said to move and to stand still, the rest being left open; of those that are said to move the
-median and mean error of the velocity, and the median of the speed over the true one.
+For pixels of movable objects inside the box, by their true speed, and for those that move by their distance: the share
+whose place is known by where they stand, and of these the shares that are said to move and to stand still, the rest being
+left open; of those that are said to move the median and mean error of the velocity, and the median of the speed over the
+true one.
 """
 
 import argparse
@@ -23,37 +24,43 @@ from letocc_core.geometry.grid import GridSpec
 from letocc_core.losses.grounded_motion import GroundedConfig, grounded_motion
 
 SPEEDS = (0.0, 0.5, 2.0, 4.0, 8.0, 20.0)  # m/s, edges of the rows
+DISTANCES = (0.0, 5.0, 9.0, 13.0, 17.0, 30.0)  # m
 INSIDE = (0.0, 0.15, 0.3, 0.5)  # m behind the visible surface, where the voxel may be the object's
 GRID = GridSpec()
 
 
 def main() -> None:
-    """Print one line for each range of speeds."""
+    """Print one line for each range of speeds, and of distances."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--streets", type=int, default=8, help="streets, from seed 8000 (default: 8)")
     parser.add_argument("--sets", type=int, default=3, help="image sets a street, 1 s apart (default: 3)")
-    parser.add_argument("--interval", type=float, default=0.05, help="s to the cues, both ways (default: 0.05)")
+    parser.add_argument(
+        "--intervals", type=float, nargs="+", default=(0.05, 0.2, 0.4), help="s to the cues (default: 0.05 0.2 0.4)"
+    )
     parser.add_argument("--size", type=int, nargs=2, default=(128, 224), help="px, height and width")
     options = parser.parse_args()
     found = [table(*sets) for seed in range(8000, 8000 + options.streets) for sets in image_sets(seed, options)]
     pixels = np.concatenate(found)
-    print("| true speed m/s | pixels | place known | moves | stands | error m/s, median | mean | speed over true |")
-    print("|" + " ---: |" * 8)
-    for low, high in pairwise(SPEEDS):
-        print(row(f"{low:g} to {high:g}", pixels[(pixels[:, 0] >= low) & (pixels[:, 0] < high)]))
+    moving = pixels[pixels[:, 0] >= SPEEDS[1]]
+    for name, edges, rows, column in (("true speed m/s", SPEEDS, pixels, 0), ("distance m", DISTANCES, moving, 6)):
+        print(f"| {name} | pixels | place known | moves | stands | error m/s, median | mean | speed over true |")
+        print("|" + " ---: |" * 8)
+        for low, high in pairwise(edges):
+            print(row(f"{low:g} to {high:g}", rows[(rows[:, column] >= low) & (rows[:, column] < high)]))
+        print()
 
 
 def image_sets(seed: int, options: argparse.Namespace):
-    """Image sets with their truth, and those an interval later and earlier."""
+    """Image sets with their truth, and those each interval earlier and later."""
     street = Street(seed, Rig.load("nuscenes").resized(*options.size), grid=GRID)
     for t in 1.0 + np.arange(options.sets):
-        others = [street.render(t + s * options.interval, truth=False) for s in (1, -1)]
+        others = [street.render(t + s * seconds, truth=False) for seconds in options.intervals for s in (-1, 1)]
         yield street.render(t), others
 
 
 def table(now: SimFrame, others: list[SimFrame]) -> np.ndarray:
-    """For each pixel of a movable object in the box [n, 5]: true speed, place known, moves, stands, error (m/s), and
-    the speed that is told over the true one."""
+    """For each pixel of a movable object in the box [n, 7]: true speed, place known, moves, stands, error (m/s), the speed
+    that is told over the true one, and the depth (m)."""
     frame = framed(now)
     cues = [cue(now, other) for other in others]
     told = grounded_motion(frame, cues, GRID, GroundedConfig(stride=1, fewest=30))
@@ -71,7 +78,8 @@ def table(now: SimFrame, others: list[SimFrame]) -> np.ndarray:
     error = np.linalg.norm(velocity - true, axis=-1)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.linalg.norm(velocity, axis=-1) / np.where(speed > SPEEDS[1], speed, np.nan)
-    return np.stack([x[movable].astype(float) for x in (speed, known, moves, stands, error, ratio)], axis=1)
+    values = (speed, known, moves, stands, error, ratio, now.truth.depth)
+    return np.stack([x[movable].astype(float) for x in values], axis=1)
 
 
 def framed(sim: SimFrame) -> Frame:

@@ -11,11 +11,10 @@ from torch import Tensor
 
 from letocc_core.frame import Clip, Frame
 from letocc_core.model.fields import Fields
-from letocc_core.model.motion_branch import MotionBranch
 
 
 class FrozenGeometry:
-    """Fields of clips: the SDF and the motion branch's evidence from disk, where they are there, its flow anew.
+    """What a clip's motion is made of, the SDF and the motion branch's evidence: from disk, where they are there.
 
     Clips are known by their images, cameras and poses, so that one without its past is another. The files are of half
     precision, and what was just computed is rounded likewise: the first time gives what every other does.
@@ -25,8 +24,8 @@ class FrozenGeometry:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
-    def fields(self, clip: Clip, compute: Callable[[Clip], Fields], motion: MotionBranch) -> Fields:
-        """Fields of a batched clip.
+    def fields(self, clip: Clip, compute: Callable[[Clip], Fields]) -> Fields:
+        """Fields of a batched clip, without flow.
 
         Args:
             compute: the same by the whole network.
@@ -40,7 +39,7 @@ class FrozenGeometry:
         device = str(clip.current.images.device)
         kept = [safetensors.torch.load_file(path, device) for path in paths]
         sdf, evidence = (torch.stack([k[name] for k in kept]).float() for name in ("sdf", "evidence"))
-        return Fields(sdf, motion(evidence, sdf), evidence=evidence)
+        return Fields(sdf, None, evidence=evidence)
 
 
 def _digests(clip: Clip) -> list[str]:

@@ -78,9 +78,12 @@ class StageConfig:
     )
     objective: StaticStageConfig = field(default_factory=StaticStageConfig)
     motion: MotionConfig | None = None  # also learn how the world moves (the papers' second stage)
+    half_turns: float = 0.0  # share of clips that motion_branch sees after half a turn
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     def __post_init__(self):
+        if not 0 <= self.half_turns <= 1:
+            raise ConfigError(f"stage {self.name}: half_turns {self.half_turns:g}, expected a share from 0 to 1")
         frozen = self.optimizer.geometry_factor == 0 and not self.objective.shapes_geometry()
         if self.keep_geometry and not (frozen and self.motion and self.motion.cue != "similarity"):
             raise ConfigError(
@@ -108,8 +111,10 @@ class TrainConfig:
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise ConfigError(f"stages: names {', '.join(names)}, expected a name of its own for each")
-        if self.model.motion_branch is None and any(stage.keep_geometry for stage in self.stages):
-            raise ConfigError("keep_geometry keeps what model.motion_branch works with, but the model has none")
+        for stage in self.stages if self.model.motion_branch is None else ():
+            for name in ("keep_geometry", "half_turns"):
+                if getattr(stage, name):
+                    raise ConfigError(f"stage {stage.name}: {name} is for model.motion_branch, but the model has none")
 
     def only_stage(self, name: str) -> "TrainConfig":
         """The same configuration with one of its stages; raises `ConfigError` if it has none of that name."""
@@ -208,17 +213,21 @@ class StageObjective(nn.Module):
     def forward(self, clip: Clip, step: int, draws: Draws) -> dict[str, Tensor]:
         """Weighted terms and their `total` of a batch of clips at a step of the stage."""
         stage, grid = self.stage, self.model.config.grid
-        fields = self._fields(clip)
+        fields = self._fields(clip, draws)
         similarity = None
         if stage.motion is not None and stage.motion.cue == "similarity":
             similarity = similarity_cue(self.model, clip, fields, stage.motion.similarity)
         return stage_losses(fields, grid, clip, stage.objective, step / stage.steps, draws, stage.motion, similarity)
 
-    def _fields(self, clip: Clip) -> Fields:
+    def _fields(self, clip: Clip, draws: Draws) -> Fields:
         def compute(clip: Clip) -> Fields:
             return forward_clip(self.model, clip, self.history_gradient, motion=self.stage.motion is not None)
 
-        return self.frozen.fields(clip, compute, self.model.motion) if self.frozen else compute(clip)
+        fields = self.frozen.fields(clip, compute) if self.frozen else compute(clip)
+        if not (self.frozen or self.stage.half_turns):
+            return fields
+        turned = draws.uniform() < self.stage.half_turns
+        return replace(fields, flow=self.model.motion(fields.evidence, fields.sdf.detach(), turned))
 
 
 class _Run:

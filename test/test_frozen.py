@@ -10,11 +10,13 @@ from letocc_core import config as configuration
 from letocc_core.errors import ConfigError
 from letocc_core.frame import Clip
 from letocc_core.frozen import FrozenGeometry
+from letocc_core.losses.objective import MotionConfig
 from letocc_core.model.let_occ_flow import LetOccFlow
-from letocc_core.train import OptimizerConfig, StageConfig, TrainConfig, forward_clip
+from letocc_core.rendering.draws import Draws
+from letocc_core.train import OptimizerConfig, StageConfig, StageObjective, TrainConfig, forward_clip
 
 
-def test_geometry_is_computed_once_a_clip_and_the_flow_each_time(tmp_path):
+def test_geometry_is_computed_once_a_clip(tmp_path):
     torch.manual_seed(0)
     model = LetOccFlow(model_config(sweep={}, motion_branch={"forward": 4.0, "sideways": 2.0, "width": 8}))
     now, *past = frames()
@@ -25,22 +27,20 @@ def test_geometry_is_computed_once_a_clip_and_the_flow_each_time(tmp_path):
         return forward_clip(model, clip, False)
 
     kept, clip = FrozenGeometry(tmp_path), Clip(now, tuple(past), ())
-    first, again = (kept.fields(clip, compute, model.motion) for _ in range(2))
+    first, again = (kept.fields(clip, compute) for _ in range(2))
     assert len(computed) == 1 and len(list(tmp_path.iterdir())) == 2  # clips in the batch
-    assert torch.equal(first.sdf, again.sdf) and torch.equal(first.flow, again.flow)
+    assert torch.equal(first.sdf, again.sdf) and torch.equal(first.evidence, again.evidence)
     whole = compute(clip)
     torch.testing.assert_close(first.sdf, whole.sdf, atol=2e-3, rtol=2e-3)
-    torch.testing.assert_close(first.flow, whole.flow, atol=1e-2, rtol=1e-2)
-    first.flow.sum().backward()
+    flow = model.motion(first.evidence, first.sdf)
+    torch.testing.assert_close(flow, whole.flow, atol=1e-2, rtol=1e-2)
+    flow.sum().backward()
     assert all((p.grad is not None) == name.startswith("motion.") for name, p in model.named_parameters())
-    with torch.no_grad():
-        model.motion.last.bias += 1.0
-    assert not torch.equal(kept.fields(clip, compute, model.motion).flow, first.flow)
-    without_past = kept.fields(dataclasses.replace(clip, history=()), compute, model.motion)
+    without_past = kept.fields(dataclasses.replace(clip, history=()), compute)
     assert len(list(tmp_path.iterdir())) == 4 and not torch.equal(without_past.sdf, first.sdf)
     for name in ("images", "K", "T_ego_cam", "T_world_ego", "stamp"):
         other = dataclasses.replace(now, **{name: getattr(now, name) + 1})
-        kept.fields(dataclasses.replace(clip, current=other), compute, model.motion)
+        kept.fields(dataclasses.replace(clip, current=other), compute)
     assert len(list(tmp_path.iterdir())) == 14
 
 
@@ -51,5 +51,34 @@ def test_geometry_that_learns_is_not_kept():
     still = {name: 0 for name in ("photometric", "lidar", "eikonal", "hessian", "sparsity", "behind", "start")}
     plain["stages"][0] |= {"objective": still, "motion": {}, "optimizer": dataclasses.asdict(OptimizerConfig())}
     plain["stages"][0]["optimizer"]["geometry_factor"] = 0
-    with pytest.raises(ConfigError, match="the model has none"):
+    with pytest.raises(ConfigError, match="stage motion: keep_geometry is for"):
         configuration.from_dict(TrainConfig, plain, "test")
+    plain["stages"][0] |= {"keep_geometry": False, "half_turns": 0.5}
+    with pytest.raises(ConfigError, match="stage motion: half_turns is for"):
+        configuration.from_dict(TrainConfig, plain, "test")
+    with pytest.raises(ConfigError, match="expected a share"):
+        StageConfig(half_turns=1.5)
+
+
+def test_half_turns_are_drawn_for_each_clip():
+    """A share of one turns all clips, which is another flow of the same geometry; a share of a half some of them."""
+    torch.manual_seed(0)
+    model = LetOccFlow(model_config(sweep={}, motion_branch={"forward": 4.0, "sideways": 2.0, "width": 8})).eval()
+    now, *past = frames()
+    clip = Clip(now, tuple(past), ())
+
+    def flow(share: float) -> torch.Tensor:
+        stage = StageConfig(motion=MotionConfig(), half_turns=share)
+        with torch.no_grad():
+            fields = StageObjective(model, stage, False)._fields(clip, Draws(4, torch.arange(2)))
+        assert (
+            torch.equal(model.motion(fields.evidence, fields.sdf, torch.full((2,), share == 1)), fields.flow)
+            or 0 < share < 1
+        )
+        return fields.flow
+
+    none, half, whole = flow(0.0), flow(0.5), flow(1.0)
+    turned = Draws(4, torch.arange(2)).uniform() < 0.5
+    assert turned.any() and not turned.all() and not torch.equal(none, whole)
+    for i in range(2):
+        assert torch.equal(half[i], (whole if turned[i] else none)[i])

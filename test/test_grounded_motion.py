@@ -180,6 +180,40 @@ def test_a_motion_that_flow_hardly_shows_teaches_nothing():
     assert not told((0.5, 0.0), unsure=1e-3).still.any() and told((0.5, 0.0), unsure=10.0).still.any()
 
 
+def test_of_several_intervals_each_group_is_told_by_the_one_that_tells_it_best():
+    """The plate drives ahead at 5 m/s: 0.05 s show too little, 0.4 s enough, unless their flow is lost in its left half."""
+    now = frame()
+
+    def cues(seconds: float) -> list[FlowCue]:
+        return [flow_of(now, AHEAD, (5.0, 0.0), s, moved(0.0)) for s in (-seconds, seconds)]
+
+    config = GroundedConfig(prior=1e-3, stride=1, moves=0.3)
+    short, long = cues(0.05), cues(0.4)
+    assert not grounded_motion(now, short, GRID, config).moves.any()
+    told_by_both = grounded_motion(now, [*short, *long], GRID, config)
+    assert torch.equal(image(told_by_both, told_by_both.moves), upper(masked(PLATE)))
+    assert (told_by_both.velocity - grounded_motion(now, long, GRID, config).velocity).abs().max() == 0
+    seen = torch.arange(WIDTH) >= WIDTH // 2
+    long = [dataclasses.replace(cue, valid=cue.valid & seen) for cue in long]
+    half = grounded_motion(now, [*short, *long], GRID, config)
+    assert torch.equal(image(half, half.moves), upper(masked(PLATE)) & seen)
+
+
+@pytest.mark.parametrize("share, teaches", [(0.25, False), (0.75, True)])
+def test_a_group_is_believed_if_enough_of_its_flow_is_known(share: float, teaches: bool):
+    now = frame()
+    cue = flow_of(now, AHEAD, (0.0, 3.0), 0.1, moved(0.0))
+    cue = dataclasses.replace(cue, valid=cue.valid & (torch.arange(HEIGHT) % 4 < 4 * share)[:, None])
+    assert bool(grounded_motion(now, [cue], GRID, GroundedConfig(stride=1)).moves.any()) == teaches
+
+
+@pytest.mark.parametrize("slow, stands", [(1.0, True), (0.2, False)])
+def test_what_hardly_shows_flow_stands_only_if_its_velocity_says_so_too(slow: float, stands: bool):
+    """At 0.5 m/s no pixel's flow is beyond the threshold."""
+    found = told((0.5, 0.0), unsure=10.0, slow=slow)
+    assert bool(found.still.any()) == stands and not found.moves.any()
+
+
 def test_cameras_and_clips_do_not_mix():
     """Two clips of two cameras each, of which one plate moves to the left, one to the right, one not at all."""
     now = frame()
@@ -239,6 +273,23 @@ def test_a_free_grid_learns_the_motion_of_what_stands_although_its_geometry_is_w
     assert scene.sdf.grad is None or scene.sdf.grad.abs().max() == 0
     torch.testing.assert_close(at(scene.flow, AHEAD, 0.0, 0.9), torch.tensor([4.0, 2.0]), atol=0.5, rtol=0)
     assert at(scene.flow, 12.0, 4.0, 2.0).norm() < 0.5
+
+
+@pytest.mark.parametrize("distance, taught", [(1.5, True), (4.0, False)])
+def test_matter_that_an_objects_pixels_show_nearby_learns_its_motion_too(distance: float, taught: bool):
+    """A wall behind the plate: its voxels there get a gradient if they are near enough."""
+    sdf = (AHEAD + distance - GRID.centres()[..., 0])[None, None]
+    flow = torch.zeros(1, 2, *GRID.shape, requires_grad=True)
+    now = frame()
+    cues = [flow_of(now, AHEAD, (4.0, 2.0), 0.1, moved(0.3))]
+    grounded_losses(sdf, flow, GRID, now, cues, GroundedConfig(prior=1e-3))["flow"].backward()
+    learns = flow.grad.abs().sum(1)[0] > 0
+    beyond = GRID.centres()[..., 0] > AHEAD + 1.0
+    assert learns[~beyond].any() and learns[beyond].any() == taught
+    if taught:
+        torch.testing.assert_close(
+            GRID.centres()[learns & beyond][:, 0].mean(), torch.tensor(AHEAD + distance), atol=0.8, rtol=0
+        )
 
 
 def test_without_masks_a_grounded_cue_is_refused():

@@ -148,9 +148,15 @@ def test_an_error_of_depth_does_not_make_a_ray_move():
 
 
 def test_flow_of_a_metre_a_second():
-    """Across, 8 m ahead, 0.1 s later: 40 / 8 * 0.1 px to the left; along the line of sight of the middle: none."""
-    slope = optical_flow.flow_slope(*at((8.0, 0.0, 1.0)), ones(1), frame(), cue())
-    torch.testing.assert_close(slope.view(2, 2), torch.tensor([[0.0, -0.5], [0, 0]]), atol=1e-3, rtol=0)
+    """Across, 8 m ahead, 0.1 s later: 40 / 8 * 0.1 px to the left; along the line of sight of the middle: none.
+
+    What has come to half the distance by then, at 40 m/s, shows twice as much.
+    """
+    for ahead, expected in ((0.0, -0.5), (-40.0, -1.0)):
+        velocity = torch.tensor([ahead, 3.0]).expand(1, 1, 1, 1, 2)
+        flow, slope = optical_flow.flow_slope(*at((8.0, 0.0, 1.0)), ones(1), frame(), cue(), velocity)
+        torch.testing.assert_close(flow.flatten(), torch.tensor([3 * expected, 0.0]), atol=1e-3, rtol=0)
+        torch.testing.assert_close(slope.view(2, 2)[:, 1], torch.tensor([expected, 0]), atol=1e-3, rtol=0)
 
 
 def test_half_of_the_rays_are_on_movable_objects():

@@ -193,3 +193,28 @@ def test_the_road_stands_still_under_what_moves():
     assert road.sum() == 4 and foot.sum() == 1
     assert (found[..., layers > 0.3] == 3.0).all() and (found[..., road] == 0.0).all()
     assert (found[5][..., foot] == 3.0).all() and (found[[*range(5), *range(6, 16)]][..., foot] == 0.0).all()
+
+
+def test_after_half_a_turn_the_branch_sees_the_same_scene():
+    """Evidence and geometry of a scene that has been turned, in every part by hand; turning twice changes nothing."""
+    torch.manual_seed(0)
+    branch = MotionBranch(CONFIG, GRID, 4, 2, 10.0)
+    velocities = CONFIG.velocities()
+    M, tried = len(velocities), 2 * 2 * len(velocities)
+    x, y = COLUMNS.shape[:2]
+    evidence, sdf = torch.rand(2, tried + 2 + 5 * COLUMNS.shape[2], x, y), torch.rand(2, 1, *GRID.shape) - 0.5
+    other = torch.zeros_like(evidence)
+    for c in range(evidence.shape[1]):
+        source = c
+        if c < tried:
+            block, k = divmod(c, M)
+            source = block * M + int((velocities + velocities[k]).abs().sum(1).argmin())
+        for i in range(x):
+            other[:, c, i] = evidence[:, source, x - 1 - i].flip(-1)
+    none, both = torch.zeros(2).bool(), torch.ones(2).bool()
+    assert torch.equal(branch(evidence, sdf, none), branch(evidence, sdf))
+    torch.testing.assert_close(-branch(evidence, sdf, both).flip(2, 3), branch(other, sdf.flip(2, 3)))
+    torch.testing.assert_close(branch(other, sdf.flip(2, 3), both), -branch(evidence, sdf).flip(2, 3))
+    mixed = branch(evidence, sdf, torch.tensor([True, False]))
+    torch.testing.assert_close(mixed[0], branch(evidence, sdf, both)[0])
+    torch.testing.assert_close(mixed[1], branch(evidence, sdf)[1])

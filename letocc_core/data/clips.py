@@ -35,7 +35,7 @@ class SimulatorData:
     cue: Literal[Cue, "true"] = "none"  # optical flow for motion: by this estimator, or the truth
     cue_weights: Path | None = None  # file of a learned estimator
     cue_device: str = "cpu"  # where that runs: cpu, cuda, cuda:1, ...
-    cue_interval: float = 0.05  # s to the instants before and after that the flow leads to
+    cue_intervals: tuple[float, ...] = (0.05,)  # s to the instants before and after that the flow leads to
     semantics: bool = False  # also give the classes of pixels, as pseudo-labels for a semantic field
 
 
@@ -195,7 +195,7 @@ def simulated_clips(
         frames=streets.frames,
         lidar=streets.lidar,
         cue=streets.cue,
-        cue_interval=streets.cue_interval,
+        cue_intervals=streets.cue_intervals,
         cue_weights=streets.cue_weights,
         cue_device=streets.cue_device,
         semantics=streets.semantics,

@@ -21,8 +21,11 @@ from letocc_core.geometry.grid import GridSpec, sample_volume
 from letocc_core.losses import contact, optical_flow
 from letocc_core.losses.mean import mean_over, total
 from letocc_core.rendering.rays import Rays, pixel_rays, rays_through
+from letocc_core.rendering.surfaces import first_surface
 
 ROUNDS = 3  # of re-weighted least squares
+ROAD = 0.2  # m above the ground, up to which matter is the road's
+MATTER_STEP = 0.75  # voxels between the samples in which matter is looked for
 
 
 @dataclass(frozen=True)
@@ -39,10 +42,12 @@ class GroundedConfig:
     fewest: int = 8  # pixels of a group that teaches, over all cues
     noise: float = 0.5  # px, errors of flow beyond which a pixel's vote is bounded (Huber)
     misfit: float = 0.75  # px, mean error of flow of a group up to which its velocity is believed
-    unsure: float = (
-        1.0  # m/s, standard error of a group's velocity, in its least certain direction, up to which it teaches
-    )
+    known: float = 0.5  # share of a group's pixels whose flow is known, from which it is believed
+    unsure: float = 1.0  # m/s, standard error of a group's velocity, in its least certain direction, that teaches
+    unsure_share: float = 0.3  # the same as a share of its speed: of what moves the larger one counts
+    slow: float = 1.0  # m/s, speed below which a group may stand still
     prior: float = 0.06  # px a m/s, strength of the belief that motion is slow: for what flow shows even less
+    matter: float = 2.5  # m from where an object stands, up to which the matter that its pixels show is taught as well
     lowest: float = 0.6  # m above the ground, of pixels that teach: voxels further down hold road as well
 
     def __post_init__(self):
@@ -71,7 +76,10 @@ class GroundedMotion:
 
 @torch.no_grad()
 def grounded_motion(frame: Frame, cues: Sequence[FlowCue], grid: GridSpec, config: GroundedConfig) -> GroundedMotion:
-    """The motion of movable objects inside the box from all cues together.
+    """The motion of movable objects inside the box, of each group by the cues that tell it best.
+
+    Args:
+        cues: in pairs back and forth, of one interval or several: short ones for what is near, long ones for the rest.
 
     Raises `ConfigError` without masks of movable objects.
     """
@@ -80,27 +88,18 @@ def grounded_motion(frame: Frame, cues: Sequence[FlowCue], grid: GridSpec, confi
             "motion.cue: grounded wants masks of what could move, but the data has none: write them (letocc cues masks)"
         )
     rays, t, there = _standing(frame, grid, config.stride)
-    votes = [_votes(rays, t, there, frame, cue, config) for cue in cues]
     group, groups = _groups(rays.pixels, t[..., 0], frame.images.shape[-1], config)
-    velocity, error = _velocity(votes, group, groups, config)
-
-    def mean(of: Callable[[_Votes], Tensor]) -> Tensor:
-        """Mean [groups] of what the pixels [B, N, p] that know the cue say."""
-        return _sum(sum(vote.known * of(vote) for vote in votes), group, groups) / count.clamp(min=1)
-
-    count = _sum(sum(vote.known.float() for vote in votes), group, groups)
-    share, misfit = mean(lambda vote: vote.moves), mean(lambda vote: _error(vote, velocity[group]))
-    sure = (error < config.unsure) & (count >= config.fewest)
-    moves = sure & (share >= config.moves) & (misfit < config.misfit)
-    still = sure & (share < config.still)
+    pixels = _sum(there.float(), group, groups)
+    pairs = [cues[i : i + 2] for i in range(0, len(cues), 2)]
+    told = _Told.best([_tell(pair, rays, t, there, pixels, group, frame, config) for pair in pairs])
     points = rays.at(t)[..., 0, :]
-    teaches = there & (points[..., 2] > config.lowest) & (moves | still)[group]
+    teaches = there & (points[..., 2] > config.lowest) & (told.moves | told.still)[group]
     return GroundedMotion(
         rays.pixels,
         points,
-        velocity[group] * teaches[..., None],
-        teaches & moves[group],
-        teaches & still[group],
+        told.velocity[group] * teaches[..., None],
+        teaches & told.moves[group],
+        teaches & told.still[group],
         teaches / _sum(teaches.float(), group, groups).clamp(min=1)[group],
     )
 
@@ -115,14 +114,17 @@ def grounded_losses(
 ) -> dict[str, Tensor]:
     """Errors (m/s) of the motion of voxels: `flow` on what moves, `parked` on what could, `still` on what cannot.
 
-    What cannot move is matter of which no camera shows the centre on a movable object.
+    An object's motion is taught where it stands, and in the matter that its pixels show, if that is nearby. What cannot
+    move is matter of which no camera shows the centre on a movable object.
     """
     told = grounded_motion(frame, cues, grid, config)
-    velocity = sample_volume(flow, grid, told.points, padding="border")
+    shown, near = _matter_shown(sdf, grid, told, frame, config)
+    velocity = sample_volume(flow, grid, torch.stack([told.points, shown], dim=1), padding="border")
+    weight = torch.stack([told.weight, told.weight * near], dim=1)
     off_objects = (sdf[:, 0].detach() < grid.voxel_size / 2) & ~on_objects(frame, grid)
     return {
-        "flow": _weighted((velocity - told.velocity).norm(dim=-1), told.weight * told.moves),
-        "parked": _weighted(velocity.norm(dim=-1), told.weight * told.still),
+        "flow": _weighted((velocity - told.velocity[:, None]).norm(dim=-1), weight * told.moves[:, None]),
+        "parked": _weighted(velocity.norm(dim=-1), weight * told.still[:, None]),
         "still": mean_over(flow.norm(dim=1), off_objects),
     }
 
@@ -134,7 +136,18 @@ def on_objects(frame: Frame, grid: GridSpec) -> Bool[Tensor, "B X Y Z"]:
     return (seen & camera.at_nearest(frame.movable, pixels)).any(1)
 
 
-def _weighted(error: Float[Tensor, "B N p"], weight: Float[Tensor, "B N p"]) -> Float[Tensor, ""]:
+def _matter_shown(
+    sdf: Float[Tensor, "B 1 X Y Z"], grid: GridSpec, told: GroundedMotion, frame: Frame, config: GroundedConfig
+) -> tuple[Float[Tensor, "B N p 3"], Bool[Tensor, "B N p"]]:
+    """Matter (m) above the road that the pixels show, and whether it is near where their objects stand."""
+    rays = rays_through(told.pixels, frame.K, frame.T_ego_cam, grid)
+    step = grid.voxel_size * MATTER_STEP
+    t = first_surface(sdf.detach(), grid, rays.origins, rays.directions, step, (ROAD, grid.upper[2]))
+    points = rays.at(torch.where(t.isfinite(), t, 0.0)[..., None])[..., 0, :]
+    return points, t.isfinite() & ((points - told.points).norm(dim=-1) < config.matter)
+
+
+def _weighted(error: Float[Tensor, "B *p"], weight: Float[Tensor, "B *p"]) -> Float[Tensor, ""]:
     """Weighted mean of each clip, 0 without weights; then over the clips."""
     return (total(error * weight) / total(weight).clamp(min=1e-6)).mean()
 
@@ -145,8 +158,8 @@ class _Votes:
 
     known: Bool[Tensor, "B N p"]
     moves: Bool[Tensor, "B N p"]
-    slope: Float[Tensor, "B N p 2 2"]  # px of flow a m/s
-    unexplained: Float[Tensor, "B N p 2"]  # px of flow beyond that of a still world
+    unexplained: Callable[[Tensor], tuple[Tensor, Tensor]]
+    """Velocities (m/s) [B, N, p, 2] -> px of flow that these do not explain, and what a m/s more would [B, N, p, 2, 2]."""
 
 
 def _standing(
@@ -171,9 +184,12 @@ def _votes(rays: Rays, t: Tensor, there: Tensor, frame: Frame, cue: FlowCue, con
     whole = torch.ones_like(t)
     still = optical_flow.rendered_flow(rays, t, whole, frame, cue)
     nearest = optical_flow.nearest_static(target, still, rays, t, whole, frame, cue, config.depth_tolerance)
-    moves = (target - nearest).norm(dim=-1) > config.threshold
-    slope = optical_flow.flow_slope(rays, t, whole, frame, cue)
-    return _Votes(known & there, moves, slope, target - still)
+
+    def unexplained(velocity: Tensor) -> tuple[Tensor, Tensor]:
+        flow, slope = optical_flow.flow_slope(rays, t, whole, frame, cue, velocity[..., None, :])
+        return target - flow, slope
+
+    return _Votes(known & there, (target - nearest).norm(dim=-1) > config.threshold, unexplained)
 
 
 def _groups(
@@ -188,30 +204,78 @@ def _groups(
     return (view * strips + strip) * layers + layer, int(view.max() + 1) * strips * layers
 
 
+@dataclass(frozen=True)
+class _Told:
+    """What the cues of an interval say of each group."""
+
+    velocity: Float[Tensor, "groups 2"]  # m/s; 0 where nothing moves
+    moves: Bool[Tensor, "groups"]
+    still: Bool[Tensor, "groups"]
+    error: Float[Tensor, "groups"]  # m/s, standard error; infinite where the cues are not to be believed
+
+    @staticmethod
+    def best(told: Sequence["_Told"]) -> "_Told":
+        """Of each group what is least uncertain."""
+        chosen = torch.stack([one.error for one in told]).argmin(0)
+
+        def pick(name: str) -> Tensor:
+            return torch.stack([getattr(one, name) for one in told])[chosen, torch.arange(len(chosen))]
+
+        return _Told(*(pick(name) for name in ("velocity", "moves", "still", "error")))
+
+
+def _tell(
+    cues: Sequence[FlowCue],
+    rays: Rays,
+    t: Float[Tensor, "B N p 1"],
+    there: Bool[Tensor, "B N p"],
+    pixels: Float[Tensor, "groups"],
+    group: Int[Tensor, "B N p"],
+    frame: Frame,
+    config: GroundedConfig,
+) -> _Told:
+    """What cues say of groups of so many pixels."""
+    votes = [_votes(rays, t, there, frame, cue, config) for cue in cues]
+    groups = len(pixels)
+    velocity, error, misfits = _velocity(votes, group, groups, config)
+    count = _sum(sum(vote.known.float() for vote in votes), group, groups)
+
+    def mean(values: Sequence[Tensor]) -> Tensor:
+        """Mean [groups] of what the pixels [B, N, p] that know each cue say."""
+        known = sum(vote.known * value for vote, value in zip(votes, values, strict=True))
+        return _sum(known, group, groups) / count.clamp(min=1)
+
+    share, misfit = mean([vote.moves for vote in votes]), mean(misfits)
+    speed = velocity.norm(dim=-1)
+    believed = (count >= config.fewest) & (count >= config.known * len(votes) * pixels) & (misfit < config.misfit)
+    moves = believed & (error < torch.clamp(config.unsure_share * speed, min=config.unsure)) & (share >= config.moves)
+    still = believed & (error < config.unsure) & (share < config.still) & (speed < config.slow)
+    return _Told(velocity * moves[:, None], moves, still, torch.where(believed, error, torch.inf))
+
+
 def _velocity(
     votes: Sequence[_Votes], group: Int[Tensor, "B N p"], groups: int, config: GroundedConfig
-) -> tuple[Float[Tensor, "groups 2"], Float[Tensor, "groups"]]:
-    """Velocity (m/s) that explains the flow of each group, and its standard error in the least certain direction.
+) -> tuple[Float[Tensor, "groups 2"], Float[Tensor, "groups"], list[Float[Tensor, "B N p"]]]:
+    """Velocity (m/s) that explains the flow of each group, its standard error in the least certain direction, and the
+    flow (px) that it leaves unexplained at each pixel by each vote.
 
-    By least squares robust against wrong flow, as if the pixels' errors had nothing to do with each other.
+    By Gauss-Newton steps of least squares robust against wrong flow, as if the pixels' errors had nothing to do with
+    each other.
     """
-    velocity = votes[0].slope.new_zeros(groups, 2)
+    velocity = torch.zeros(groups, 2, device=group.device)
     prior = config.prior**2 * torch.eye(2).to(velocity)
     for _ in range(ROUNDS):
         normal, right = 0.0, 0.0
         for vote in votes:
-            bounded = vote.known * (config.noise / _error(vote, velocity[group]).clamp(min=config.noise))
-            J, JT = vote.slope, vote.slope.mT * bounded[..., None, None]
-            normal = normal + _sum(JT @ J, group, groups)
-            right = right + _sum(_times(JT, vote.unexplained), group, groups)
-        velocity = torch.linalg.solve(normal + prior, right)
+            left, slope = vote.unexplained(velocity[group])
+            bounded = vote.known * (config.noise / left.norm(dim=-1).clamp(min=config.noise))
+            weighted = slope.mT * bounded[..., None, None]
+            normal = normal + _sum(weighted @ slope, group, groups)
+            right = right + _sum(_times(weighted, left), group, groups)
+        velocity = velocity + torch.linalg.solve(normal + prior, right - velocity @ prior)
     least = torch.linalg.eigvalsh(normal)[..., 0].clamp(min=1e-12)
-    return velocity, config.noise / least.sqrt()
-
-
-def _error(vote: _Votes, velocity: Float[Tensor, "B N p 2"]) -> Float[Tensor, "B N p"]:
-    """Flow (px) that a motion (m/s) leaves unexplained."""
-    return (vote.unexplained - _times(vote.slope, velocity)).norm(dim=-1)
+    misfits = [vote.unexplained(velocity[group])[0].norm(dim=-1) for vote in votes]
+    return velocity, config.noise / least.sqrt(), misfits
 
 
 def _times(matrix: Float[Tensor, "*p 2 2"], vector: Float[Tensor, "*p 2"]) -> Float[Tensor, "*p 2"]:

@@ -14,7 +14,7 @@ from letocc_core.rendering.render import composite
 
 MOST_MEDIANS = 100  # of the error, beyond which a ray is left out
 MOST_SCALE = 20  # of the rays that move
-SLOW = 0.5  # m/s, at which the flow's slope is measured
+SMALL = 0.5  # m/s, over which the flow's slope is measured
 
 
 def rendered_flow(
@@ -70,15 +70,20 @@ def nearest_static(
 
 
 def flow_slope(
-    rays: Rays, t: Float[Tensor, "B N *p s"], weights: Float[Tensor, "B N *p s"], current: Frame, cue: FlowCue
-) -> Float[Tensor, "B N *p 2 2"]:
-    """Flow (px) that a m/s of motion along x and along y makes, in the columns; measured at rest."""
-    rest = rendered_flow(rays, t, weights, current, cue)
-    moved = [
-        rendered_flow(rays, t, weights, current, cue, SLOW * axis.expand(*t.shape, 2))
+    rays: Rays,
+    t: Float[Tensor, "B N *p s"],
+    weights: Float[Tensor, "B N *p s"],
+    current: Frame,
+    cue: FlowCue,
+    velocity: Float[Tensor, "B N *p s 2"],
+) -> tuple[Float[Tensor, "B N *p 2"], Float[Tensor, "B N *p 2 2"]]:
+    """Flow (px) at these velocities (m/s), and what a m/s more along x and along y adds to it, in the columns."""
+    flow = rendered_flow(rays, t, weights, current, cue, velocity)
+    faster = [
+        rendered_flow(rays, t, weights, current, cue, velocity + SMALL * axis)
         for axis in torch.eye(2, device=t.device, dtype=t.dtype)
     ]
-    return torch.stack([(m - rest) / SLOW for m in moved], dim=-1)
+    return flow, torch.stack([(f - flow) / SMALL for f in faster], dim=-1)
 
 
 def dynamic_rays(

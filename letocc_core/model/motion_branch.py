@@ -6,7 +6,6 @@ are compared, at full resolution for small motion in the image and at a coarse o
 plane reads these similarities beside the volume: objects are wider than a voxel, and move as one.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,10 +16,10 @@ from torch import Tensor, nn
 
 from letocc_core.errors import ConfigError
 from letocc_core.geometry import camera, se3
-from letocc_core.geometry.grid import GridSpec, sample_volume
+from letocc_core.geometry.grid import GridSpec
+from letocc_core.rendering.surfaces import first_surface
 
 FLAT = 0.03  # contrast below which a patch has no texture
-NEAREST = 0.5  # m, at which the search for a surface along a ray begins
 HIDDEN = 96  # channels between the similarities and the network
 
 
@@ -88,7 +87,7 @@ class MotionBranch(nn.Module):
 
     def __init__(self, config: MotionBranchConfig, grid: GridSpec, dim: int, past: int, flow_scale: float):
         super().__init__()
-        self.config, self.grid, self.flow_scale = config, grid, flow_scale
+        self.config, self.grid, self.past, self.flow_scale = config, grid, past, flow_scale
         layers, width = grid.coarser(2).shape[2], config.width
         self.similarities = past * (len(config.patches) * len(config.velocities()) + 1)
         self.read_motion = nn.Sequential(
@@ -127,9 +126,21 @@ class MotionBranch(nn.Module):
         return torch.cat([similarity, columns], dim=1)
 
     def forward(
-        self, evidence: Float[Tensor, "B D x y"], sdf: Float[Tensor, "B 1 X Y Z"]
+        self,
+        evidence: Float[Tensor, "B D x y"],
+        sdf: Float[Tensor, "B 1 X Y Z"],
+        turned: Bool[Tensor, "B"] | None = None,
     ) -> Float[Tensor, "B 2 X Y Z"]:
-        """Velocity (m/s) of every voxel; the SDF (m) tells where something stands on the road."""
+        """Velocity (m/s) of every voxel; the SDF (m) tells where something stands on the road.
+
+        Args:
+            turned: clips that the network sees after half a turn; for training, as hardly any heading is special.
+        """
+        if turned is not None:
+            which = turned[:, None, None, None]
+            sdf = torch.where(which[..., None], sdf.flip(2, 3), sdf)
+            flow = self(torch.where(which, self._turn(evidence), evidence), sdf)
+            return torch.where(which[..., None], -flow.flip(2, 3), flow)
         similarity, columns = evidence.split([self.similarities, evidence.shape[1] - self.similarities], dim=1)
         levels = [torch.cat([self.read_motion(similarity), self.read_volume(columns)], dim=1)]
         for block in self.down:
@@ -141,6 +152,14 @@ class MotionBranch(nn.Module):
         velocity = self.last(out).unflatten(1, (2, -1)).movedim(2, -1) * self.flow_scale
         velocity = F.interpolate(velocity, scale_factor=2, mode="trilinear", align_corners=False)
         return self._still_road(velocity, sdf)
+
+    def _turn(self, evidence: Float[Tensor, "B D x y"]) -> Float[Tensor, "B D x y"]:
+        """What the same scene gives after half a turn; the opposite of each velocity tried is at the list's other end."""
+        tried, rest = evidence.split(
+            [self.similarities - self.past, evidence.shape[1] - self.similarities + self.past], 1
+        )
+        tried = tried.unflatten(1, (-1, len(self.config.velocities()))).flip(2).flatten(1, 2)
+        return torch.cat([tried, rest], dim=1).flip(2, 3)
 
     def _still_road(self, velocity: Float[Tensor, "B 2 X Y Z"], sdf: Float[Tensor, "B 1 X Y Z"]) -> Tensor:
         """Nothing below `lowest` moves, but the foot of what does: in the layer below, what has two of matter above it."""
@@ -177,15 +196,9 @@ def find_surfaces(sdf: Float[Tensor, "B 1 X Y Z"], grid: GridSpec, now: View, co
     pixels = torch.cartesian_prod(v, u).flip(-1).to(sdf).expand(B, N, -1, -1)
     directions = camera.ray_directions(pixels, now.K) @ now.T_ego_cam[..., :3, :3].mT
     origins = now.T_ego_cam[..., None, :3, 3].expand_as(directions)
-    first = torch.stack([_first_step(*clip, grid, config) for clip in zip(sdf, origins, directions, strict=True)])
-    matter, first = first >= 0, first.clamp(min=1)
-    t = NEAREST + config.ray_step * torch.stack([first - 1, first], dim=-1)
-    around = origins[..., None, :] + t[..., None] * directions[..., None, :]
-    before, behind = sample_volume(sdf, grid, around, padding="border")[..., 0].unbind(-1)
-    before, behind = before.clamp(min=0), behind.clamp(max=-1e-6)
-    hit = origins + (t[..., 1] + config.ray_step * behind / (before - behind))[..., None] * directions  # where it is 0
-    there = matter & (hit[..., 2] > config.lowest) & (hit[..., 2] < config.highest)
-    there &= now.camera_valid[..., None]
+    t = first_surface(sdf, grid, origins, directions, config.ray_step, (config.lowest, config.highest))
+    there = t.isfinite() & now.camera_valid[..., None]
+    hit = origins + torch.where(there, t, 0.0)[..., None] * directions
     most = max(int(there.sum(-1).max()), 1)
     chosen = there.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)[..., :most]
 
@@ -193,28 +206,6 @@ def find_surfaces(sdf: Float[Tensor, "B 1 X Y Z"], grid: GridSpec, now: View, co
         return x.gather(2, chosen[..., None].expand(-1, -1, -1, x.shape[-1]))
 
     return Surfaces(pick(hit), pick(pixels), there.gather(2, chosen))
-
-
-def _first_step(
-    sdf: Float[Tensor, "1 X Y Z"],
-    origins: Float[Tensor, "N p 3"],
-    directions: Float[Tensor, "N p 3"],
-    grid: GridSpec,
-    config: MotionBranchConfig,
-) -> Int[Tensor, "N p"]:
-    """Number of the first step along each ray of a clip that is in matter; -1: none before the ray leaves the heights."""
-    near, far = grid.crossing(origins, directions)
-    leaves = grid.crossing(origins, directions, (config.lowest, config.highest))[1]
-    far = torch.minimum(far, leaves + config.ray_step)  # the step after a surface is the first in matter
-    far = torch.where(far > near, far, 0.0)
-    number = torch.arange(max(math.ceil((float(far.max()) - NEAREST) / config.ray_step), 1), device=sdf.device)
-    t = NEAREST + config.ray_step * number
-    ray, step = ((t > near[..., None]) & (t < far[..., None])).flatten(0, 1).nonzero().unbind(-1)
-    points = torch.addcmul(origins.flatten(0, 1)[ray], directions.flatten(0, 1)[ray], t[step][:, None])
-    matter = sample_volume(sdf[None], grid, points[None], padding="border")[0, :, 0] < 0
-    first = torch.full_like(near, len(number), dtype=torch.long).flatten()
-    first = first.scatter_reduce(0, ray[matter], step[matter], "amin").view_as(near)
-    return torch.where(first < len(number), first, -1)
 
 
 @torch.no_grad()

@@ -34,7 +34,7 @@ class SimulatorClips(Dataset):
         workers: processes that render.
         cue: optical flow from each clip's current frame: none, by an estimator (`cues.flow.flow_estimator`), or the truth
             (true).
-        cue_interval: s to the instants before and after that it leads to.
+        cue_intervals: s to the instants before and after that it leads to.
         cue_weights, cue_device: of a learned estimator.
         shard: (i, n): render only the i-th of n parts of what is missing; the others' clips cannot be read then.
         semantics: also give the classes of the current frames' pixels, as pseudo-labels (`data.truth.CLASS_NAMES`).
@@ -51,7 +51,7 @@ class SimulatorClips(Dataset):
         cache: Path,
         workers: int,
         cue: str = "none",
-        cue_interval: float = 0.05,
+        cue_intervals: Sequence[float] = (0.05,),
         cue_weights: Path | None = None,
         cue_device: str = "cpu",
         semantics: bool = False,
@@ -68,13 +68,13 @@ class SimulatorClips(Dataset):
         self.workers, self.shard = workers, shard
         self._render("rendering streets", "", render_street, settings[1:])
         estimator = None if cue in ("none", "true") else flow_estimator(cue, cue_weights, cue_device)
-        self.cue_suffix = _cue_suffix(cue, estimator, cue_interval)
+        self.cue_suffixes = [] if cue == "none" else [_cue_suffix(cue, estimator, s) for s in cue_intervals]
         self.semantics = semantics
         times = [(self.first + i) * input.history_interval for i in range(self.per_street)]
         if semantics:
             self._render("classes of pixels", SEMANTICS, render_semantics, (mounted, times))
-        if self.cue_suffix:
-            self._render("optical flow", self.cue_suffix, render_cues, (mounted, times, estimator, cue_interval))
+        for suffix, seconds in zip(self.cue_suffixes, cue_intervals, strict=False):
+            self._render(f"optical flow over {seconds:g} s", suffix, render_cues, (mounted, times, estimator, seconds))
 
     def __len__(self) -> int:
         return len(self.seeds) * max(self.per_street, 0)
@@ -84,7 +84,8 @@ class SimulatorClips(Dataset):
         now = self.first + offset
         data = _load(self.folder, self.seeds[street])
         history = tuple(_frame(data, now - k) for k in range(1, self.past_frames + 1))
-        cues = _cues(_load(self.folder, self.seeds[street], self.cue_suffix), data, offset) if self.cue_suffix else ()
+        files = [_load(self.folder, self.seeds[street], suffix) for suffix in self.cue_suffixes]
+        cues = tuple(cue for file in files for cue in _cues(file, data, offset))
         current = _frame(data, now)
         if self.semantics:
             classes = _load(self.folder, self.seeds[street], SEMANTICS)["semantics"][offset]
@@ -100,7 +101,7 @@ class SimulatorClips(Dataset):
 def _cue_suffix(cue: str, estimator: FlowEstimator | None, interval: float) -> str:
     """Of the names of the files that hold a cue; another one when the estimator's settings change."""
     settings = "" if estimator is None else f"_{settings_key(estimator)}"
-    return "" if cue == "none" else f"_{cue}{settings}_{interval:g}"
+    return f"_{cue}{settings}_{interval:g}"
 
 
 def render_street(path: Path, seed: int, rig: Rig, interval: float, frames: int, lidar: bool) -> None:
