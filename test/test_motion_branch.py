@@ -15,6 +15,7 @@ from letocc_core.model.motion_branch import (
     Surfaces,
     View,
     descriptors,
+    expected_velocities,
     find_surfaces,
     sweep_velocity,
 )
@@ -195,10 +196,23 @@ def test_the_road_stands_still_under_what_moves():
     assert (found[5][..., foot] == 3.0).all() and (found[[*range(5), *range(6, 16)]][..., foot] == 0.0).all()
 
 
-def test_after_half_a_turn_the_branch_sees_the_same_scene():
+def test_the_velocity_that_similarities_expect():
+    """Of one peak its velocity; of two equal ones the mean, each with half of the shares; of none no motion."""
+    velocities = CONFIG.velocities()
+    similarity = torch.full((1, 3, len(velocities), 1, 1), -10.0)
+    similarity[0, 0, 3] = similarity[0, 1, 3] = similarity[0, 1, 8] = 0.9
+    similarity[0, 2] = 0.5
+    found = expected_velocities(similarity, velocities).view(3, 2, 4)  # lists, temperatures, values
+    both = (velocities[3] + velocities[8]) / 2
+    rows = [[*velocities[3] / 10, 0.9, 1.0], [*both / 10, 0.9, 0.5], [0.0, 0.0, 0.5, 1 / len(velocities)]]
+    torch.testing.assert_close(found, torch.tensor(rows)[:, None].expand(3, 2, 4))
+
+
+@pytest.mark.parametrize("expectations", [False, True])
+def test_after_half_a_turn_the_branch_sees_the_same_scene(expectations: bool):
     """Evidence and geometry of a scene that has been turned, in every part by hand; turning twice changes nothing."""
     torch.manual_seed(0)
-    branch = MotionBranch(CONFIG, GRID, 4, 2, 10.0)
+    branch = MotionBranch(dataclasses.replace(CONFIG, expectations=expectations), GRID, 4, 2, 10.0)
     velocities = CONFIG.velocities()
     M, tried = len(velocities), 2 * 2 * len(velocities)
     x, y = COLUMNS.shape[:2]

@@ -219,7 +219,9 @@ class _Told:
         chosen = torch.stack([one.error for one in told]).argmin(0)
 
         def pick(name: str) -> Tensor:
-            return torch.stack([getattr(one, name) for one in told])[chosen, torch.arange(len(chosen))]
+            return torch.stack([getattr(one, name) for one in told])[
+                chosen, torch.arange(len(chosen), device=chosen.device)
+            ]
 
         return _Told(*(pick(name) for name in ("velocity", "moves", "still", "error")))
 

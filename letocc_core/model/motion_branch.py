@@ -21,6 +21,7 @@ from letocc_core.rendering.surfaces import first_surface
 
 FLAT = 0.03  # contrast below which a patch has no texture
 HIDDEN = 96  # channels between the similarities and the network
+TEMPERATURES = (0.03, 0.12)  # of similarities, in which velocities are expected
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class MotionBranchConfig:
     highest: float = 3.0  # m, and of the highest
     patches: tuple[int, ...] = (1, 4)  # px of the image to a pixel of the 3 x 3 patches that are compared
     width: int = 32  # channels of each input; the network has 2, 3 and 4 times as many, from fine to coarse
+    expectations: bool = False  # a further input: the velocities that the similarities expect
 
     def __post_init__(self):
         if not (self.step > 0 and self.forward >= self.step and self.sideways >= 0):
@@ -94,8 +96,14 @@ class MotionBranch(nn.Module):
             nn.Conv2d(self.similarities, HIDDEN, 1), nn.ReLU(), nn.Conv2d(HIDDEN, width, 1)
         )
         self.read_volume = nn.Conv2d((dim + 1) * layers, width, 1)
+        self.read_expected, inputs = None, 2
+        if config.expectations:
+            lists, inputs = past * len(config.patches) + 1, 3
+            self.read_expected = nn.Sequential(
+                nn.Conv2d(4 * len(TEMPERATURES) * lists, HIDDEN, 1), nn.ReLU(), nn.Conv2d(HIDDEN, width, 1)
+            )
         self.down = nn.ModuleList(
-            [ResidualBlock2d(2 * width, 2 * width), ResidualBlock2d(2 * width, 3 * width, 2),
+            [ResidualBlock2d(inputs * width, 2 * width), ResidualBlock2d(2 * width, 3 * width, 2),
              nn.Sequential(ResidualBlock2d(3 * width, 4 * width, 2), ResidualBlock2d(4 * width, 4 * width))]
         )  # fmt: skip
         self.up = nn.ModuleList([ResidualBlock2d(7 * width, 3 * width), ResidualBlock2d(5 * width, 2 * width)])
@@ -142,7 +150,12 @@ class MotionBranch(nn.Module):
             flow = self(torch.where(which, self._turn(evidence), evidence), sdf)
             return torch.where(which[..., None], -flow.flip(2, 3), flow)
         similarity, columns = evidence.split([self.similarities, evidence.shape[1] - self.similarities], dim=1)
-        levels = [torch.cat([self.read_motion(similarity), self.read_volume(columns)], dim=1)]
+        inputs = [self.read_motion(similarity), self.read_volume(columns)]
+        if self.read_expected:
+            lists = self._lists(similarity)
+            lists = torch.cat([lists, lists.mean(1, keepdim=True)], dim=1)
+            inputs.append(self.read_expected(expected_velocities(lists, self.config.velocities().to(lists))))
+        levels = [torch.cat(inputs, dim=1)]
         for block in self.down:
             levels.append(block(levels[-1]))
         out = levels.pop()
@@ -153,13 +166,14 @@ class MotionBranch(nn.Module):
         velocity = F.interpolate(velocity, scale_factor=2, mode="trilinear", align_corners=False)
         return self._still_road(velocity, sdf)
 
+    def _lists(self, similarity: Float[Tensor, "B D x y"]) -> Float[Tensor, "B k M x y"]:
+        """Similarities of the M velocities by past frame and patch size."""
+        return similarity[:, : self.similarities - self.past].unflatten(1, (-1, len(self.config.velocities())))
+
     def _turn(self, evidence: Float[Tensor, "B D x y"]) -> Float[Tensor, "B D x y"]:
         """What the same scene gives after half a turn; the opposite of each velocity tried is at the list's other end."""
-        tried, rest = evidence.split(
-            [self.similarities - self.past, evidence.shape[1] - self.similarities + self.past], 1
-        )
-        tried = tried.unflatten(1, (-1, len(self.config.velocities()))).flip(2).flatten(1, 2)
-        return torch.cat([tried, rest], dim=1).flip(2, 3)
+        lists, rest = self._lists(evidence).flip(2).flatten(1, 2), evidence[:, self.similarities - self.past :]
+        return torch.cat([lists, rest], dim=1).flip(2, 3)
 
     def _still_road(self, velocity: Float[Tensor, "B 2 X Y Z"], sdf: Float[Tensor, "B 1 X Y Z"]) -> Tensor:
         """Nothing below `lowest` moves, but the foot of what does: in the layer below, what has two of matter above it."""
@@ -186,6 +200,21 @@ class ResidualBlock2d(nn.Module):
 
     def forward(self, x: Float[Tensor, "B C x y"]) -> Float[Tensor, "B D u v"]:
         return F.relu(self.second(F.relu(self.first(x))) + self.shortcut(x))
+
+
+def expected_velocities(
+    similarity: Float[Tensor, "B k M x y"], velocities: Float[Tensor, "M 2"]
+) -> Float[Tensor, "B K x y"]:
+    """Of each of k lists: the mean velocity (fractions of 10 m/s), similarity and largest share of the M velocities' softmax.
+
+    At each of the temperatures, sharp and blunt.
+    """
+    found = []
+    for temperature in TEMPERATURES:
+        share = (similarity / temperature).softmax(2)
+        mean = torch.einsum("bkmxy,mc->bkcxy", share, velocities / 10)
+        found += [mean, (share * similarity).sum(2, keepdim=True), share.amax(2, keepdim=True)]
+    return torch.cat(found, dim=2).flatten(1, 2)
 
 
 @torch.no_grad()
