@@ -63,4 +63,4 @@ def test_the_configurations_have_the_papers_sizes(name: str, output: tuple[int, 
 @pytest.mark.parametrize("name", ["street", "kitti_small"])
 def test_the_small_configurations_build(name: str):
     config, _ = shipped(name)
-    assert 1e6 < sum(p.numel() for p in LetOccFlow(config).parameters()) < 3e6
+    assert 1e6 < sum(p.numel() for p in LetOccFlow(config).parameters()) < 4e6

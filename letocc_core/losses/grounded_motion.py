@@ -18,10 +18,10 @@ from letocc_core.errors import ConfigError
 from letocc_core.frame import FlowCue, Frame
 from letocc_core.geometry import camera
 from letocc_core.geometry.grid import GridSpec, sample_volume
+from letocc_core.geometry.surfaces import first_surface
 from letocc_core.losses import contact, optical_flow
 from letocc_core.losses.mean import mean_over, total
 from letocc_core.rendering.rays import Rays, pixel_rays, rays_through
-from letocc_core.rendering.surfaces import first_surface
 
 ROUNDS = 3  # of re-weighted least squares
 ROAD = 0.2  # m above the ground, up to which matter is the road's

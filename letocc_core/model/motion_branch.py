@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from letocc_core.errors import ConfigError
 from letocc_core.geometry import camera, se3
 from letocc_core.geometry.grid import GridSpec
-from letocc_core.rendering.surfaces import first_surface
+from letocc_core.geometry.surfaces import first_surface
 
 FLAT = 0.03  # contrast below which a patch has no texture
 HIDDEN = 96  # channels between the similarities and the network
