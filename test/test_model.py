@@ -208,8 +208,9 @@ def test_backbone_starts_from_a_folder_of_weights(tmp_path):
     )
 
 
-def test_the_table_of_parameters_leaves_nothing_out():
-    model = build(sweep={"depths": 8})
+@pytest.mark.parametrize("branch", [None, {"forward": 4.0, "sideways": 2.0, "width": 8}])
+def test_the_table_of_parameters_leaves_nothing_out(branch: dict | None):
+    model = build(sweep={"depths": 8}, motion_branch=branch)
     assert sum(by_module(model).values()) == sum(p.numel() for p in model.parameters())
 
 

@@ -16,8 +16,8 @@ def count(module: nn.Module) -> int:
 
 
 def by_module(model: LetOccFlow) -> dict[str, int]:
-    """Learned numbers of each part of the network, named as in the paper."""
-    return {
+    """Learned numbers of each part of the network, named as in the paper as far as it has them."""
+    parts = {
         "image backbone": count(model.pyramid.backbone),
         "feature pyramid": count(model.pyramid) - count(model.pyramid.backbone),
         "TPV encoder": count(model.encoder),
@@ -25,6 +25,7 @@ def by_module(model: LetOccFlow) -> dict[str, int]:
         "3D refinement": count(model.refinement),
         "fields": count(model.fields),
     }
+    return {**parts, "motion branch": count(model.motion)} if model.motion else parts
 
 
 def main(path: Path) -> None:
