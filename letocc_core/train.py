@@ -78,12 +78,14 @@ class StageConfig:
     )
     objective: StaticStageConfig = field(default_factory=StaticStageConfig)
     motion: MotionConfig | None = None  # also learn how the world moves (the papers' second stage)
-    half_turns: float = 0.0  # share of clips that motion_branch sees after half a turn
+    half_turns: float = 0.0  # share of clips that motion_branch sees after half a turn; for boxes about the vehicle
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     def __post_init__(self):
         if not 0 <= self.half_turns <= 1:
             raise ConfigError(f"stage {self.name}: half_turns {self.half_turns:g}, expected a share from 0 to 1")
+        if self.half_turns and self.motion is None:
+            raise ConfigError(f"stage {self.name}: half_turns are for motion, which this stage does not learn")
         frozen = self.optimizer.geometry_factor == 0 and not self.objective.shapes_geometry()
         if self.keep_geometry and not (frozen and self.motion and self.motion.cue != "similarity"):
             raise ConfigError(
@@ -224,9 +226,9 @@ class StageObjective(nn.Module):
             return forward_clip(self.model, clip, self.history_gradient, motion=self.stage.motion is not None)
 
         fields = self.frozen.fields(clip, compute) if self.frozen else compute(clip)
-        if not (self.frozen or self.stage.half_turns):
+        turned = draws.uniform() < self.stage.half_turns if self.stage.half_turns else None
+        if turned is None and not self.frozen:
             return fields
-        turned = draws.uniform() < self.stage.half_turns
         return replace(fields, flow=self.model.motion(fields.evidence, fields.sdf.detach(), turned))
 
 

@@ -56,8 +56,9 @@ def test_geometry_that_learns_is_not_kept():
     plain["stages"][0] |= {"keep_geometry": False, "half_turns": 0.5}
     with pytest.raises(ConfigError, match="stage motion: half_turns is for"):
         configuration.from_dict(TrainConfig, plain, "test")
-    with pytest.raises(ConfigError, match="expected a share"):
-        StageConfig(half_turns=1.5)
+    for share, message in ((1.5, "expected a share"), (0.5, "are for motion, which this stage does not learn")):
+        with pytest.raises(ConfigError, match=message):
+            StageConfig(half_turns=share)
 
 
 def test_half_turns_are_drawn_for_each_clip():

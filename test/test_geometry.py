@@ -12,6 +12,8 @@ from letocc_core.errors import ConfigError, DataError
 from letocc_core.frame import Clip, Frame, collate, stack
 from letocc_core.geometry import camera, se3
 from letocc_core.geometry.grid import GridSpec, sample_volume
+from letocc_core.geometry.masked import packed, take
+from letocc_core.geometry.surfaces import first_surface
 
 GRID = GridSpec((0.0, -1.0, 0.0), (2.0, 1.0, 1.0), 0.5)
 
@@ -158,3 +160,25 @@ def test_stacking_pads_lidar_and_drops_what_not_all_have():
     assert batch.movable is None and batch.lidar_origin is None
     clips = [Clip(frame(1), (frame(2),), (frame(3), frame(4)))] * 2
     assert collate(clips).sources[1].stamp.tolist() == [4, 4]
+
+
+def test_what_a_mask_picks_is_packed_to_the_front():
+    mask = torch.tensor([[False, True, False, True], [False, False, True, False]])
+    index, there = packed(mask)
+    assert there.tolist() == [[True, True], [True, False]]
+    assert index[there].tolist() == [1, 3, 2]
+    values = torch.arange(16.0).view(2, 4, 2)
+    assert take(values, index)[there].tolist() == [[2, 3], [6, 7], [12, 13]]
+    assert take(values[..., 0], index)[there].tolist() == [2, 6, 12]
+    assert [x.shape for x in packed(torch.zeros(3, 5, dtype=torch.bool))] == [(3, 1), (3, 1)]
+
+
+def test_rays_meet_the_first_surface_between_the_heights():
+    """A wall from 1.2 m on; a ray over it, one that goes down and meets it below the lower height, one behind it."""
+    grid = GridSpec((0.0, -1.0, 0.0), (2.0, 1.0, 1.0), 0.1)
+    sdf = (1.2 - grid.centres()[..., 0])[None, None]
+    starts = [[-0.5, 0.0, 0.5], [-0.5, 0.0, 0.9], [-0.5, 0.0, 0.5], [-0.5, 3.0, 0.5]]
+    directions = [[1.0, 0.0, 0.0], [1.0, 0.0, 0.1], [1.0, 0.0, -0.2], [1.0, 0.0, 0.0]]
+    origins, directions = (torch.tensor(x)[None, None] for x in (starts, directions))
+    t = first_surface(sdf, grid, origins, directions, 0.07, (0.2, 0.8))[0, 0]
+    torch.testing.assert_close(t, torch.tensor([1.7, torch.inf, torch.inf, torch.inf]), atol=1e-3, rtol=0)

@@ -314,7 +314,9 @@ def test_matter_that_no_camera_shows_on_an_object_stands_still():
         assert float(found) == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.parametrize("wrong", [{"depth": 1.0}, {"still": 0.6}, {"columns": 0}, {"stride": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"depth": 1.0}, {"still": 0.6}, {"columns": 0}, {"stride": 0}, {"known": 2.0}, {"prior": 0.0}]
+)
 def test_wrong_groups_are_refused(wrong: dict[str, float]):
     with pytest.raises(ConfigError, match="grounded"):
         GroundedConfig(**wrong)

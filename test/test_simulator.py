@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from letocc_core.data.clips import SimulatorData
 from letocc_core.data.recording import Recording
 from letocc_core.data.simulator.dataset import SimulatorClips
 from letocc_core.data.simulator.recording import load_truth, simulate, truth_folder
@@ -197,6 +198,9 @@ def test_cues_of_a_clip_lead_to_the_instants_around_it(tmp_path):
         short = np.nan_to_num(np.linalg.norm(flow, axis=-1), nan=99) <= 20 / 224 * 160
         assert np.array_equal(cue.valid.numpy(), short)
         assert np.abs(cue.flow.movedim(1, -1).numpy() - flow)[short].max() <= 0.5 / 64 + 1e-4
+    several = SimulatorClips(range(3, 4), **options, cue="true", cue_intervals=(0.05, 0.1))[0].cues
+    offsets = [int(cue.stamp - true.current.stamp) // 1_000_000 for cue in several]
+    assert offsets == [-50, 50, -100, 100] and torch.equal(several[1].flow, true.cues[1].flow)
     for seen, known in zip(estimated.cues, true.cues, strict=True):
         both = seen.valid & known.valid
         error = (seen.flow - known.flow).norm(dim=1)[both]
@@ -267,3 +271,9 @@ def test_a_rig_with_a_fisheye_and_no_lidar(tmp_path):
     assert np.isfinite(depth) and np.isfinite(flow[150, 240]).all()
     with pytest.raises(ConfigError, match="front has a fisheye lens; training on streets takes pinhole cameras"):
         Rig.load(tmp_path / "fisheye.yaml").require_pinholes("training on streets")
+
+
+@pytest.mark.parametrize("seconds", [(), (0.1, 0.1), (0.0,), (-0.05,)])
+def test_intervals_that_lead_nowhere_are_refused(seconds: tuple[float, ...]):
+    with pytest.raises(ConfigError, match="cue_intervals: "):
+        SimulatorData(cue_intervals=seconds)

@@ -38,6 +38,13 @@ class SimulatorData:
     cue_intervals: tuple[float, ...] = (0.05,)  # s to the instants before and after that the flow leads to
     semantics: bool = False  # also give the classes of pixels, as pseudo-labels for a semantic field
 
+    def __post_init__(self):
+        seconds = self.cue_intervals
+        if not seconds or min(seconds) <= 0 or len(set(seconds)) < len(seconds):
+            raise ConfigError(
+                f"data.simulator.cue_intervals: {list(seconds)}, expected one number above 0 or several different ones"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedData:

@@ -20,7 +20,9 @@ def first_surface(
     step: float,
     heights: tuple[float, float],
 ) -> Float[Tensor, "B N p"]:
-    """t (m) at which rays from `origins` first meet a negative SDF (m) between two heights (m); infinite: nowhere.
+    """t (m) at which rays from `origins` first meet a negative SDF (m).
+
+    Infinite where they meet none before they have left the box or the heights (m), or meet it beyond these.
 
     Args:
         directions: m per unit of t.

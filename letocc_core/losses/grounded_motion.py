@@ -1,4 +1,4 @@
-"""Motion of objects that stand on the ground, from masks and optical flow alone: ours, without any learned geometry.
+"""Motion of objects that stand on the ground, from masks and optical flow alone: ours, told without any learned geometry.
 
 Let Occ Flow's flow loss (eq. 9) puts what moves where it is rendered. But parallax puts it elsewhere, and there another
 motion, or none, explains its flow. Here an object is where it stands (see `contact`), and its pixels, which move as one,
@@ -8,7 +8,7 @@ of sight; a group says enough. What remains unclear teaches nothing.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,6 +18,7 @@ from letocc_core.errors import ConfigError
 from letocc_core.frame import FlowCue, Frame
 from letocc_core.geometry import camera
 from letocc_core.geometry.grid import GridSpec, sample_volume
+from letocc_core.geometry.masked import packed, take
 from letocc_core.geometry.surfaces import first_surface
 from letocc_core.losses import contact, optical_flow
 from letocc_core.losses.mean import mean_over, total
@@ -43,7 +44,7 @@ class GroundedConfig:
     noise: float = 0.5  # px, errors of flow beyond which a pixel's vote is bounded (Huber)
     misfit: float = 0.75  # px, mean error of flow of a group up to which its velocity is believed
     known: float = 0.5  # share of a group's pixels whose flow is known, from which it is believed
-    unsure: float = 1.0  # m/s, standard error of a group's velocity, in its least certain direction, that teaches
+    unsure: float = 1.0  # m/s, standard error of a group's velocity, where it is least certain, up to which it teaches
     unsure_share: float = 0.3  # the same as a share of its speed: of what moves the larger one counts
     slow: float = 1.0  # m/s, speed below which a group may stand still
     prior: float = 0.06  # px a m/s, strength of the belief that motion is slow: for what flow shows even less
@@ -55,6 +56,10 @@ class GroundedConfig:
             raise ConfigError(
                 f"motion.grounded: stride {self.stride} px, columns {self.columns} px, depth {self.depth}, depth_tolerance "
                 f"{self.depth_tolerance}, expected at least 1 px and factors above 1"
+            )
+        if not 0 <= self.known <= 1 or not self.prior > 0:
+            raise ConfigError(
+                f"motion.grounded: known {self.known}, prior {self.prior}, expected a share from 0 to 1 and more than 0"
             )
         if not 0 <= self.still <= self.moves <= 1:
             raise ConfigError(
@@ -72,6 +77,14 @@ class GroundedMotion:
     moves: Bool[Tensor, "B N p"]
     still: Bool[Tensor, "B N p"]  # it could move, but does not; what is neither teaches nothing
     weight: Float[Tensor, "B N p"]  # 1 / pixels of the group, 0 for those that teach nothing
+
+    def taken(self, index: Int[Tensor, "B N q"]) -> "GroundedMotion":
+        """Of some of each camera's pixels."""
+        return GroundedMotion(*(take(getattr(self, f.name), index) for f in fields(self)))
+
+    def joined(self, other: "GroundedMotion") -> "GroundedMotion":
+        """Of the pixels of both."""
+        return GroundedMotion(*(torch.cat([getattr(x, f.name) for x in (self, other)], dim=2) for f in fields(self)))
 
 
 @torch.no_grad()
@@ -118,13 +131,12 @@ def grounded_losses(
     move is matter of which no camera shows the centre on a movable object.
     """
     told = grounded_motion(frame, cues, grid, config)
-    shown, near = _matter_shown(sdf, grid, told, frame, config)
-    velocity = sample_volume(flow, grid, torch.stack([told.points, shown], dim=1), padding="border")
-    weight = torch.stack([told.weight, told.weight * near], dim=1)
+    told = told.joined(_matter_shown(sdf, grid, told, frame, config))
+    velocity = sample_volume(flow, grid, told.points, padding="border")
     off_objects = (sdf[:, 0].detach() < grid.voxel_size / 2) & ~on_objects(frame, grid)
     return {
-        "flow": _weighted((velocity - told.velocity[:, None]).norm(dim=-1), weight * told.moves[:, None]),
-        "parked": _weighted(velocity.norm(dim=-1), weight * told.still[:, None]),
+        "flow": _weighted((velocity - told.velocity).norm(dim=-1), told.weight * told.moves),
+        "parked": _weighted(velocity.norm(dim=-1), told.weight * told.still),
         "still": mean_over(flow.norm(dim=1), off_objects),
     }
 
@@ -138,13 +150,15 @@ def on_objects(frame: Frame, grid: GridSpec) -> Bool[Tensor, "B X Y Z"]:
 
 def _matter_shown(
     sdf: Float[Tensor, "B 1 X Y Z"], grid: GridSpec, told: GroundedMotion, frame: Frame, config: GroundedConfig
-) -> tuple[Float[Tensor, "B N p 3"], Bool[Tensor, "B N p"]]:
-    """Matter (m) above the road that the pixels show, and whether it is near where their objects stand."""
+) -> GroundedMotion:
+    """The same of the matter above the road that the pixels show, where it is near where their objects stand."""
+    told = told.taken(packed(told.weight > 0)[0])
     rays = rays_through(told.pixels, frame.K, frame.T_ego_cam, grid)
     step = grid.voxel_size * MATTER_STEP
     t = first_surface(sdf.detach(), grid, rays.origins, rays.directions, step, (ROAD, grid.upper[2]))
     points = rays.at(torch.where(t.isfinite(), t, 0.0)[..., None])[..., 0, :]
-    return points, t.isfinite() & ((points - told.points).norm(dim=-1) < config.matter)
+    near = t.isfinite() & ((points - told.points).norm(dim=-1) < config.matter)
+    return replace(told, points=points, weight=told.weight * near)
 
 
 def _weighted(error: Float[Tensor, "B *p"], weight: Float[Tensor, "B *p"]) -> Float[Tensor, ""]:
@@ -171,12 +185,9 @@ def _standing(
     votes = torch.zeros_like(frame.movable)
     votes[..., ::stride, ::stride] = True
     stands = (votes & rays.valid & (depth > rays.near) & (depth < rays.far)).flatten(2)
-    most = max(int(stands.sum(-1).max()), 1)
-    chosen = stands.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)[..., :most]
-    there = stands.gather(2, chosen)
-    pixels = rays.pixels.flatten(2, 3).gather(2, chosen[..., None].expand(-1, -1, -1, 2))
-    t = torch.where(there, depth.flatten(2).gather(2, chosen), 1.0)
-    return rays_through(pixels, frame.K, frame.T_ego_cam, grid), t[..., None], there
+    chosen, there = packed(stands)
+    t = torch.where(there, take(depth.flatten(2), chosen), 1.0)
+    return rays_through(take(rays.pixels.flatten(2, 3), chosen), frame.K, frame.T_ego_cam, grid), t[..., None], there
 
 
 def _votes(rays: Rays, t: Tensor, there: Tensor, frame: Frame, cue: FlowCue, config: GroundedConfig) -> _Votes:

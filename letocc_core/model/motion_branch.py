@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from letocc_core.errors import ConfigError
 from letocc_core.geometry import camera, se3
 from letocc_core.geometry.grid import GridSpec
+from letocc_core.geometry.masked import packed, take
 from letocc_core.geometry.surfaces import first_surface
 
 FLAT = 0.03  # contrast below which a patch has no texture
@@ -171,7 +172,10 @@ class MotionBranch(nn.Module):
         return similarity[:, : self.similarities - self.past].unflatten(1, (-1, len(self.config.velocities())))
 
     def _turn(self, evidence: Float[Tensor, "B D x y"]) -> Float[Tensor, "B D x y"]:
-        """What the same scene gives after half a turn; the opposite of each velocity tried is at the list's other end."""
+        """What the same scene gives after half a turn about the box's centre, as far as the volume's channels know no heading.
+
+        The opposite of each velocity tried is at the list's other end.
+        """
         lists, rest = self._lists(evidence).flip(2).flatten(1, 2), evidence[:, self.similarities - self.past :]
         return torch.cat([lists, rest], dim=1).flip(2, 3)
 
@@ -228,13 +232,8 @@ def find_surfaces(sdf: Float[Tensor, "B 1 X Y Z"], grid: GridSpec, now: View, co
     t = first_surface(sdf, grid, origins, directions, config.ray_step, (config.lowest, config.highest))
     there = t.isfinite() & now.camera_valid[..., None]
     hit = origins + torch.where(there, t, 0.0)[..., None] * directions
-    most = max(int(there.sum(-1).max()), 1)
-    chosen = there.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)[..., :most]
-
-    def pick(x: Tensor) -> Tensor:
-        return x.gather(2, chosen[..., None].expand(-1, -1, -1, x.shape[-1]))
-
-    return Surfaces(pick(hit), pick(pixels), there.gather(2, chosen))
+    index, there = packed(there)
+    return Surfaces(take(hit, index), take(pixels, index), there)
 
 
 @torch.no_grad()

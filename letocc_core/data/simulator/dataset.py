@@ -68,13 +68,14 @@ class SimulatorClips(Dataset):
         self.workers, self.shard = workers, shard
         self._render("rendering streets", "", render_street, settings[1:])
         estimator = None if cue in ("none", "true") else flow_estimator(cue, cue_weights, cue_device)
-        self.cue_suffixes = [] if cue == "none" else [_cue_suffix(cue, estimator, s) for s in cue_intervals]
+        seconds = () if cue == "none" else cue_intervals
+        self.cue_suffixes = [_cue_suffix(cue, estimator, s) for s in seconds]
         self.semantics = semantics
         times = [(self.first + i) * input.history_interval for i in range(self.per_street)]
         if semantics:
             self._render("classes of pixels", SEMANTICS, render_semantics, (mounted, times))
-        for suffix, seconds in zip(self.cue_suffixes, cue_intervals, strict=False):
-            self._render(f"optical flow over {seconds:g} s", suffix, render_cues, (mounted, times, estimator, seconds))
+        for suffix, s in zip(self.cue_suffixes, seconds, strict=True):
+            self._render(f"optical flow over {s:g} s", suffix, render_cues, (mounted, times, estimator, s))
 
     def __len__(self) -> int:
         return len(self.seeds) * max(self.per_street, 0)
