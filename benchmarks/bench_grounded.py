@@ -2,7 +2,7 @@
 
     python benchmarks/bench_grounded.py --streets 8
 
-For pixels of movable objects inside the box, by their true speed, and for those that move by their distance: the share
+For pixels of movable objects inside the box, by their true speed, and for those that move by their depth: the share
 whose place is known by where they stand, and of these the shares that are said to move and to stand still, the rest being
 left open; of those that are said to move the median and mean error of the velocity, and the median of the speed over the
 true one.
@@ -24,13 +24,13 @@ from letocc_core.geometry.grid import GridSpec
 from letocc_core.losses.grounded_motion import GroundedConfig, grounded_motion
 
 SPEEDS = (0.0, 0.5, 2.0, 4.0, 8.0, 20.0)  # m/s, edges of the rows
-DISTANCES = (0.0, 5.0, 9.0, 13.0, 17.0, 30.0)  # m
+DEPTHS = (0.0, 5.0, 9.0, 13.0, 17.0, 30.0)  # m
 INSIDE = (0.0, 0.15, 0.3, 0.5)  # m behind the visible surface, where the voxel may be the object's
 GRID = GridSpec()
 
 
 def main() -> None:
-    """Print one line for each range of speeds, and of distances."""
+    """Print one line for each range of speeds, and of depths."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--streets", type=int, default=8, help="streets, from seed 8000 (default: 8)")
     parser.add_argument("--sets", type=int, default=3, help="image sets a street, 1 s apart (default: 3)")
@@ -42,7 +42,7 @@ def main() -> None:
     found = [table(*sets) for seed in range(8000, 8000 + options.streets) for sets in image_sets(seed, options)]
     pixels = np.concatenate(found)
     moving = pixels[pixels[:, 0] >= SPEEDS[1]]
-    for name, edges, rows, column in (("true speed m/s", SPEEDS, pixels, 0), ("distance m", DISTANCES, moving, 6)):
+    for name, edges, rows, column in (("true speed m/s", SPEEDS, pixels, 0), ("depth m", DEPTHS, moving, 6)):
         print(f"| {name} | pixels | place known | moves | stands | error m/s, median | mean | speed over true |")
         print("|" + " ---: |" * 8)
         for low, high in pairwise(edges):

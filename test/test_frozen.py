@@ -11,6 +11,7 @@ from letocc_core.errors import ConfigError
 from letocc_core.frame import Clip
 from letocc_core.frozen import FrozenGeometry
 from letocc_core.losses.objective import MotionConfig
+from letocc_core.model.fields import Fields
 from letocc_core.model.let_occ_flow import LetOccFlow
 from letocc_core.rendering.draws import Draws
 from letocc_core.train import OptimizerConfig, StageConfig, StageObjective, TrainConfig, forward_clip
@@ -68,18 +69,14 @@ def test_half_turns_are_drawn_for_each_clip():
     now, *past = frames()
     clip = Clip(now, tuple(past), ())
 
-    def flow(share: float) -> torch.Tensor:
+    def fields(share: float) -> Fields:
         stage = StageConfig(motion=MotionConfig(), half_turns=share)
         with torch.no_grad():
-            fields = StageObjective(model, stage, False)._fields(clip, Draws(4, torch.arange(2)))
-        assert (
-            torch.equal(model.motion(fields.evidence, fields.sdf, torch.full((2,), share == 1)), fields.flow)
-            or 0 < share < 1
-        )
-        return fields.flow
+            return StageObjective(model, stage, False)._fields(clip, Draws(4, torch.arange(2)))
 
-    none, half, whole = flow(0.0), flow(0.5), flow(1.0)
+    none, half, whole = (fields(share) for share in (0.0, 0.5, 1.0))
     turned = Draws(4, torch.arange(2)).uniform() < 0.5
-    assert turned.any() and not turned.all() and not torch.equal(none, whole)
-    for i in range(2):
-        assert torch.equal(half[i], (whole if turned[i] else none)[i])
+    assert turned.any() and not turned.all() and not torch.equal(none.flow, whole.flow)
+    for found, turn in ((none, torch.zeros(2).bool()), (half, turned), (whole, torch.ones(2).bool())):
+        assert torch.equal(found.sdf, none.sdf)
+        assert torch.equal(found.flow, model.motion(none.evidence, none.sdf, turn))

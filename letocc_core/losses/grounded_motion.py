@@ -172,8 +172,9 @@ class _Votes:
 
     known: Bool[Tensor, "B N p"]
     moves: Bool[Tensor, "B N p"]
-    unexplained: Callable[[Tensor], tuple[Tensor, Tensor]]
-    """Velocities (m/s) [B, N, p, 2] -> px of flow that these do not explain, and what a m/s more would [B, N, p, 2, 2]."""
+    target: Float[Tensor, "B N p 2"]  # px, the flow
+    flow: Callable[[Tensor], Tensor]  # px [B, N, p, 2] at velocities (m/s) [B, N, p, 2]
+    slope: Callable[[Tensor], tuple[Tensor, Tensor]]  # the same, and what a m/s more adds to it [B, N, p, 2, 2]
 
 
 def _standing(
@@ -196,11 +197,13 @@ def _votes(rays: Rays, t: Tensor, there: Tensor, frame: Frame, cue: FlowCue, con
     still = optical_flow.rendered_flow(rays, t, whole, frame, cue)
     nearest = optical_flow.nearest_static(target, still, rays, t, whole, frame, cue, config.depth_tolerance)
 
-    def unexplained(velocity: Tensor) -> tuple[Tensor, Tensor]:
-        flow, slope = optical_flow.flow_slope(rays, t, whole, frame, cue, velocity[..., None, :])
-        return target - flow, slope
+    def flow(velocity: Tensor) -> Tensor:
+        return optical_flow.rendered_flow(rays, t, whole, frame, cue, velocity[..., None, :])
 
-    return _Votes(known & there, (target - nearest).norm(dim=-1) > config.threshold, unexplained)
+    def slope(velocity: Tensor) -> tuple[Tensor, Tensor]:
+        return optical_flow.flow_slope(rays, t, whole, frame, cue, velocity[..., None, :])
+
+    return _Votes(known & there, (target - nearest).norm(dim=-1) > config.threshold, target, flow, slope)
 
 
 def _groups(
@@ -228,13 +231,8 @@ class _Told:
     def best(told: Sequence["_Told"]) -> "_Told":
         """Of each group what is least uncertain."""
         chosen = torch.stack([one.error for one in told]).argmin(0)
-
-        def pick(name: str) -> Tensor:
-            return torch.stack([getattr(one, name) for one in told])[
-                chosen, torch.arange(len(chosen), device=chosen.device)
-            ]
-
-        return _Told(*(pick(name) for name in ("velocity", "moves", "still", "error")))
+        group = torch.arange(len(chosen), device=chosen.device)
+        return _Told(*(torch.stack([getattr(one, f.name) for one in told])[chosen, group] for f in fields(_Told)))
 
 
 def _tell(
@@ -250,7 +248,7 @@ def _tell(
     """What cues say of groups of so many pixels."""
     votes = [_votes(rays, t, there, frame, cue, config) for cue in cues]
     groups = len(pixels)
-    velocity, error, misfits = _velocity(votes, group, groups, config)
+    velocity, error = _velocity(votes, group, groups, config)
     count = _sum(sum(vote.known.float() for vote in votes), group, groups)
 
     def mean(values: Sequence[Tensor]) -> Tensor:
@@ -258,7 +256,8 @@ def _tell(
         known = sum(vote.known * value for vote, value in zip(votes, values, strict=True))
         return _sum(known, group, groups) / count.clamp(min=1)
 
-    share, misfit = mean([vote.moves for vote in votes]), mean(misfits)
+    share = mean([vote.moves for vote in votes])
+    misfit = mean([(vote.target - vote.flow(velocity[group])).norm(dim=-1) for vote in votes])
     speed = velocity.norm(dim=-1)
     believed = (count >= config.fewest) & (count >= config.known * len(votes) * pixels) & (misfit < config.misfit)
     moves = believed & (error < torch.clamp(config.unsure_share * speed, min=config.unsure)) & (share >= config.moves)
@@ -268,9 +267,8 @@ def _tell(
 
 def _velocity(
     votes: Sequence[_Votes], group: Int[Tensor, "B N p"], groups: int, config: GroundedConfig
-) -> tuple[Float[Tensor, "groups 2"], Float[Tensor, "groups"], list[Float[Tensor, "B N p"]]]:
-    """Velocity (m/s) that explains the flow of each group, its standard error in the least certain direction, and the
-    flow (px) that it leaves unexplained at each pixel by each vote.
+) -> tuple[Float[Tensor, "groups 2"], Float[Tensor, "groups"]]:
+    """Velocity (m/s) that explains the flow of each group, and its standard error in the least certain direction.
 
     By Gauss-Newton steps of least squares robust against wrong flow, as if the pixels' errors had nothing to do with
     each other.
@@ -280,15 +278,15 @@ def _velocity(
     for _ in range(ROUNDS):
         normal, right = 0.0, 0.0
         for vote in votes:
-            left, slope = vote.unexplained(velocity[group])
+            flow, slope = vote.slope(velocity[group])
+            left = vote.target - flow
             bounded = vote.known * (config.noise / left.norm(dim=-1).clamp(min=config.noise))
             weighted = slope.mT * bounded[..., None, None]
             normal = normal + _sum(weighted @ slope, group, groups)
             right = right + _sum(_times(weighted, left), group, groups)
         velocity = velocity + torch.linalg.solve(normal + prior, right - velocity @ prior)
     least = torch.linalg.eigvalsh(normal)[..., 0].clamp(min=1e-12)
-    misfits = [vote.unexplained(velocity[group])[0].norm(dim=-1) for vote in votes]
-    return velocity, config.noise / least.sqrt(), misfits
+    return velocity, config.noise / least.sqrt()
 
 
 def _times(matrix: Float[Tensor, "*p 2 2"], vector: Float[Tensor, "*p 2"]) -> Float[Tensor, "*p 2"]:

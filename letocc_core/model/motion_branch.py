@@ -23,6 +23,7 @@ from letocc_core.geometry.surfaces import first_surface
 FLAT = 0.03  # contrast below which a patch has no texture
 HIDDEN = 96  # channels between the similarities and the network
 TEMPERATURES = (0.03, 0.12)  # of similarities, in which velocities are expected
+FAST = 10.0  # m/s, unit of these velocities
 
 
 @dataclass(frozen=True)
@@ -209,14 +210,14 @@ class ResidualBlock2d(nn.Module):
 def expected_velocities(
     similarity: Float[Tensor, "B k M x y"], velocities: Float[Tensor, "M 2"]
 ) -> Float[Tensor, "B K x y"]:
-    """Of each of k lists: the mean velocity (fractions of 10 m/s), similarity and largest share of the M velocities' softmax.
+    """Of each of k lists: the mean velocity (in `FAST`), similarity and largest share of the M velocities' softmax.
 
     At each of the temperatures, sharp and blunt.
     """
     found = []
     for temperature in TEMPERATURES:
         share = (similarity / temperature).softmax(2)
-        mean = torch.einsum("bkmxy,mc->bkcxy", share, velocities / 10)
+        mean = torch.einsum("bkmxy,mc->bkcxy", share, velocities / FAST)
         found += [mean, (share * similarity).sum(2, keepdim=True), share.amax(2, keepdim=True)]
     return torch.cat(found, dim=2).flatten(1, 2)
 
