@@ -31,7 +31,7 @@ from letocc_ros.conversions import PROBABILITY_STEPS, from_grid_message
 from letocc_ros.msg import OccFlowGrid
 from letocc_ros.node import OccFlowNode, load_pipeline, main
 from letocc_ros.parameters import NodeParameters
-from letocc_ros.player import play
+from letocc_ros.player import SETTLE, play
 from letocc_ros.recorder import Recorder, read_answers
 
 pytestmark = pytest.mark.xdist_group("ros")
@@ -126,13 +126,15 @@ class TestLive:
             answers = tmp_path / f"answers_{rate}"
             with Recorder(answers, {topic: "letocc_ros/msg/OccFlowGrid"}) as recorder:
                 recorder.wait_for_publishers()
+                started_ns = time.time_ns()
                 played = play(bag, rate=rate)
                 recorder.wait_for(topic, SETS, 10)
             arrivals = [received_ns for _, received_ns in recorder.received[topic]]
             if len(arrivals) == SETS:
                 break
         assert played.sets == len(arrivals) == SETS
-        assert (arrivals[-1] - arrivals[0]) * 1e-9 > (SETS - 1) * 0.2 / rate - 0.5  # no faster than asked for
+        # no faster than asked for; from the start, since a busy node may answer the first set late
+        assert (arrivals[-1] - started_ns) * 1e-9 >= SETTLE + (SETS - 1) * 0.2 / rate
         last = list(read_answers(answers))[-1]
         assert np.abs(last.probability - offline[-1].probability)[last.observed].max() <= 0.5 / PROBABILITY_STEPS + 1e-4
         assert "the past is forgotten: time went back" in live.output
