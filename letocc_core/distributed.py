@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib import import_module
 from typing import TypeVar
 
 import torch
@@ -87,6 +88,9 @@ def joined(device: str) -> Iterator[World]:
             )
         own = torch.device("cuda", local_rank)
         torch.cuda.set_device(own)
+    # Imported after the group is there, as DistributedDataParallel would, its default arguments keep the group alive, and
+    # a thread of gloo that frees a tensor while the interpreter ends aborts the process.
+    import_module("torch.distributed.nn")
     torch.distributed.init_process_group("nccl" if own.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
     try:
         yield World(own, rank, size, local_rank)

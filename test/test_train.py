@@ -258,3 +258,5 @@ def test_gradients_of_two_processes_are_those_of_one(tmp_path):
     for name, gradient in gradients.items():
         scale = float(gradient.abs().max())
         torch.testing.assert_close(two["gradients"][name], gradient, rtol=0, atol=1e-3 * scale, msg=name)
+    during, afterwards = two["threads_of_gloo"]
+    assert during and not afterwards  # one that frees a tensor while the interpreter ends aborts the process

@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from model_cases import frames, model_config
@@ -65,8 +66,15 @@ def losses_and_gradients(world: World) -> tuple[dict[str, float], dict[str, torc
     return world.mean({name: float(value.detach()) for name, value in losses.items()}), gradients
 
 
+def threads() -> list[str]:
+    """Names of this process's threads, also of those that Python knows nothing of."""
+    return [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+
+
 if __name__ == "__main__":
     with joined("cpu") as world:
         losses, gradients = losses_and_gradients(world)
-        if world.leads:
-            torch.save({"losses": losses, "gradients": gradients}, sys.argv[1])
+        during = threads()
+    if world.leads:
+        threads_of_gloo = [[name for name in names if "gloo" in name] for names in (during, threads())]
+        torch.save({"losses": losses, "gradients": gradients, "threads_of_gloo": threads_of_gloo}, sys.argv[1])
