@@ -125,6 +125,12 @@ class TrainConfig:
             raise ConfigError(f"no stage '{name}'; stages: {', '.join(stage.name for stage in self.stages)}")
         return replace(self, stages=stages)
 
+    def needed_data(self) -> clips.DataConfig:
+        """`data`, of streets without the optical flow where no stage learns motion: it takes longer than the streets."""
+        if self.data.simulator is None or any(stage.motion for stage in self.stages):
+            return self.data
+        return replace(self.data, simulator=replace(self.data.simulator, cue="none"))
+
 
 def train(
     config: TrainConfig,
@@ -161,7 +167,7 @@ def train(
         init = world.from_leader(None if init is None else init.resolve())  # `latest` is about to become this run
         folder = world.from_leader(_open_run(plain, name, out, resume, command) if world.leads else None)
         with world.one_first():
-            dataset = clips.build(config.data, config.input, config.model.temporal.frames)
+            dataset = clips.build(config.needed_data(), config.input, config.model.temporal.frames)
         model = build_model(config, world.device)
         run = _Run(folder, model, plain, config, world, clips_at_once, command)
         run.cameras = dataset.cameras

@@ -146,9 +146,16 @@ def test_the_second_stage_alone_starts_from_a_checkpoint_without_its_parts(cache
     plain = configuration.load(
         TrainConfig,
         REPOSITORY / "config/street.yaml",
-        [*only, "model.motion_branch=null", "stages.1.keep_geometry=false", "stages.1.half_turns=0"],
+        [
+            *only,
+            "model.motion_branch=null",
+            "stages.1.keep_geometry=false",
+            "stages.1.half_turns=0",
+            "data.simulator.cue_intervals=[0.3]",
+        ],
     )
     static = training.train(plain.only_stage("static"), "static", out=tmp_path, loader_workers=0)
+    assert plain.needed_data() == plain.data and not list(cache.rglob("*_0.3.npz"))  # flow is for motion
     whole = configuration.load(TrainConfig, REPOSITORY / "config/street.yaml", only)
     init = static / "model.safetensors"
     folder = training.train(whole.only_stage("motion"), "motion", out=tmp_path, loader_workers=0, init=init)
