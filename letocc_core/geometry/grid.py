@@ -97,8 +97,15 @@ def sample_volume(
     volume: Float[Tensor, "B C X Y Z"], grid: GridSpec, points: Float[Tensor, "B *n 3"], padding: str = "zeros"
 ) -> Float[Tensor, "B *n C"]:
     """Trilinear interpolation of a voxel volume at points (m, ego axes). `padding`: zeros or border."""
+    return sample_unit(volume, grid.to_unit(points), padding)
+
+
+def sample_unit(
+    volume: Float[Tensor, "B C X Y Z"], points: Float[Tensor, "B *n 3"], padding: str = "border"
+) -> Float[Tensor, "B *n C"]:
+    """The same at points in unit coordinates (`GridSpec.to_unit`)."""
     B, C = volume.shape[:2]
-    unit = grid.to_unit(points).reshape(B, -1, 1, 1, 3)
+    where = points.reshape(B, -1, 1, 1, 3)
     volume = volume.transpose(2, 4)  # grid_sample wants [Z, Y, X] for (x, y, z)
-    out = torch.nn.functional.grid_sample(volume, unit, mode="bilinear", padding_mode=padding, align_corners=False)
+    out = torch.nn.functional.grid_sample(volume, where, mode="bilinear", padding_mode=padding, align_corners=False)
     return out.reshape(B, C, -1).transpose(1, 2).reshape(*points.shape[:-1], C)

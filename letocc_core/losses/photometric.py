@@ -40,9 +40,9 @@ class Match:
 
     def composited(self, weights: Float[Tensor, "*r s"]) -> Float[Tensor, "*r 3"]:
         """Colours of the rays: the weight of the samples outside is shared out evenly among those inside."""
-        outside = weights.sum(-1) - torch.linalg.vecdot(weights, self.inside)
-        share = outside / self.inside.sum(-1).clamp(min=1)
-        return composite((weights + share[..., None]) * self.inside, self.colours)
+        within = weights * self.inside
+        share = (weights.sum(-1) - within.sum(-1)) / self.inside.sum(-1).clamp(min=1)
+        return composite(torch.addcmul(within, share[..., None], self.inside), self.colours)
 
 
 def match(
@@ -71,14 +71,15 @@ def _look_up(rays: Rays, t: Tensor, target: Tensor, current: Frame, source: Fram
     there, depth = reproject(rays, t, current, source, velocity, K)
     u, v = channels(there)
     nearest = torch.where(source.camera_valid, camera.MIN_DEPTH, torch.inf)[(...,) + (None,) * (depth.dim() - 2)]
-    inside = (depth > nearest) & (u.abs() <= 1) & (v.abs() <= 1)
+    inside = torch.maximum(u.detach().abs(), v.detach().abs()).le_(1)  # in place, as truth values take longer
+    inside *= depth.detach().clone().gt_(nearest)
     colours = _colours_at(source.images, there)
     pairs = zip(channels(colours), target[..., None, :].unbind(-1), strict=True)
     red, green, blue = (
         (here - own).abs_() for here, own in pairs
     )  # one channel after the other, as they lie in memory
     cost = red.add_(green).add_(blue).div_(3)
-    return Match(colours, cost, inside.to(cost.dtype))
+    return Match(colours, cost, inside)
 
 
 def _mean(views: Sequence[Match]) -> Match:
@@ -140,7 +141,8 @@ def ssim_loss(a: Float[Tensor, "M C h w"], b: Float[Tensor, "M C h w"]) -> Float
     a, b = (F.pad(x, (1, 1, 1, 1), mode="reflect") for x in (a, b))
 
     def mean(x: Tensor) -> Tensor:
-        return F.avg_pool2d(x, 3, 1)
+        rows = x[..., :-2, :] + x[..., 1:-1, :] + x[..., 2:, :]
+        return (rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]) / 9
 
     mean_a, mean_b = mean(a), mean(b)
     variance_a, variance_b = mean(a**2) - mean_a**2, mean(b**2) - mean_b**2

@@ -30,13 +30,13 @@ def reproject(
     P = (other.K if K is None else K) @ T[..., :3, :]
     starts, steps = (x.flatten(2, -2) @ P[..., :3].transpose(-1, -2) for x in (rays.origins, rays.directions))
     starts = starts + P[..., None, :, 3]
-    starts, steps = (x.movedim(-1, 0).reshape(3, *t.shape[:-1], 1) for x in (starts, steps))
-    line = [torch.addcmul(start, step, t) for start, step in zip(starts, steps, strict=True)]
+    starts, steps = (x.movedim(-1, 0).reshape(3, *t.shape[:-1], 1).contiguous() for x in (starts, steps))
+    places, depth = torch.addcmul(starts[:2], steps[:2], t), torch.addcmul(starts[2], steps[2], t)
     if velocity is not None:
         seconds = (other.stamp - current.stamp).to(t.dtype) * 1e-9
         shifts = (P[..., :2] * seconds.view(-1, 1, 1, 1)).movedim((-2, -1), (0, 1))[(...,) + (None,) * (t.dim() - 2)]
-        vx, vy = channels(velocity)
-        line = [torch.addcmul(torch.addcmul(at, x, vx), y, vy) for at, (x, y) in zip(line, shifts, strict=True)]
-    u, v, depth = line
+        for axis, speed in enumerate(channels(velocity)):
+            places = torch.addcmul(places, shifts[:2, axis], speed)
+            depth = torch.addcmul(depth, shifts[2, axis], speed)
     nearness = depth.clamp(min=camera.MIN_DEPTH).reciprocal_()
-    return torch.stack([u * nearness, v * nearness]).movedim(0, -1), depth
+    return (places * nearness).movedim(0, -1), depth

@@ -2,11 +2,13 @@
 
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.linalg import vecdot
+from torch.nn.functional import relu
 
 from letocc_core.frame import Frame
 from letocc_core.geometry import camera
 from letocc_core.geometry.grid import GridSpec
-from letocc_core.losses.mean import mean_over
+from letocc_core.losses.mean import mean_over, total
 
 
 def free_space(sdf: Float[Tensor, "B 1 X Y Z"], unseen: Bool[Tensor, "B X Y Z"] | None = None) -> Float[Tensor, ""]:
@@ -21,8 +23,8 @@ def free_behind(
     sdf: Float[Tensor, "B *r s"], t: Float[Tensor, "B *r s"], depth: Float[Tensor, "B *r"], distance: float = 3.0
 ) -> Float[Tensor, ""]:
     """Mean of max(-f, 0) (m) at samples more than `distance` metres behind the rendered surface (no slope in depth)."""
-    behind = t > (depth.detach() + distance)[..., None]
-    return mean_over(sdf.neg().clamp(min=0), behind)
+    behind = t.detach().clone().gt_((depth.detach() + distance)[..., None]).to(sdf)
+    return (total(vecdot(relu(-sdf), behind)) / total(behind).clamp(min=1)).mean()
 
 
 def unseen_voxels(frame: Frame, grid: GridSpec) -> Bool[Tensor, "B X Y Z"]:

@@ -3,7 +3,7 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import logsigmoid, relu
 
 
 def neus_weights(sdf: Float[Tensor, "*r edges"], beta: float | Float[Tensor, "*#r 1"]) -> Float[Tensor, "*r s"]:
@@ -13,18 +13,18 @@ def neus_weights(sdf: Float[Tensor, "*r edges"], beta: float | Float[Tensor, "*#
     Let Occ Flow B.5 after NeuS eq. 13. In logarithms 1 - alpha_i = min(S(f_{i+1}) / S(f_i), 1) never underflows, so
     float32 holds deep inside a surface, where the quotient as written is 0 / 0. `beta` (m) is the width of a surface.
     """
-    return _accumulate(_log_passed(sdf, beta))
+    return _accumulate(_thickness(sdf, beta))
 
 
 def neus_alpha(sdf: Float[Tensor, "*r edges"], beta: float | Float[Tensor, "*#r 1"]) -> Float[Tensor, "*r s"]:
     """The opacities alpha of these intervals."""
-    return -torch.expm1(_log_passed(sdf, beta))
+    return -torch.expm1(-_thickness(sdf, beta))
 
 
-def _log_passed(sdf: Tensor, beta: float | Tensor) -> Tensor:
-    """Logarithm of 1 - alpha."""
+def _thickness(sdf: Tensor, beta: float | Tensor) -> Tensor:
+    """Optical thickness of the intervals, -log(1 - alpha)."""
     log_s = logsigmoid(sdf / beta)
-    return (log_s[..., 1:] - log_s[..., :-1]).clamp(max=0)
+    return relu(log_s[..., :-1] - log_s[..., 1:])
 
 
 def selfocc_weights(
@@ -48,7 +48,7 @@ def selfocc_weights(
     return alpha * torch.cat([torch.ones_like(passed[..., :1]), passed[..., :-1]], dim=-1), alpha
 
 
-def _accumulate(log_passed: Float[Tensor, "*r s"]) -> Float[Tensor, "*r s"]:
-    """Weights from the logarithm of what each interval lets pass: what reaches it less what leaves it."""
-    passed = torch.cumsum(log_passed, dim=-1).exp()
+def _accumulate(thickness: Float[Tensor, "*r s"]) -> Float[Tensor, "*r s"]:
+    """Weights from the optical thickness of each interval: what reaches it less what leaves it."""
+    passed = torch.cumsum(thickness, dim=-1).neg_().exp_()
     return torch.cat([1 - passed[..., :1], passed[..., :-1] - passed[..., 1:]], dim=-1)

@@ -34,6 +34,12 @@ class Rays:
         origins, directions = (x.movedim(-1, 0).contiguous()[..., None] for x in (self.origins, self.directions))
         return torch.addcmul(origins, directions, t).movedim(0, -1)
 
+    def in_units(self, grid: GridSpec) -> "Rays":
+        """The same rays in the unit coordinates of a grid's box (`GridSpec.to_unit`)."""
+        zero = torch.zeros(3, dtype=self.origins.dtype, device=self.origins.device)
+        directions = grid.to_unit(self.directions) - grid.to_unit(zero)
+        return dataclasses.replace(self, origins=grid.to_unit(self.origins), directions=directions)
+
 
 def channels(values: Float[Tensor, "*r s c"]) -> tuple[Tensor, ...]:
     """The entries [*r, s] of what samples have, one by one: they lie apart in memory, and then so do their gradients."""

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from letocc_core.geometry.grid import GridSpec, sample_volume
+from letocc_core.geometry.grid import GridSpec, sample_unit
 from letocc_core.rendering.draws import Draws
 from letocc_core.rendering.neus import neus_weights, selfocc_weights
 from letocc_core.rendering.rays import Rays, channels, sample_edges
@@ -72,17 +72,18 @@ def render(
         motion, semantics: also read these fields.
     """
     edges = sample_edges(rays, samples, draws)
-    sdf = sample_volume(fields.sdf, grid, rays.at(edges), padding="border")[..., 0]
+    unit = rays.in_units(grid)
+    sdf = sample_unit(fields.sdf, unit.at(edges))[..., 0]
     t = torch.lerp(edges[..., :-1], edges[..., 1:], 0.5)
     weights = _weights(sdf, edges, rays, beta, weighting)
     opacity = weights.sum(-1)
     depth = torch.linalg.vecdot(weights, t)
     if background == "far":
         depth = depth + (1 - opacity).clamp(min=0) * rays.far
-    velocity = sample_volume(fields.flow, grid, rays.at(t), padding="border") if motion else None
+    velocity = sample_unit(fields.flow, unit.at(t)) if motion else None
     classes = None
     if semantics:
-        classes = sample_volume(fields.semantics, grid, rays.at(t), padding="border").softmax(-1)
+        classes = sample_unit(fields.semantics, unit.at(t)).softmax(-1)
     return Rendered(
         rays,
         depth,
