@@ -13,15 +13,17 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from letocc_core.cues.flow import Dis, decode, trusted_flow
 from letocc_core.data.simulator.rig import Rig
 from letocc_core.data.simulator.street import SimFrame, Street
-from letocc_core.data.truth import FREE
+from letocc_core.data.truth import FREE, Truth
 from letocc_core.frame import FlowCue, Frame
 from letocc_core.geometry import camera
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.losses.grounded_motion import GroundedConfig, grounded_motion
+from letocc_core.metrics.frame_score import velocity_at
 
 SPEEDS = (0.0, 0.5, 2.0, 4.0, 8.0, 20.0)  # m/s, edges of the rows
 DEPTHS = (0.0, 5.0, 9.0, 13.0, 17.0, 30.0)  # m
@@ -110,16 +112,17 @@ def true_velocity(now: SimFrame, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
     directions = camera.ray_directions(torch.stack([u, v], -1).float().view(-1, 2).expand(N, -1, -1), frame.K[0])
     directions = directions @ frame.T_ego_cam[0, :, :3, :3].mT
     depth = torch.from_numpy(np.nan_to_num(truth.depth, posinf=1e3)).float().view(N, -1, 1)
-    velocity, inside = np.zeros((N * H * W, 2)), np.zeros(N * H * W, bool)
-    for further in INSIDE:
-        points = frame.T_ego_cam[0, :, None, :3, 3] + (depth + further) * directions
-        index, within = (x.view(N * H * W, -1).numpy() for x in GRID.to_voxel(points))
-        index = np.where(within, index, 0)
-        there = within[:, 0] & (truth.occupancy[tuple(index.T)] != FREE)
-        faster = np.linalg.norm(truth.velocity[tuple(index.T)], axis=-1) > np.linalg.norm(velocity, axis=-1)
-        velocity = np.where((there & faster)[:, None], truth.velocity[tuple(index.T)], velocity)
-        inside |= within[:, 0]
-    return velocity.reshape(N, H, W, 2), now.movable & inside.reshape(N, H, W)
+    points = [frame.T_ego_cam[0, :, None, :3, 3] + (depth + further) * directions for further in INSIDE]
+    inside = torch.stack([GRID.to_voxel(p)[1] for p in points]).any(0).view(N, H, W).numpy()
+    velocity = fastest(np.stack([p.numpy() for p in points]), truth, GRID).reshape(N, H, W, 2)
+    return velocity, now.movable & inside
+
+
+def fastest(points: Float[np.ndarray, "k *n 3"], truth: Truth, grid: GridSpec) -> Float[np.ndarray, "*n 2"]:
+    """True velocity (m/s) of the fastest matter at k points (m, ego axes) each; 0 where none has any."""
+    found = velocity_at(points, np.where((truth.occupancy != FREE)[..., None], truth.velocity, 0.0), grid)
+    which = np.linalg.norm(found, axis=-1).argmax(0)
+    return np.take_along_axis(found, which[None, ..., None], axis=0)[0]
 
 
 def row(label: str, pixels: np.ndarray) -> str:

@@ -13,21 +13,20 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from bench_grounded import INSIDE, fastest
 from jaxtyping import Float
 
 from letocc_core import evaluate
 from letocc_core.cli import seed_range
 from letocc_core.data import sequences
-from letocc_core.data.truth import FREE, Truth
+from letocc_core.data.truth import Truth
 from letocc_core.evaluate import EvaluationConfig
-from letocc_core.geometry.grid import GridSpec
-from letocc_core.metrics.frame_score import DepthTruth, flow_of_points
+from letocc_core.metrics.frame_score import DepthTruth, flow_of_points, velocity_at
 from letocc_core.metrics.motion import MOVING_SPEED
 from letocc_core.stream.pipeline import OccFlowPipeline
 from letocc_core.stream.types import OccFlow
 
 DEPTHS = (0.0, 2.0, 3.0, 4.0, 8.0, 12.0, 30.0)  # m, edges of the rows
-BEHIND = (0.0, 0.15, 0.3, 0.5)  # m behind the visible surface, where the voxel may be the object's
 WAYS = ("still", "predicted", "true velocity", "true depth, still", "true depth")
 HEADINGS = ("", "pixels", "of the error", "depth over true", "error of depth", *WAYS)
 
@@ -60,9 +59,8 @@ def street_errors(pipeline: OccFlowPipeline, seed: int):
     """Of each image set that `letocc eval` scores, the errors of its pixels [n, 3 + 5]: whether it moves, true and
     rendered depth (m), and the flow's error (px) in each of the `WAYS`."""
     config, grid = EvaluationConfig(), pipeline.model.config.grid
-    times = np.arange(round(config.seconds / config.interval) + 1) * config.interval
     pipeline.reset("a new street begins")
-    street = sequences.simulated_street(seed, "nuscenes", grid, pipeline.input.image_size, times)
+    street = sequences.simulated_street(seed, "nuscenes", grid, pipeline.input.image_size, config.times())
     for position, sample in enumerate(street):
         output = pipeline.step(sample.frame_set)
         if position >= pipeline.model.config.temporal.frames:
@@ -81,30 +79,20 @@ def errors(output: OccFlow, sdf: np.ndarray, seen: DepthTruth, truth: Truth) -> 
     true_depth = np.where(counted, seen.depth, 1.0)
     depth = evaluate.render_depth(sdf, grid, seen)
     true, here = seen.points(true_depth), seen.points(depth)
-    velocity = np.zeros_like(true[..., :2])
-    for further in BEHIND:
-        voxel = voxels(seen.points(true_depth + further), grid)
-        faster = np.linalg.norm(truth.velocity[voxel], axis=-1) > np.linalg.norm(velocity, axis=-1)
-        velocity = np.where(((truth.occupancy[voxel] != FREE) & faster)[..., None], truth.velocity[voxel], velocity)
+    velocity = fastest(np.stack([seen.points(true_depth + further) for further in INSIDE]), truth, grid)
     still = np.zeros_like(velocity)
     moved = {
         "still": (here, still),
-        "predicted": (here, output.velocity[voxels(here, grid)]),
+        "predicted": (here, velocity_at(here, output.velocity, grid)),
         "true velocity": (here, velocity),
         "true depth, still": (true, still),
-        "true depth": (true, output.velocity[voxels(true, grid)]),
+        "true depth": (true, velocity_at(true, output.velocity, grid)),
     }
     flows = [flow_of_points(seen, *moved[way]) for way in WAYS]
     counted &= np.isfinite(flows).all((0, -1))
     moves = np.linalg.norm(velocity, axis=-1) > MOVING_SPEED
     values = [moves, true_depth, depth, *(np.linalg.norm(flow - seen.flow, axis=-1) for flow in flows)]
     return np.stack([value[counted] for value in values], axis=1)
-
-
-def voxels(points: Float[np.ndarray, "N M 3"], grid: GridSpec) -> tuple[np.ndarray, ...]:
-    """Indices of the voxels that hold these points (m, ego axes); for points outside the box, of the nearest."""
-    index = np.floor((points - grid.lower) / grid.voxel_size).astype(np.int64)
-    return tuple(np.moveaxis(index.clip(0, np.asarray(grid.shape) - 1), -1, 0))
 
 
 if __name__ == "__main__":

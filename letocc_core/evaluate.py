@@ -51,6 +51,10 @@ class EvaluationConfig:
     beta: float = 0.05  # m, sharpness of the surface when depth is rendered
     training_streets: int = 40  # streets of which the mean_occupancy baseline is the mean
 
+    def times(self) -> Float[np.ndarray, "n"]:
+        """Of the image sets of a simulated street (s)."""
+        return np.arange(round(self.seconds / self.interval) + 1) * self.interval
+
 
 @runtime_checkable
 class Predictor(Protocol):
@@ -473,11 +477,10 @@ def _score_street(
     from letocc_core.stream.pipeline import OccFlowPipeline
 
     pipeline = OccFlowPipeline.from_checkpoint(checkpoint)
-    count = round(config.seconds / config.interval) + 1
     street = sequences.simulated_street(
-        seed, rig, pipeline.model.config.grid, pipeline.input.image_size, np.arange(count) * config.interval
+        seed, rig, pipeline.model.config.grid, pipeline.input.image_size, config.times()
     )
-    return score_sequence(pipeline, street, range(warmup, count), mean, config)
+    return score_sequence(pipeline, street, range(warmup, len(street)), mean, config)
 
 
 def training_mean(

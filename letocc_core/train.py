@@ -26,6 +26,7 @@ from typing import Literal
 
 import torch
 import yaml
+from jaxtyping import Bool
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -201,12 +202,14 @@ def learning_rate_factor(config: OptimizerConfig, step: int, steps: int) -> floa
     return config.decay ** sum(progress >= m for m in config.milestones)
 
 
-def forward_clip(model: LetOccFlow, clip: Clip, history_gradient: bool, motion: bool = True) -> Fields:
-    """Fields of a clip's current frame; the past is encoded without gradient unless asked for."""
+def forward_clip(
+    model: LetOccFlow, clip: Clip, history_gradient: bool, motion: bool = True, turned: Bool[Tensor, "B"] | None = None
+) -> Fields:
+    """Fields of a clip's current frame; the past is encoded without gradient unless asked for. As in `LetOccFlow.decode`."""
     current = model.encode(clip.current)
     with torch.set_grad_enabled(history_gradient and torch.is_grad_enabled()):
         history = [model.encode(frame) for frame in clip.history]
-    return model.decode(current, history, motion)
+    return model.decode(current, history, motion, turned)
 
 
 class StageObjective(nn.Module):
@@ -228,14 +231,15 @@ class StageObjective(nn.Module):
         return stage_losses(fields, grid, clip, stage.objective, step / stage.steps, draws, stage.motion, similarity)
 
     def _fields(self, clip: Clip, draws: Draws) -> Fields:
-        def compute(clip: Clip) -> Fields:
-            return forward_clip(self.model, clip, self.history_gradient, motion=self.stage.motion is not None)
-
-        fields = self.frozen.fields(clip, compute) if self.frozen else compute(clip)
         turned = draws.uniform() < self.stage.half_turns if self.stage.half_turns else None
-        if turned is None and not self.frozen:
-            return fields
-        return replace(fields, flow=self.model.motion(fields.evidence, fields.sdf.detach(), turned))
+
+        def compute(clip: Clip) -> Fields:
+            return forward_clip(self.model, clip, self.history_gradient, self.stage.motion is not None, turned)
+
+        if not self.frozen:
+            return compute(clip)
+        fields = self.frozen.fields(clip, compute)
+        return replace(fields, flow=self.model.motion(fields.evidence, fields.sdf, turned))
 
 
 class _Run:

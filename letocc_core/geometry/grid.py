@@ -101,7 +101,7 @@ def sample_volume(
 
 
 def sample_unit(
-    volume: Float[Tensor, "B C X Y Z"], points: Float[Tensor, "B *n 3"], padding: str = "border"
+    volume: Float[Tensor, "B C X Y Z"], points: Float[Tensor, "B *n 3"], padding: str = "zeros"
 ) -> Float[Tensor, "B *n C"]:
     """The same at points in unit coordinates (`GridSpec.to_unit`)."""
     B, C = volume.shape[:2]

@@ -21,7 +21,7 @@ from letocc_core.geometry.grid import GridSpec, sample_volume
 from letocc_core.geometry.masked import packed, take
 from letocc_core.geometry.surfaces import first_surface
 from letocc_core.losses import contact, optical_flow
-from letocc_core.losses.mean import mean_over, total
+from letocc_core.losses.mean import mean_over, weighted_mean
 from letocc_core.rendering.rays import Rays, pixel_rays, rays_through
 
 ROUNDS = 3  # of re-weighted least squares
@@ -135,8 +135,8 @@ def grounded_losses(
     velocity = sample_volume(flow, grid, told.points, padding="border")
     off_objects = (sdf[:, 0].detach() < grid.voxel_size / 2) & ~on_objects(frame, grid)
     return {
-        "flow": _weighted((velocity - told.velocity).norm(dim=-1), told.weight * told.moves),
-        "parked": _weighted(velocity.norm(dim=-1), told.weight * told.still),
+        "flow": weighted_mean((velocity - told.velocity).norm(dim=-1), told.weight * told.moves),
+        "parked": weighted_mean(velocity.norm(dim=-1), told.weight * told.still),
         "still": mean_over(flow.norm(dim=1), off_objects),
     }
 
@@ -159,11 +159,6 @@ def _matter_shown(
     points = rays.at(torch.where(t.isfinite(), t, 0.0)[..., None])[..., 0, :]
     near = t.isfinite() & ((points - told.points).norm(dim=-1) < config.matter)
     return replace(told, points=points, weight=told.weight * near)
-
-
-def _weighted(error: Float[Tensor, "B *p"], weight: Float[Tensor, "B *p"]) -> Float[Tensor, ""]:
-    """Weighted mean of each clip, 0 without weights; then over the clips."""
-    return (total(error * weight) / total(weight).clamp(min=1e-6)).mean()
 
 
 @dataclass(frozen=True)

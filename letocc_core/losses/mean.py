@@ -14,6 +14,11 @@ def mean_over(values: Float[Tensor, "B *r"], counted: Bool[Tensor, "B *r"]) -> F
     return (total(torch.where(counted, values, 0.0)) / total(counted).clamp(min=1)).mean()
 
 
+def weighted_mean(values: Float[Tensor, "B *r"], weights: Float[Tensor, "B *r"]) -> Float[Tensor, ""]:
+    """The same with weights of 0 or more, of values that are finite everywhere."""
+    return (total(values * weights) / total(weights).clamp(min=1e-6)).mean()
+
+
 def total(values: Shaped[Tensor, "B *r"]) -> Shaped[Tensor, "B"]:
     """Sum of the entries [B, ...] of each clip."""
     return values.reshape(len(values), -1).sum(1)

@@ -2,13 +2,12 @@
 
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.linalg import vecdot
 from torch.nn.functional import relu
 
 from letocc_core.frame import Frame
 from letocc_core.geometry import camera
 from letocc_core.geometry.grid import GridSpec
-from letocc_core.losses.mean import mean_over, total
+from letocc_core.losses.mean import mean_over, weighted_mean
 
 
 def free_space(sdf: Float[Tensor, "B 1 X Y Z"], unseen: Bool[Tensor, "B X Y Z"] | None = None) -> Float[Tensor, ""]:
@@ -24,7 +23,7 @@ def free_behind(
 ) -> Float[Tensor, ""]:
     """Mean of max(-f, 0) (m) at samples more than `distance` metres behind the rendered surface (no slope in depth)."""
     behind = t.detach().clone().gt_((depth.detach() + distance)[..., None]).to(sdf)
-    return (total(vecdot(relu(-sdf), behind)) / total(behind).clamp(min=1)).mean()
+    return weighted_mean(relu(-sdf), behind)
 
 
 def unseen_voxels(frame: Frame, grid: GridSpec) -> Bool[Tensor, "B X Y Z"]:

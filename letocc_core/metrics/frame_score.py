@@ -160,9 +160,16 @@ def score_depth(truth: DepthTruth, prediction: Prediction, grid: GridSpec, limit
 def implied_flow(truth: DepthTruth, prediction: Prediction, grid: GridSpec) -> Float[np.ndarray, "N M 2"]:
     """Optical flow (px) that the predicted depth, velocity and the ego motion imply; NaN behind the camera."""
     points = truth.points(prediction.depth)
+    return flow_of_points(truth, points, velocity_at(points, prediction.velocity, grid))
+
+
+def velocity_at(
+    points: Float[np.ndarray, "*n 3"], velocity: Float[np.ndarray, "X Y Z 2"], grid: GridSpec
+) -> Float[np.ndarray, "*n 2"]:
+    """Velocity (m/s) of the voxels that hold these points (m, ego axes); of points outside the box, of the nearest."""
     voxel = np.floor((points - grid.lower) / grid.voxel_size).astype(np.int64)
     voxel = np.clip(voxel, 0, np.asarray(grid.shape) - 1)
-    return flow_of_points(truth, points, prediction.velocity[tuple(np.moveaxis(voxel, -1, 0))])
+    return velocity[tuple(np.moveaxis(voxel, -1, 0))]
 
 
 def flow_of_points(

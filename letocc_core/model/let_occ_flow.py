@@ -51,8 +51,6 @@ class ModelConfig:
         for name, section in (("sweep", self.sweep), ("motion_branch", self.motion_branch)):
             if section and self.temporal.frames < 1:
                 raise ConfigError(f"model.{name} compares with past frames, but model.temporal.frames is 0")
-        if self.motion_branch and self.fields.dynamic:
-            raise ConfigError("model: fields.dynamic divides the flow field of the MLPs, and motion_branch replaces it")
         for name, heads in (("encoder", self.encoder.heads), ("temporal", self.temporal.heads)):
             if self.dim % heads:
                 raise ConfigError(f"model.dim {self.dim} is not a multiple of model.{name}.heads {heads}")
@@ -116,11 +114,18 @@ class LetOccFlow(nn.Module):
         grey = plane_sweep.brightness(frame.images) if self.config.sweep or self.config.motion_branch else None
         return EncodedFrame(frame.stamp, volume, frame.T_world_ego, frame.T_ego_cam, frame.camera_valid, frame.K, grey)
 
-    def decode(self, current: EncodedFrame, history: Sequence[EncodedFrame] = (), motion: bool = True) -> Fields:
+    def decode(
+        self,
+        current: EncodedFrame,
+        history: Sequence[EncodedFrame] = (),
+        motion: bool = True,
+        turned: Bool[Tensor, "B"] | None = None,
+    ) -> Fields:
         """Fields from what was encoded before. A past frame that is missing is replaced by the nearest one there is.
 
         Args:
             motion: also the flow field, which costs a fifth of a training step.
+            turned: clips that the motion branch sees after half a turn.
         """
         past = [*history, *([history[-1] if history else current] * self.config.temporal.frames)]
         past = past[: self.config.temporal.frames]
@@ -140,7 +145,7 @@ class LetOccFlow(nn.Module):
             return fields
         now, *then = (View(f.stamp, f.grey, f.K, f.T_ego_cam, f.camera_valid) for f in (current, *past))
         evidence = self.motion.evidence(refined.detach(), fields.sdf.detach(), now, then, T_past_now)
-        return replace(fields, flow=self.motion(evidence, fields.sdf.detach()), evidence=evidence)
+        return replace(fields, flow=self.motion(evidence, fields.sdf.detach(), turned), evidence=evidence)
 
     def _sweep(
         self, current: EncodedFrame, past: Sequence[EncodedFrame], T_past_now: Sequence[Tensor]

@@ -73,17 +73,17 @@ def render(
     """
     edges = sample_edges(rays, samples, draws)
     unit = rays.in_units(grid)
-    sdf = sample_unit(fields.sdf, unit.at(edges))[..., 0]
+    sdf = sample_unit(fields.sdf, unit.at(edges), "border")[..., 0]
     t = torch.lerp(edges[..., :-1], edges[..., 1:], 0.5)
     weights = _weights(sdf, edges, rays, beta, weighting)
     opacity = weights.sum(-1)
     depth = torch.linalg.vecdot(weights, t)
     if background == "far":
         depth = depth + (1 - opacity).clamp(min=0) * rays.far
-    velocity = sample_unit(fields.flow, unit.at(t)) if motion else None
+    velocity = sample_unit(fields.flow, unit.at(t), "border") if motion else None
     classes = None
     if semantics:
-        classes = sample_unit(fields.semantics, unit.at(t)).softmax(-1)
+        classes = sample_unit(fields.semantics, unit.at(t), "border").softmax(-1)
     return Rendered(
         rays,
         depth,
