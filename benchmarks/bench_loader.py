@@ -20,7 +20,7 @@ import torch
 
 from letocc_core.data.drive import DriveFrames
 from letocc_core.data.nuscenes import NuScenes
-from letocc_core.data.simulator.datasets import simulate_dataset
+from letocc_core.data.simulator.export import simulate_dataset
 from letocc_core.frame import InputConfig
 from letocc_core.stream.preprocess import rectify, to_tensors
 

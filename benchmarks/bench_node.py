@@ -32,7 +32,7 @@ from tf2_msgs.msg import TFMessage
 
 from letocc_core import checkpoint
 from letocc_core import config as configuration
-from letocc_core.data.bag_writer import optical_frame
+from letocc_core.data.bags.writer import optical_frame
 from letocc_core.stream.types import FrameSet
 from letocc_ros import conversions
 from letocc_ros.parameters import RELIABILITIES

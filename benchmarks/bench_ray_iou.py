@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from letocc_core.data.sequences import simulated_street
 from letocc_core.data.truth import FREE
+from letocc_core.evaluation.samples import simulated_street
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.metrics.ray_iou import Rays
 

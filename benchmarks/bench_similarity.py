@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from letocc_core.checkpoint import load_model
-from letocc_core.data.sequences import Sample, simulated_street
 from letocc_core.data.truth import FREE, Truth
+from letocc_core.evaluation.samples import Sample, simulated_street
 from letocc_core.frame import Frame
 from letocc_core.geometry import se3
 from letocc_core.losses import feature_similarity

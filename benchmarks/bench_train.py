@@ -29,14 +29,15 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from letocc_core import config as configuration
-from letocc_core import train as training
-from letocc_core.data import clips as data
+from letocc_core.data.build import build
 from letocc_core.frame import Clip, FlowCue, Frame, collate
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.losses.objective import MotionConfig, stage_losses
 from letocc_core.processes import keep_freed_memory
 from letocc_core.rendering.draws import Draws
-from letocc_core.train import TrainConfig, build_model
+from letocc_core.training import loop as training
+from letocc_core.training.config import TrainConfig
+from letocc_core.training.loop import build_model
 
 SPEED = 5.0  # m/s of the vehicle
 CAMERA_HEIGHT = 1.5  # m
@@ -143,7 +144,7 @@ def batches(bench: Bench, options: argparse.Namespace) -> Iterator[Clip]:
         clip = noise_clip(bench, options.cameras, options.clips)
         while True:
             yield clip
-    dataset = data.build(bench.config.data, bench.config.input, bench.config.model.temporal.frames)
+    dataset = build(bench.config.data, bench.config.input, bench.config.model.temporal.frames)
     for i in range(sys.maxsize):
         yield collate([dataset[(i * options.clips + k) % len(dataset)] for k in range(options.clips)])
 

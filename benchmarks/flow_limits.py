@@ -16,11 +16,11 @@ import numpy as np
 from bench_grounded import INSIDE, fastest
 from jaxtyping import Float
 
-from letocc_core import evaluate
-from letocc_core.cli import seed_range
-from letocc_core.data import sequences
+from letocc_core.cli.arguments import seed_range
 from letocc_core.data.truth import Truth
-from letocc_core.evaluate import EvaluationConfig
+from letocc_core.evaluation.config import EvaluationConfig
+from letocc_core.evaluation.depth import depth_truth, render_depth
+from letocc_core.evaluation.samples import simulated_street
 from letocc_core.metrics.frame_score import DepthTruth, flow_of_points, velocity_at
 from letocc_core.metrics.motion import MOVING_SPEED
 from letocc_core.stream.pipeline import OccFlowPipeline
@@ -60,14 +60,14 @@ def street_errors(pipeline: OccFlowPipeline, seed: int):
     rendered depth (m), and the flow's error (px) in each of the `WAYS`."""
     config, grid = EvaluationConfig(), pipeline.model.config.grid
     pipeline.reset("a new street begins")
-    street = sequences.simulated_street(seed, "nuscenes", grid, pipeline.input.image_size, config.times())
+    street = simulated_street(seed, "nuscenes", grid, pipeline.input.image_size, config.times())
     for position, sample in enumerate(street):
         output = pipeline.step(sample.frame_set)
         if position >= pipeline.model.config.temporal.frames:
             yield errors(
                 output,
                 pipeline.fields.sdf[0, 0].cpu().numpy(),
-                evaluate.depth_truth(sample, config.depth_stride),
+                depth_truth(sample, config.depth_stride),
                 sample.truth,
             )
 
@@ -77,7 +77,7 @@ def errors(output: OccFlow, sdf: np.ndarray, seen: DepthTruth, truth: Truth) -> 
     grid = output.grid
     counted = seen.inside(grid) & np.isfinite(seen.flow).all(-1) & seen.foreground
     true_depth = np.where(counted, seen.depth, 1.0)
-    depth = evaluate.render_depth(sdf, grid, seen)
+    depth = render_depth(sdf, grid, seen)
     true, here = seen.points(true_depth), seen.points(depth)
     velocity = fastest(np.stack([seen.points(true_depth + further) for further in INSIDE]), truth, grid)
     still = np.zeros_like(velocity)

@@ -17,14 +17,15 @@ from jaxtyping import Bool, Float, UInt8
 from letocc_core import config as configuration
 from letocc_core.checkpoint import load_model
 from letocc_core.cues.residual import FlowResidual
-from letocc_core.data.clips import BagData, DataConfig, build
+from letocc_core.data.build import build
+from letocc_core.data.config import BagData, DataConfig
 from letocc_core.errors import DataError
 from letocc_core.frame import Clip, collate
 from letocc_core.losses.optical_flow import rendered_flow
 from letocc_core.model.let_occ_flow import LetOccFlow
 from letocc_core.rendering.rays import pixel_rays
 from letocc_core.rendering.render import render
-from letocc_core.train import forward_clip
+from letocc_core.training.loop import forward_clip
 from letocc_core.viz import colours
 from letocc_core.viz.canvas import MARGIN, Canvas
 from letocc_core.viz.overview import save_png

@@ -29,10 +29,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from letocc_core import config as configuration
-from letocc_core import train as training
 from letocc_core.frame import Clip
 from letocc_core.model.let_occ_flow import LetOccFlow, ModelConfig
 from letocc_core.model.tpv import TPVEncoder, project_anchors
+from letocc_core.training import loop as training
+from letocc_core.training.config import TrainConfig
 
 GIB = 2**30
 
@@ -46,7 +47,7 @@ def main() -> None:
     parser.add_argument("--motion", action="store_true", help="with the terms of a motion stage")
     parser.add_argument("--run", action="store_true", help="also run forward and backward pass, on the CPU")
     options = parser.parse_args()
-    config = configuration.load(training.TrainConfig, options.config, options.overrides)
+    config = configuration.load(TrainConfig, options.config, options.overrides)
     bench = Bench(config, 0, options.motion, torch.device("cpu"))
     clip = noise_clip(bench, options.cameras, options.clips)
     height, width = config.input.image_size

@@ -10,7 +10,6 @@ import functools
 import importlib
 import math
 import sys
-from collections.abc import Sequence
 from types import ModuleType
 
 import numpy as np
@@ -18,24 +17,18 @@ from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Point, Pose, Quaternion, TransformStamped, Vector3
 from nav_msgs.msg import OccupancyGrid
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
-from std_msgs.msg import ColorRGBA, Header
-from visualization_msgs.msg import Marker, MarkerArray
+from std_msgs.msg import Header
 
 from letocc_core.errors import ConfigError, DataError
 from letocc_core.geometry import se3
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.stream import images
-from letocc_core.stream.objects import MovingObject
 from letocc_core.stream.packing import PROBABILITY_STEPS, pack
 from letocc_core.stream.types import Calibration, OccFlow
 from letocc_ros.msg import OccFlowGrid
 
 UNKNOWN, OCCUPIED = -1, 100  # of `nav_msgs/OccupancyGrid`
 POINT_FIELDS = ("x", "y", "z", "probability", "vx", "vy")
-FULL_SPEED = 10.0  # m/s at the end of the colour ramp
-COLOUR_STEPS = 64
-# Blue, cyan, green, yellow, red (RGB in [0, 1]).
-RAMP = np.array([[0.1, 0.2, 0.7], [0.1, 0.7, 0.8], [0.3, 0.8, 0.3], [0.95, 0.85, 0.2], [0.9, 0.2, 0.15]])
 
 
 def to_ns(stamp: Time) -> int:
@@ -71,7 +64,7 @@ def rgb_to_image(image: np.ndarray, stamp_ns: int, frame_id: str) -> Image:
     """A raw `rgb8` message of a uint8 RGB [h, w, 3] image."""
     height, width = image.shape[:2]
     return Image(
-        header=_header(stamp_ns, frame_id),
+        header=make_header(stamp_ns, frame_id),
         height=height,
         width=width,
         encoding="rgb8",
@@ -83,7 +76,7 @@ def rgb_to_image(image: np.ndarray, stamp_ns: int, frame_id: str) -> Image:
 def rgb_to_compressed(image: np.ndarray, stamp_ns: int, frame_id: str, kind: str = "jpeg") -> CompressedImage:
     """A compressed message (`kind` jpeg or png) of a uint8 RGB [h, w, 3] image."""
     return CompressedImage(
-        header=_header(stamp_ns, frame_id), format=kind, data=array.array("B", images.encode(image, kind))
+        header=make_header(stamp_ns, frame_id), format=kind, data=array.array("B", images.encode(image, kind))
     )
 
 
@@ -91,7 +84,7 @@ def calibration_to_camera_info(calibration: Calibration, stamp_ns: int, frame_id
     """Intrinsics without rectification (R = identity, P = [K | 0])."""
     K = np.asarray(calibration.K, np.float64)
     return CameraInfo(
-        header=_header(stamp_ns, frame_id),
+        header=make_header(stamp_ns, frame_id),
         width=calibration.width,
         height=calibration.height,
         distortion_model=calibration.distortion_model,
@@ -115,7 +108,7 @@ def pose_to_matrix(message: Pose) -> np.ndarray:
 def matrix_to_transform(T: np.ndarray, stamp_ns: int, parent: str, child: str) -> TransformStamped:
     """`TransformStamped` of a [4, 4] matrix (m) that maps child -> parent."""
     quaternion, translation = se3.to_quaternion(T)
-    message = TransformStamped(header=_header(stamp_ns, parent), child_frame_id=child)
+    message = TransformStamped(header=make_header(stamp_ns, parent), child_frame_id=child)
     message.transform.translation = Vector3(**dict(zip("xyz", translation.tolist(), strict=True)))
     for axis, value in zip("xyzw", quaternion.tolist(), strict=True):
         setattr(message.transform.rotation, axis, value)
@@ -126,7 +119,7 @@ def to_grid_message(answer: OccFlow, frame_id: str) -> OccFlowGrid:
     """`OccFlowGrid`: every probability, and the occupied voxels' velocities."""
     grid, packed = answer.grid, pack(answer)
     return OccFlowGrid(
-        header=_header(answer.stamp_ns, frame_id),
+        header=make_header(answer.stamp_ns, frame_id),
         voxel_size=grid.voxel_size,
         origin=Point(**dict(zip("xyz", map(float, grid.lower), strict=True))),
         size_x=grid.shape[0],
@@ -188,7 +181,7 @@ def to_point_cloud(answer: OccFlow, frame_id: str, lowest: float = -np.inf, high
     fields = [
         PointField(name=name, offset=4 * i, datatype=PointField.FLOAT32, count=1) for i, name in enumerate(POINT_FIELDS)
     ]
-    cloud = _cloud(_header(answer.stamp_ns, frame_id), fields, rows)
+    cloud = _cloud(make_header(answer.stamp_ns, frame_id), fields, rows)
     cloud.is_dense = True
     return cloud
 
@@ -224,101 +217,12 @@ def to_costmap(answer: OccFlow, frame_id: str, lowest: float, highest: float) ->
     cost = np.rint(99 * likely).astype(np.int8)
     cost[answer.occupied[:, :, band].any(-1)] = OCCUPIED
     cost[~observed.any(-1)] = UNKNOWN
-    message = OccupancyGrid(header=_header(answer.stamp_ns, frame_id), data=_array("b", cost.T))  # rows along x
+    message = OccupancyGrid(header=make_header(answer.stamp_ns, frame_id), data=_array("b", cost.T))  # rows along x
     message.info.map_load_time = message.header.stamp
     message.info.resolution = grid.voxel_size
     message.info.width, message.info.height = grid.shape[:2]
     message.info.origin.position.x, message.info.origin.position.y = map(float, grid.lower[:2])
     return message
-
-
-class MarkerMaker:
-    """Markers for RViz. Python message objects are slow to make: a voxel's point is made once, colours are few."""
-
-    def __init__(self, grid: GridSpec):
-        self._grid = grid
-        self._points: dict[int, Point] = {}
-        self._colours = colour_ramp()
-
-    def __call__(
-        self, answer: OccFlow, frame_id: str, coloured_by: str, motion_colour: Sequence[float], min_speed: float
-    ) -> MarkerArray:
-        """Two markers: namespace `voxels` (CUBE_LIST) and `motion` (LINE_LIST, the way in one second).
-
-        Args:
-            coloured_by: what a voxel's colour shows: height, probability, or speed up to `FULL_SPEED`.
-            motion_colour: RGB in [0, 1].
-            min_speed: m/s, motion below it is not drawn.
-        """
-        header = _header(answer.stamp_ns, frame_id)
-        voxels = self._voxels(answer, header, coloured_by)
-        return MarkerArray(markers=[voxels, self._motion(answer, header, _colour(motion_colour), min_speed)])
-
-    def _voxels(self, answer: OccFlow, header: Header, coloured_by: str) -> Marker:
-        occupied = np.flatnonzero(answer.occupied)
-        self._keep(occupied)
-        steps = np.rint(_shown(answer, occupied, coloured_by).clip(0, 1) * (COLOUR_STEPS - 1)).astype(int)
-        size = float(self._grid.voxel_size)
-        return _marker(
-            header,
-            "voxels",
-            Marker.CUBE_LIST,
-            Vector3(x=size, y=size, z=size),
-            [self._points[i] for i in occupied.tolist()],
-            [self._colours[step] for step in steps.tolist()],
-        )
-
-    def _motion(self, answer: OccFlow, header: Header, colour: ColorRGBA, min_speed: float) -> Marker:
-        moving = answer.occupied & (np.linalg.norm(answer.velocity, axis=-1) > min_speed)
-        starts = self._grid.centres_of(np.argwhere(moving))
-        ends = starts.copy()
-        ends[:, :2] += answer.velocity[moving]
-        lines = np.stack([starts, ends], 1).reshape(-1, 3).tolist()
-        points = [Point(x=x, y=y, z=z) for x, y, z in lines]
-        return _marker(header, "motion", Marker.LINE_LIST, Vector3(x=0.08), points, [colour] * len(points))
-
-    def _keep(self, occupied: np.ndarray) -> None:
-        """Make the points of voxels that were never occupied before."""
-        new = [i for i in occupied.tolist() if i not in self._points]
-        centres = self._grid.centres_of(np.stack(np.unravel_index(new, self._grid.shape), -1)) if new else np.zeros(0)
-        for i, (x, y, z) in zip(new, centres.tolist(), strict=True):
-            self._points[i] = Point(x=x, y=y, z=z)
-
-
-def to_object_markers(
-    objects: Sequence[MovingObject], stamp_ns: int, frame_id: str, colour: Sequence[float]
-) -> MarkerArray:
-    """For each object a CUBE (namespace `boxes`: its place, size and heading) and an ARROW (`velocities`: m in 1 s).
-
-    The first marker takes away those of the answer before.
-    """
-    header = _header(stamp_ns, frame_id)
-    markers = [Marker(header=header, action=Marker.DELETEALL)]
-    for i, item in enumerate(objects):
-        markers.append(_box_marker(item, i, header, _colour(colour, alpha=0.5)))
-        markers.append(_velocity_marker(item, i, header, _colour(colour)))
-    return MarkerArray(markers=markers)
-
-
-def _box_marker(item: MovingObject, number: int, header: Header, colour: ColorRGBA) -> Marker:
-    marker = Marker(header=header, ns="boxes", id=number, type=Marker.CUBE, action=Marker.ADD)
-    marker.pose.position = Point(**dict(zip("xyz", item.position, strict=True)))
-    marker.pose.orientation.z, marker.pose.orientation.w = np.sin(item.heading / 2), np.cos(item.heading / 2)
-    marker.scale = Vector3(**dict(zip("xyz", item.size, strict=True)))
-    marker.color = colour
-    return marker
-
-
-def _velocity_marker(item: MovingObject, number: int, header: Header, colour: ColorRGBA) -> Marker:
-    x, y, z = item.position
-    start, end = Point(x=x, y=y, z=z), Point(x=x + item.velocity[0], y=y + item.velocity[1], z=z)
-    marker = Marker(
-        header=header, ns="velocities", id=number, type=Marker.ARROW, action=Marker.ADD, points=[start, end]
-    )
-    marker.scale = Vector3(x=0.15, y=0.35, z=0.0)  # m: diameter of shaft and head
-    marker.pose.orientation.w = 1.0
-    marker.color = colour
-    return marker
 
 
 @functools.cache
@@ -338,37 +242,6 @@ def _bridge_to_rgb(message: Image, source: str) -> np.ndarray | None:
         return library.CvBridge().imgmsg_to_cv2(message, desired_encoding="rgb8")
     except library.CvBridgeError as error:
         raise DataError(f"{source}: cv_bridge cannot turn encoding '{message.encoding}' into rgb8: {error}") from error
-
-
-def _marker(
-    header: Header, namespace: str, kind: int, scale: Vector3, points: list[Point], colours: list[ColorRGBA]
-) -> Marker:
-    """A list of shapes; without any it takes the last one away, because RViz complains about empty lists."""
-    marker = Marker(header=header, ns=namespace, type=kind, scale=scale, points=points, colors=colours)
-    marker.action = Marker.ADD if points else Marker.DELETE
-    marker.pose.orientation.w = 1.0
-    marker.color.a = 1.0
-    return marker
-
-
-def _shown(answer: OccFlow, occupied: np.ndarray, coloured_by: str) -> np.ndarray:
-    """[n] in [0, 1]: where on the colour ramp each of n occupied voxels (flat indices) lies."""
-    if coloured_by == "probability":
-        return answer.probability.reshape(-1)[occupied]
-    if coloured_by == "speed":
-        return np.linalg.norm(answer.velocity.reshape(-1, 2)[occupied], axis=-1) / FULL_SPEED
-    layers = answer.grid.shape[2]
-    return (occupied % layers) / max(layers - 1, 1)
-
-
-def colour_ramp() -> list[ColorRGBA]:
-    """The `COLOUR_STEPS` colours from blue to red."""
-    at = np.linspace(0, len(RAMP) - 1, COLOUR_STEPS)
-    return [_colour(rgb) for rgb in np.stack([np.interp(at, range(len(RAMP)), c) for c in RAMP.T], -1).tolist()]
-
-
-def _colour(rgb: Sequence[float], alpha: float = 1.0) -> ColorRGBA:
-    return ColorRGBA(r=rgb[0], g=rgb[1], b=rgb[2], a=alpha)
 
 
 def _grid_of(message: OccFlowGrid, source: str) -> GridSpec:
@@ -404,7 +277,7 @@ def _between(grid: GridSpec, lowest: float, highest: float) -> np.ndarray:
     return (heights >= lowest) & (heights <= highest)
 
 
-def _header(stamp_ns: int, frame_id: str) -> Header:
+def make_header(stamp_ns: int, frame_id: str) -> Header:
     return Header(stamp=from_ns(stamp_ns), frame_id=frame_id)
 
 

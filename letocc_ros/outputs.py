@@ -15,6 +15,7 @@ from letocc_core.geometry.grid import GridSpec
 from letocc_core.stream.objects import moving_objects
 from letocc_core.stream.types import OccFlow
 from letocc_ros import conversions
+from letocc_ros.markers import MarkerMaker, to_object_markers
 from letocc_ros.msg import OccFlowGrid
 from letocc_ros.parameters import NodeParameters
 
@@ -44,7 +45,7 @@ class Outputs:
 
     def __init__(self, node: LifecycleNode, parameters: NodeParameters, grid: GridSpec):
         self._node = node
-        self._markers = conversions.MarkerMaker(grid)
+        self._markers = MarkerMaker(grid)
         self.parameters = parameters  # may be replaced at any time
         kinds = {
             "occupancy": (OccFlowGrid, self._occupancy),
@@ -95,4 +96,4 @@ class Outputs:
     def _objects(self, answer: OccFlow) -> MarkerArray:
         p = self.parameters
         objects = moving_objects(answer, p.min_speed, p.min_object_voxels)
-        return conversions.to_object_markers(objects, answer.stamp_ns, p.base_frame, p.motion_colour)
+        return to_object_markers(objects, answer.stamp_ns, p.base_frame, p.motion_colour)

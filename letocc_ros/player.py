@@ -6,7 +6,7 @@ Messages go out as the bytes that they were recorded as, with the QoS of the rec
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 
-from letocc_core.data.bag import COMPRESSED, IMAGE, Bag, open_bag
+from letocc_core.data.bags.reader import COMPRESSED, IMAGE, Bag, open_bag
 from letocc_core.errors import DataError, LetOccError
 from letocc_ros.conversions import from_ns
 from letocc_ros.msg import OccFlowGrid
@@ -228,13 +228,6 @@ class _AsAnswered:
             if count_publishers(self.player.node, self._subscription):
                 time.sleep(SETTLE)
                 return
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """`letocc play` by another way: the subcommand of the command line."""
-    from letocc_core.cli import main as command
-
-    return command(["play", *(sys.argv[1:] if arguments is None else arguments)])
 
 
 def _anchor_topic(bag: Bag, anchor: str) -> str:

@@ -8,9 +8,9 @@ from pathlib import Path
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.subscription import Subscription
 
-from letocc_core.data.answer_bag import ANSWER, OCCUPANCY_TOPIC, POINTS_TOPIC, answer_definition
-from letocc_core.data.bag import open_bag
-from letocc_core.data.bag_writer import BagWriter
+from letocc_core.data.bags.answers import ANSWER, OCCUPANCY_TOPIC, POINTS_TOPIC, answer_definition
+from letocc_core.data.bags.reader import open_bag
+from letocc_core.data.bags.writer import BagWriter
 from letocc_core.stream.types import OccFlow
 from letocc_ros import conversions
 from letocc_ros.session import count_publishers, header_stamp_ns, message_class, session

@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from letocc_core.checkpoint import read_metadata
-from letocc_core.data.sequences import RecordedDrive, Sample
-from letocc_core.data.simulator.recording import simulate
+from letocc_core.data.simulator.bags import simulate
 from letocc_core.data.simulator.rig import Rig
-from letocc_core.evaluate import Recorded, evaluate, moment_of
+from letocc_core.evaluation.moment import moment_of
+from letocc_core.evaluation.samples import RecordedDrive, Sample
+from letocc_core.evaluation.score import Recorded, evaluate
 from letocc_core.metrics import results
 from letocc_core.stream.types import OccFlow
 from letocc_core.versions import versions

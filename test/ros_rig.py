@@ -24,7 +24,7 @@ from tf2_msgs.msg import TFMessage
 
 from letocc_core import checkpoint
 from letocc_core import config as configuration
-from letocc_core.data.bag_writer import BagWriter, optical_frame
+from letocc_core.data.bags.writer import BagWriter, optical_frame
 from letocc_core.frame import InputConfig
 from letocc_core.model.let_occ_flow import LetOccFlow, ModelConfig
 from letocc_core.stream.types import Calibration, FrameSet

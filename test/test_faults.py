@@ -25,7 +25,7 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
 from tf2_msgs.msg import TFMessage
 
-from letocc_core.data.bag_writer import optical_frame
+from letocc_core.data.bags.writer import optical_frame
 from letocc_core.stream.pipeline import OccFlowPipeline
 from letocc_core.stream.types import Calibration
 from letocc_ros import conversions

@@ -21,8 +21,8 @@ from safetensors.torch import save_file
 from test_bag import write
 
 from letocc_core import checkpoint, config
-from letocc_core.data import bag as bags
-from letocc_core.data.pointcloud import to_xyz
+from letocc_core.data.bags import reader as bags
+from letocc_core.data.bags.pointcloud import to_xyz
 from letocc_core.errors import CheckpointError, ConfigError, DataError, LetOccError
 from letocc_core.frame import InputConfig
 from letocc_core.geometry.calibration import Calibration
@@ -30,7 +30,7 @@ from letocc_core.geometry.rectify import Rectifier
 from letocc_core.model.let_occ_flow import LetOccFlow
 from letocc_core.stream import images
 from letocc_core.stream.assembler import AssemblerConfig, FrameAssembler
-from letocc_core.train import TrainConfig
+from letocc_core.training.config import TrainConfig
 
 ALLOWED = 64 * 2**20  # bytes of numpy and Python that refusing may take
 SIZE = st.one_of(st.integers(0, 64), st.sampled_from([2**16, 2**31 - 1, 2**31, 2**32 - 1]))

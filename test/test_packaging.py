@@ -1,72 +1,19 @@
-"""The package as a whole: who may import whom, what the files that describe it say, and the set-up scripts."""
+"""The package as a whole: what the files that describe it say, and the set-up scripts."""
 
-import ast
 import os
 import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
+from test_layers import ROS, imports, sources
 
 import letocc_core
 
 ROOT = Path(__file__).resolve().parents[1]
-ROS = {"rclpy", "rosidl_runtime_py", "launch", "launch_ros", "cv_bridge", "tf2_ros", "tf_transformations", "letocc_ros"}
-TRAINING_ONLY = ("rendering", "losses", "cues", "data", "metrics", "train", "evaluate")
-LAYERS = {  # part of letocc_core: the parts that its modules may import, besides errors, config and frame
-    "geometry": {"geometry"},
-    "model": {"model", "geometry"},
-    "stream": {"stream", "model", "geometry", "checkpoint"},
-}
-COMMON = {"errors", "config", "frame"}
-
-
-def imports(file: Path) -> Iterator[str]:
-    """Absolute names of all modules that a file imports, at any depth of its code."""
-    for node in ast.walk(ast.parse(file.read_text(), str(file))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file}:{node.lineno}: imports are absolute in this project"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-def core_parts(file: Path) -> set[str]:
-    """First-level parts of letocc_core that a file imports."""
-    parts = (name.split(".") for name in imports(file))
-    return {p[1] for p in parts if p[0] == "letocc_core" and len(p) > 1 and not p[1].startswith("__")}
-
-
-def modules(folder: str) -> list[Path]:
-    return sorted((ROOT / folder).rglob("*.py"))
-
-
-def test_the_core_imports_no_ros():
-    """Only `letocc play` may reach for the ROS side, in the function that runs it."""
-    found = {
-        f"{file.relative_to(ROOT)}: {name}"
-        for file in modules("letocc_core")
-        for name in imports(file)
-        if (name.split(".")[0] in ROS or name.split(".")[0].endswith("_msgs")) and file.name != "cli.py"
-    }
-    assert not found
-
-
-@pytest.mark.parametrize("part", LAYERS)
-def test_dependencies_point_one_way(part: str):
-    for file in modules(f"letocc_core/{part}"):
-        forbidden = core_parts(file) - LAYERS[part] - COMMON
-        assert not forbidden, f"{file.relative_to(ROOT)} imports {sorted(forbidden)}"
-
-
-def test_the_node_imports_nothing_of_training():
-    """The bag player and recorder read and write recordings; the node itself, and what it converts, must not."""
-    for file in (ROOT / "letocc_ros").glob("node.py"):
-        assert not core_parts(file) & set(TRAINING_ONLY)
 
 
 def test_help_is_quick_and_light():
@@ -95,7 +42,7 @@ def test_the_manifest_names_every_ros_package_that_is_imported(manifest: Element
     ours = {"letocc_ros"}
     used = {
         name.split(".")[0]
-        for file in modules("letocc_ros") + modules("launch")
+        for file in sources("letocc_ros") + sources("launch")
         for name in imports(file)
         if name.split(".")[0] in ROS or name.split(".")[0].endswith("_msgs")
     }
@@ -110,7 +57,7 @@ def test_the_loader_reads_every_configuration(file: Path):
         assert isinstance(yaml.safe_load(file.read_text()), dict)
         return
     from letocc_core import config as configuration
-    from letocc_core.train import TrainConfig
+    from letocc_core.training.config import TrainConfig
 
     configuration.load(TrainConfig, file)
 

@@ -7,13 +7,14 @@ from pathlib import Path
 import torch
 from model_cases import frames, model_config
 
-from letocc_core.data.batches import shares
-from letocc_core.distributed import World, joined
 from letocc_core.frame import Clip, FlowCue, Frame
 from letocc_core.losses.objective import MotionConfig, StaticStageConfig
 from letocc_core.model.let_occ_flow import LetOccFlow
 from letocc_core.rendering.draws import Draws
-from letocc_core.train import StageConfig, StageObjective
+from letocc_core.training.config import StageConfig
+from letocc_core.training.distributed import World, joined
+from letocc_core.training.loop import StageObjective
+from letocc_core.training.sampler import shares
 
 STARTS_FREE = 0.5  # m, SDF of an untrained network
 STAGE = StageConfig(

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 
-from letocc_core.data.recording import RecordedSet, Sweep
+from letocc_core.data.bags.recording import RecordedSet, Sweep
 from letocc_core.data.voxel_labels import VoxelLabels
 from letocc_core.errors import DataError
 from letocc_core.frame import Frame, InputConfig
@@ -132,7 +132,7 @@ def read_bytes(path: Path, what: str) -> bytes:
 
 
 class DriveFrames:
-    """The frames of a drive at the network's size, decoded whenever they are asked for: a `recorded_clips.FrameStore`.
+    """The frames of a drive at the network's size, decoded whenever they are asked for: a `FrameStore`.
 
     Args:
         lidar: also give sweeps; then only frames with one are current frames, where the drive has any.

@@ -9,50 +9,25 @@ is the business of a `FrameStore`.
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Int
 from torch.utils.data import Dataset
 
 from letocc_core.cues.flow import decode, flow_estimator
 from letocc_core.cues.residual import FlowResidual
-from letocc_core.data.bag_cues import FlowFiles, Labeller, PictureFiles, PictureKind
+from letocc_core.data.cue_files import FlowFiles, Labeller, PictureFiles, PictureKind
 from letocc_core.data.dynamic import moving_share
+from letocc_core.data.frame_store import FrameStore
 from letocc_core.errors import ConfigError, DataError
-from letocc_core.frame import Clip, FlowCue, Frame, InputConfig
+from letocc_core.frame import Clip, FlowCue, InputConfig
 
 if TYPE_CHECKING:
-    from letocc_core.data.clips import KittiTrackingData, RecordedData
+    from letocc_core.data.config import KittiTrackingData, RecordedData
 
 DRAWS = 4  # pairs of source frames drawn for each current frame
-
-
-@runtime_checkable
-class FrameStore(Protocol):
-    """The F frames of one recording with N cameras, at the network's size. It goes to other processes cheaply."""
-
-    name: str  # of the recording, for messages
-    folder: Path  # where cues of these frames are kept
-    stamps_ns: Int[np.ndarray, "F"]
-    T_world_ego: Float[np.ndarray, "F 4 4"]  # m
-    T_ego_cam: Float[np.ndarray, "F N 4 4"]  # m
-    K: Float[np.ndarray, "F N 3 3"]  # px
-    camera_valid: Bool[np.ndarray, "F N"]
-
-    @property
-    def complete(self) -> Bool[np.ndarray, "F"]:
-        """Frames that may be current frames."""
-
-    def __len__(self) -> int: ...
-
-    def frame(self, i: int, lidar: bool = True) -> Frame:
-        """Frame i; with `lidar` its sweep, if it has one."""
-
-    def pictures(self, i: int) -> UInt8[np.ndarray, "N H W 3"]:
-        """The images of frame i alone; zeros where a camera is absent."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,97 @@
+"""The `letocc` command: a module a group of subcommands. Each imports what it needs when it runs: `--help` answers at once.
+
+A package beside this one adds commands of its own by entry points of the group `letocc.commands`, each a function that
+takes the subparsers; `letocc_ros` adds `play` that way.
+"""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import EntryPoint, entry_points
+
+from letocc_core.cli.cues import add_cues
+from letocc_core.cli.evaluate import add_eval, add_replay, add_results, add_view
+from letocc_core.cli.recordings import add_bag, add_simulate
+from letocc_core.cli.train import add_ablation, add_data, add_reproduce, add_train
+from letocc_core.errors import LetOccError
+from letocc_core.processes import let_waiting_threads_sleep
+
+COMMANDS: tuple[Callable, ...] = (
+    add_simulate,
+    add_train,
+    add_reproduce,
+    add_eval,
+    add_ablation,
+    add_results,
+    add_replay,
+    add_view,
+    add_bag,
+    add_data,
+    add_cues,
+)
+NEEDS_ROS = "'letocc {name}' needs ROS 2 ({error}); source a ROS installation or this project's scripts/env.sh"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one subcommand; returns the exit status. Errors of ours are printed without a traceback."""
+    let_waiting_threads_sleep()
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if hasattr(options, "overrides"):  # key=value may also stand behind the options
+        options.overrides += [item for item in rest if "=" in item and not item.startswith("-")]
+        rest = [item for item in rest if item not in options.overrides]
+    if rest:
+        parser.error(f"unrecognised arguments: {' '.join(rest)}")
+    options.command_line = shlex.join(["letocc", *arguments])
+    return run(options)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Call `options.run` with them; returns the exit status."""
+    try:
+        return options.run(options) or 0
+    except LetOccError as error:
+        print(f"letocc: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("letocc: interrupted", file=sys.stderr)
+        return 130
+
+
+def node_main(subcommand: str) -> int:
+    """Entry of `ros2 run letocc_ros <subcommand>`: the same command, less the arguments that ROS adds."""
+    return main([subcommand, *without_ros_arguments(sys.argv[1:])])
+
+
+def without_ros_arguments(arguments: Sequence[str]) -> list[str]:
+    """All before `--ros-args`."""
+    return list(arguments[: arguments.index("--ros-args")] if "--ros-args" in arguments else arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="letocc", description="Camera-only 3D occupancy and motion, learned without 3D labels."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for add in COMMANDS:
+        add(commands)
+    for entry in entry_points(group="letocc.commands"):
+        _add_installed(commands, entry)
+    return parser
+
+
+def _add_installed(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", entry: EntryPoint) -> None:
+    """A command of another package; where that cannot be imported, the command says so when it is called."""
+    try:
+        entry.load()(commands)
+    except ImportError as error:
+        message = NEEDS_ROS.format(name=entry.name, error=error)
+
+        def refuse(options: argparse.Namespace) -> None:
+            raise LetOccError(message)
+
+        p = commands.add_parser(entry.name, help="of the ROS 2 package, which is not installed here")
+        p.add_argument("arguments", nargs="*")
+        p.set_defaults(run=refuse)

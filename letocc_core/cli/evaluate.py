@@ -1,0 +1,113 @@
+"""Commands that measure and show: `eval`, `results`, `replay`, `view`."""
+
+import argparse
+from pathlib import Path
+
+from letocc_core.cli.arguments import seed_range
+from letocc_core.errors import LetOccError
+
+
+def add_eval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    p = commands.add_parser("eval", help="measure a checkpoint against truth and baselines, or for the papers' tables")
+    p.add_argument("checkpoint", type=Path)
+    p.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="with --table: data.root=..., protocol.threshold=0.1"
+    )
+    p.add_argument("--table", action="append", metavar="NAME", help="a table of the papers, or all; may be repeated")
+    p.add_argument("--dataset", metavar="D", help="of --table: nuscenes, kitti_odometry, ... (default: the table's)")
+    p.add_argument("--data", default="simulator", help="'simulator' or a bag (default: simulator)")
+    p.add_argument("--seeds", type=seed_range, default=range(9000, 9008), help="streets (default: 9000-9007)")
+    p.add_argument("--frames", type=seed_range, help="of a bag: only these sets, for example 45-59")
+    p.add_argument("--json", type=Path, help="write the result to this file")
+    p.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
+    p.set_defaults(run=_eval)
+
+
+def _eval(options: argparse.Namespace) -> None:
+    if options.table:
+        _eval_tables(options)
+        return
+    if options.overrides or options.dataset:
+        raise LetOccError(
+            "key=value and --dataset go with --table NAME; without a table, --data says what to measure on"
+        )
+    from letocc_core.evaluation.checkpoint import evaluate_checkpoint
+
+    evaluate_checkpoint(
+        options.checkpoint,
+        data=options.data,
+        seeds=options.seeds,
+        frames=options.frames,
+        json=options.json,
+        workers=options.workers,
+        command=options.command_line,
+    )
+
+
+def _eval_tables(options: argparse.Namespace) -> None:
+    from letocc_core.evaluation.tables.run import TableRequest, evaluate_tables
+
+    evaluate_tables(
+        TableRequest(
+            options.checkpoint,
+            tuple(options.table),
+            options.dataset and options.dataset.replace("-", "_"),
+            tuple(options.overrides),
+            options.frames,
+            options.json,
+            options.command_line,
+        )
+    )
+
+
+def add_results(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    p = commands.add_parser("results", help="write the page of results from result files")
+    p.add_argument("page", type=Path, help="YAML file that says what it shows, for example docs/results.yaml")
+    p.set_defaults(run=_results)
+
+
+def _results(options: argparse.Namespace) -> None:
+    from letocc_core.evaluation.results_page import write_page
+
+    print(write_page(options.page))
+
+
+def add_replay(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    p = commands.add_parser("replay", help="run a bag through the pipeline, offline and without ROS, and report on it")
+    p.add_argument("bag", type=Path)
+    which = p.add_mutually_exclusive_group(required=True)
+    which.add_argument("--checkpoint", type=Path)
+    which.add_argument("--compare", type=Path, nargs=2, metavar=("A", "B"), help="two checkpoints, side by side")
+    p.add_argument("--out", type=Path, default=Path("out/replay"), help="folder to write to (default: out/replay)")
+    p.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
+    p.set_defaults(run=_replay)
+
+
+def _replay(options: argparse.Namespace) -> None:
+    from letocc_core.evaluation.replay import replay_to_folder
+
+    checkpoints = options.compare or [options.checkpoint]
+    replay_to_folder(options.bag, checkpoints, options.out, options.device, options.command_line)
+
+
+def add_view(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    p = commands.add_parser("view", help="draw what the node's ~/save_snapshot wrote, and compute it again")
+    p.add_argument("snapshot", type=Path)
+    p.add_argument("--checkpoint", type=Path, help="of the model that answered (default: as the snapshot says)")
+    p.add_argument("--out", type=Path, help="picture to write (default: beside the snapshot)")
+    p.add_argument("--show", action="store_true", help="open the picture as well")
+    p.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
+    p.set_defaults(run=_view)
+
+
+def _view(options: argparse.Namespace) -> int:
+    from letocc_core.evaluation.view import view_snapshot
+
+    out = options.out or options.snapshot.with_suffix(".png")
+    difference = view_snapshot(options.snapshot, out, options.checkpoint, options.device)
+    print(f"{out}\ncomputed again offline: {difference}")
+    if options.show:
+        from PIL import Image
+
+        Image.open(out).show()
+    return 0 if difference.equal else 1

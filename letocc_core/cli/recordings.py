@@ -1,0 +1,81 @@
+"""Commands about recordings: `simulate` writes them, `bag` inspects and converts them."""
+
+import argparse
+from pathlib import Path
+
+from letocc_core.errors import LetOccError
+
+FORMATS = ("bag", "nuscenes", "kitti-odometry", "kitti-tracking")  # that `letocc simulate` writes
+
+
+def add_simulate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    p = commands.add_parser("simulate", help="write simulated streets as bags with their truth, or as a data set")
+    p.add_argument("--out", type=Path, required=True, help="folder to write to: a bag a street, or a data set's root")
+    p.add_argument(
+        "--format", choices=FORMATS, default="bag", help="bag, or the layout of a data set on disk (default: bag)"
+    )
+    p.add_argument("--seed", type=int, default=0, help="seed of the first street (default: 0)")
+    p.add_argument("--scenes", type=int, default=1, help="streets, with consecutive seeds (default: 1)")
+    p.add_argument("--seconds", type=float, default=5.0, help="length of each (default: 5)")
+    p.add_argument("--rig", help="nuscenes, kitti, or a YAML file (default: kitti for its formats, else nuscenes)")
+    p.add_argument("--rate", type=float, help="image sets a second of a bag (default: 20); data sets have their own")
+    p.add_argument(
+        "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="px of the images (default: the rig's)"
+    )
+    p.add_argument("--workers", type=int, default=2, help="processes that render (default: 2)")
+    p.set_defaults(run=_simulate)
+
+
+def _simulate(options: argparse.Namespace) -> None:
+    common = {
+        "out": options.out,
+        "seed": options.seed,
+        "scenes": options.scenes,
+        "seconds": options.seconds,
+        "image_size": options.size,
+        "workers": options.workers,
+    }
+    if options.format == "bag":
+        from letocc_core.data.simulator.bags import simulate
+
+        paths = simulate(**common, rig=options.rig or "nuscenes", rate_hz=options.rate or 20.0)
+    elif options.rate is not None:
+        raise LetOccError(f"--rate is for bags; {options.format} has a rate of its own")
+    else:
+        from letocc_core.data.simulator.export import simulate_dataset
+
+        paths = simulate_dataset(layout=options.format, rig=options.rig, **common)
+    for path in paths:
+        print(path)
+
+
+def add_bag(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    bag = commands.add_parser("bag", help="inspect bags; make bags from KITTI and nuScenes")
+    kinds = bag.add_subparsers(required=True, metavar="WHAT")
+    info = kinds.add_parser("info", help="what a bag holds and what it lacks")
+    info.add_argument("bag", type=Path)
+    info.set_defaults(run=_bag_info)
+    for name, what in (
+        ("kitti-tracking", "sequence"),
+        ("kitti-odometry", "sequence"),
+        ("kitti-raw", "drive"),
+        ("nuscenes", "scene"),
+    ):
+        p = kinds.add_parser(name, help=f"a {what} of {name} in its own layout into a bag")
+        p.add_argument("root", type=Path, help="folder of the data set")
+        p.add_argument(f"--{what}", dest="part", required=name != "nuscenes", help=f"{what} to convert")
+        p.add_argument("--out", type=Path, required=True, help="bag folder to write")
+        p.set_defaults(run=_bag_convert, dataset=name)
+
+
+def _bag_info(options: argparse.Namespace) -> None:
+    from letocc_core.data.bags.info import bag_info
+
+    print(bag_info(options.bag))
+
+
+def _bag_convert(options: argparse.Namespace) -> None:
+    from letocc_core.data.bags import convert as dataset_bags
+
+    convert = getattr(dataset_bags, f"{options.dataset.replace('-', '_')}_to_bag")
+    print(convert(options.root, options.part, options.out))

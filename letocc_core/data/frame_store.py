@@ -1,0 +1,34 @@
+"""What clips of recordings are made from: the frames of one recording, wherever they lie."""
+
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+
+from letocc_core.frame import Frame
+
+
+@runtime_checkable
+class FrameStore(Protocol):
+    """The F frames of one recording with N cameras, at the network's size. It goes to other processes cheaply."""
+
+    name: str  # of the recording, for messages
+    folder: Path  # where cues of these frames are kept
+    stamps_ns: Int[np.ndarray, "F"]
+    T_world_ego: Float[np.ndarray, "F 4 4"]  # m
+    T_ego_cam: Float[np.ndarray, "F N 4 4"]  # m
+    K: Float[np.ndarray, "F N 3 3"]  # px
+    camera_valid: Bool[np.ndarray, "F N"]
+
+    @property
+    def complete(self) -> Bool[np.ndarray, "F"]:
+        """Frames that may be current frames."""
+
+    def __len__(self) -> int: ...
+
+    def frame(self, i: int, lidar: bool = True) -> Frame:
+        """Frame i; with `lidar` its sweep, if it has one."""
+
+    def pictures(self, i: int) -> UInt8[np.ndarray, "N H W 3"]:
+        """The images of frame i alone; zeros where a camera is absent."""

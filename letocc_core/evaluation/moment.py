@@ -1,0 +1,64 @@
+"""A sample and its answer, ready for a picture."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from letocc_core.data.truth import FREE, Truth
+from letocc_core.evaluation.depth import depth_images, sdf_of
+from letocc_core.evaluation.samples import Sample
+from letocc_core.geometry.grid import GridSpec
+from letocc_core.metrics.frame_score import DepthTruth
+from letocc_core.stream.types import FrameSet, OccFlow
+
+
+def moment_of(sample: Sample, output: OccFlow, cameras: Sequence[str], depth: bool = True):
+    """A sample and its output as a `viz.overview.Moment`, ready for a picture.
+
+    Args:
+        cameras: names, in the order of the sample's images.
+        depth: render depth from the output; without it the picture has no depth rows (faster).
+    """
+    from letocc_core.viz.overview import Moment, left_to_right
+
+    truth, frame_set, grid = sample.truth, sample.frame_set, output.grid
+    known: dict[str, Any] = {}
+    if truth is not None:
+        known = {
+            "true_occupied": truth.occupancy != FREE,
+            "true_velocity": truth.velocity,
+            "true_seen": truth.visible,
+        }
+    elif sample.lidar is not None:
+        known["true_occupied"] = _holding_returns(sample.lidar, grid)
+    if depth:
+        known["depth"] = depth_images(sdf_of(output), grid, frame_set)
+        if truth is not None:
+            known["true_depth"] = _true_depth_images(truth, frame_set, grid)
+    return Moment(output, frame_set.images, cameras, order=left_to_right(frame_set.T_ego_cam), **known)
+
+
+def _true_depth_images(truth: Truth, frame_set: FrameSet, grid: GridSpec) -> list[Float[np.ndarray, "h w"] | None]:
+    """True depth (m) of each camera where the point seen lies in the box; NaN elsewhere."""
+    out: list[np.ndarray | None] = []
+    for i, image in enumerate(frame_set.images):
+        if image is None:
+            out.append(None)
+            continue
+        v, u = np.indices(truth.depth[i].shape)
+        pixels = np.stack([u, v], axis=-1).reshape(1, -1, 2).astype(np.float64)
+        depth = np.where(np.isfinite(truth.depth[i]), truth.depth[i], np.nan).reshape(1, -1)
+        target = DepthTruth(frame_set.calibrations[i].K[None], frame_set.T_ego_cam[i][None], pixels, depth)
+        out.append(np.where(target.inside(grid), depth, np.nan).reshape(truth.depth[i].shape))
+    return out
+
+
+def _holding_returns(points: Float[np.ndarray, "P 3"], grid: GridSpec) -> np.ndarray:
+    """Voxels that hold a LiDAR return (m, ego axes)."""
+    voxel, inside = grid.to_voxel(torch.from_numpy(np.nan_to_num(points, nan=np.inf)))
+    occupied = np.zeros(grid.shape, bool)
+    occupied[tuple(voxel[inside].numpy().T)] = True
+    return occupied

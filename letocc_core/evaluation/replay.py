@@ -1,0 +1,133 @@
+"""A bag through the online path, offline and without ROS: what it gives is what the live node would publish.
+
+    letocc replay BAG --checkpoint models/street.safetensors --out out/replay
+    letocc replay BAG --compare OLD.safetensors NEW.safetensors --out out/replay
+
+Every set is answered, and scored against whatever truth the bag has, by the code of `letocc eval`. The folder then holds,
+for each checkpoint, metrics.json (docs/results-format.md), frames.csv (the same figures set by set) and the bag `answers`;
+and report.html, which shows all of it.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from letocc_core.checkpoint import read_metadata
+from letocc_core.data.bags.reader import open_bag
+from letocc_core.data.bags.recording import Recording
+from letocc_core.evaluation.candidate import Candidate, Gallery
+from letocc_core.evaluation.checkpoint import bag_frames
+from letocc_core.evaluation.samples import RecordedDrive
+from letocc_core.metrics import results
+from letocc_core.stream.pipeline import OccFlowPipeline
+from letocc_core.stream.types import OccFlow
+
+
+class Replay:
+    """The answers for all sets of a bag, in order; each iteration starts from the beginning.
+
+    Args:
+        bag: folder or file.
+        checkpoint: of the model.
+        cameras: names, the first is the anchor; empty for all.
+        base_frame: ego frame.
+        fixed_frame: frame in which the world stands still.
+        threshold: a voxel is occupied above this probability (default: the model's own).
+
+    After an iteration `recording.dropped` and `pipeline.resets` say what was lost. Raises `CheckpointError` and
+    `DataError` as `checkpoint.load_model` and `Recording` do.
+    """
+
+    def __init__(
+        self,
+        bag: str | Path,
+        checkpoint: str | Path,
+        cameras: Sequence[str] = (),
+        base_frame: str = "base_link",
+        fixed_frame: str = "odom",
+        threshold: float | None = None,
+        device: str = "cpu",
+    ):
+        self.pipeline = OccFlowPipeline.from_checkpoint(checkpoint, threshold, device)
+        self.recording = Recording(bag, cameras, base_frame, fixed_frame, lidar=False)
+
+    def __iter__(self) -> Iterator[OccFlow]:
+        if self.pipeline.steps:
+            self.pipeline.reset("a new replay begins")
+        for item in self.recording:
+            yield self.pipeline.step(item.frame_set)
+
+
+def replay_to_folder(
+    bag: str | Path, checkpoints: Sequence[str | Path], out: str | Path, device: str = "cpu", command: str = ""
+) -> list[dict[str, Any]]:
+    """Replay a bag with one or more checkpoints into `out`; returns a summary of each, which is also printed.
+
+    One checkpoint writes into `out` itself, several into a folder each; `out/report.html` shows them side by side.
+
+    Raises:
+        CheckpointError, DataError: a checkpoint or the bag cannot be used, or `out` holds answers already.
+    """
+    from tqdm import tqdm
+
+    from letocc_core.evaluation.report import report
+
+    bag, out = Path(bag), Path(out)
+    drive = RecordedDrive(bag, **bag_frames(read_metadata(checkpoints[0])["config"]))
+    candidates = _candidates([Path(c) for c in checkpoints], out, drive, device)
+    gallery = Gallery(_count_sets(bag, drive))
+    begin = time.perf_counter()
+    with ExitStack() as stack:
+        for candidate in candidates:
+            candidate.folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(candidate.bag)
+        bar = tqdm(drive, total=gallery.total, unit="set", desc="replay", dynamic_ncols=True)
+        for position, sample in enumerate(bar):
+            answers = [candidate.take(sample) for candidate in candidates]
+            gallery.consider(position, sample, answers, [c.instants[-1].figures for c in candidates])
+    wall = time.perf_counter() - begin
+    summaries = [_summary(candidate, bag, drive, wall) for candidate in candidates]
+    for candidate, summary in zip(candidates, summaries, strict=True):
+        results.write_results(candidate.folder / "metrics.json", candidate.results(command))
+        candidate.write_frames()
+        print(json.dumps(summary, indent=2))
+    report(bag, candidates, summaries, gallery, drive.recording.cameras, command).write(out / "report.html")
+    print(out / "report.html")
+    return summaries
+
+
+def _candidates(checkpoints: list[Path], out: Path, drive: RecordedDrive, device: str) -> list[Candidate]:
+    if len(checkpoints) == 1:
+        return [Candidate(checkpoints[0].stem, checkpoints[0], out, drive, device)]
+    stems = [c.stem for c in checkpoints]
+    names = stems if len(set(stems)) == len(stems) else [f"{chr(65 + i)}_{stem}" for i, stem in enumerate(stems)]
+    return [Candidate(name, c, out / name, drive, device) for name, c in zip(names, checkpoints, strict=True)]
+
+
+def _count_sets(bag: Path, drive: RecordedDrive) -> int:
+    """Images of the anchor camera: as many sets at most."""
+    with open_bag(bag) as opened:
+        anchor = opened.choose_cameras(drive.recording.cameras)[0]
+        return sum(c.msgcount for c in opened.connections if c.topic == anchor.image_topic)
+
+
+def _summary(candidate: Candidate, bag: Path, drive: RecordedDrive, wall: float) -> dict[str, Any]:
+    """What happened, and how fast: times differ from run to run, so they stand apart from metrics.json."""
+    stamps = [i.stamp_ns for i in candidate.instants]
+    inference = sum(sum(i.seconds.values()) for i in candidate.instants)
+    recorded = (stamps[-1] - stamps[0]) * 1e-9
+    return {
+        "bag": str(bag),
+        "checkpoint": str(candidate.checkpoint),
+        "sets": len(stamps),
+        "scored": candidate.tally.frames,
+        "dropped": dict(drive.recording.dropped),
+        "resets": dict(candidate.pipeline.resets),
+        "median_ms": candidate.median_ms(),
+        "recorded_s": round(recorded, 2),
+        "inference_s": round(inference, 2),
+        "wall_s": round(wall, 2),
+    }

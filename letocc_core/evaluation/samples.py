@@ -1,0 +1,177 @@
+"""Sequences for evaluation: image sets in time order with what is known about each."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+
+from letocc_core.data.bags.recording import RecordedSet, Recording
+from letocc_core.data.truth import Truth
+from letocc_core.data.voxel_labels import VoxelLabels
+from letocc_core.errors import DataError
+from letocc_core.frame import InputConfig
+from letocc_core.geometry.grid import GridSpec
+from letocc_core.stream.preprocess import rectifier_of, rectify
+from letocc_core.stream.types import FrameSet
+
+if TYPE_CHECKING:
+    from letocc_core.data.drive import Drive
+
+LATER = 0.3  # s, at least, between the sweeps that judge velocities: slow motion shows only after some time
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One image set with what is known about it: a simulator's truth, a LiDAR sweep, or both, or nothing."""
+
+    frame_set: FrameSet
+    lidar_origin: Float[np.ndarray, "3"]  # m, ego axes: where RayIoU's rays start
+    truth: Truth | None = None
+    lidar: Float[np.ndarray, "P 3"] | None = None  # m, returns in ego axes
+    T_world_ego_next: Float[np.ndarray, "4 4"] | None = None  # m, pose at the frame that `truth.flow_forward` leads to
+    flow_interval: float | None = None  # s until then
+    labels: VoxelLabels | None = None  # that come with a data set
+
+    lidar_later: Float[np.ndarray, "Q 3"] | None = None  # m, returns of a later sweep in the ego axes of this set
+    lidar_seconds: float | None = None  # s until then
+
+
+def simulated_street(
+    seed: int, rig: str, grid: GridSpec, image_size: tuple[int, int], times: Iterable[float]
+) -> list[Sample]:
+    """One simulated street at the given times (s), with its whole truth on `grid`.
+
+    Args:
+        rig: name of a rig in config/rigs, or a YAML file.
+        image_size: px, height and width to render.
+    """
+    from letocc_core.data.simulator.rig import Rig
+    from letocc_core.data.simulator.street import Street
+
+    street = Street(seed, Rig.load(rig).require_pinholes("evaluation on streets").resized(*image_size), grid)
+    return [_simulated_sample(street.render(t)) for t in times]
+
+
+def lidar_track(samples: Iterable[Sample]) -> Float[np.ndarray, "n 3"]:
+    """Where the LiDAR is at each sample, m in the fixed frame."""
+    return np.stack([(s.frame_set.T_world_ego @ np.append(s.lidar_origin, 1.0))[:3] for s in samples])
+
+
+class RecordedDrive:
+    """The image sets of a bag in time order, as `Recording` groups them; each iteration reads the bag anew.
+
+    A set comes with the LiDAR sweep nearest to it and the first one at least `LATER` after it, and, for a bag that
+    `letocc simulate` wrote, with the truth that lies beside the bag. Sets of cameras with distortion come as `input` wants
+    them, undistorted; others as they are. Raises `DataError` as `Recording` does, and for truth that is not there, or of
+    a fisheye camera.
+    """
+
+    def __init__(
+        self,
+        bag: Path,
+        cameras: tuple[str, ...] = (),
+        base_frame: str = "base_link",
+        fixed_frame: str = "odom",
+        slop: float = 0.02,
+        odometry_topic: str = "",
+        input: InputConfig | None = None,
+    ):
+        """`cameras`: names; empty for all. A truth beside the bag knows the order of its own."""
+        from letocc_core.data.simulator.bags import TruthFolder
+
+        self.truth = TruthFolder.beside(Path(bag))
+        cameras = cameras if self.truth is None else self.truth.cameras
+        self.recording = Recording(bag, cameras, base_frame, fixed_frame, slop=slop, odometry_topic=odometry_topic)
+        self.input = input or InputConfig()
+        self._rectifier = rectifier_of(self.input)
+
+    def __iter__(self) -> Iterator[Sample]:
+        waiting: deque[Sample] = deque()
+        for item in self.recording:
+            waiting.append(self._sample(item))
+            while _seconds_between(waiting[0], waiting[-1]) >= LATER:
+                yield self._with_later(waiting)
+        while waiting:
+            yield self._with_later(waiting)
+
+    @cached_property
+    def track(self) -> Float[np.ndarray, "n 3"]:
+        """Where the LiDAR is at each set, m in the fixed frame; reads the whole bag."""
+        return lidar_track(self._sample(item, with_truth=False) for item in self.recording)
+
+    def _sample(self, item: RecordedSet, with_truth: bool = True) -> Sample:
+        truth = self.truth.at(item.frame_set.stamp_ns) if self.truth and with_truth else None
+        frame_set = self._undistorted(item.frame_set)
+        if item.sweep is None:
+            return Sample(frame_set, np.zeros(3), truth)
+        return Sample(frame_set, item.sweep.origin, truth, item.sweep.points)
+
+    def _undistorted(self, frame_set: FrameSet) -> FrameSet:
+        if not any(c is not None and c.distorted for c in frame_set.calibrations):
+            return frame_set
+        if self.truth is not None:
+            raise DataError(
+                f"{self.recording.path}: the truth beside it is of raw images with distortion, to which answers cannot be "
+                f"compared; move {self.truth.path} elsewhere to go on without it"
+            )
+        return rectify(frame_set, self.input, self._rectifier)
+
+    def _with_later(self, waiting: deque[Sample]) -> Sample:
+        """Take the first of the samples, and tell it what the ones behind it say."""
+        sample = waiting.popleft()
+        known = {}
+        if self.truth is not None:
+            known["flow_interval"] = self.truth.interval
+            ahead = (s for s in waiting if abs(_seconds_between(sample, s) - self.truth.interval) < 1e-3)
+            known["T_world_ego_next"] = next((s.frame_set.T_world_ego for s in ahead), None)
+        later = next((s for s in waiting if s.lidar is not None and _seconds_between(sample, s) >= LATER), None)
+        if sample.lidar is not None and later is not None:
+            T = np.linalg.inv(sample.frame_set.T_world_ego) @ later.frame_set.T_world_ego
+            known["lidar_later"] = later.lidar @ T[:3, :3].T + T[:3, 3]
+            known["lidar_seconds"] = _seconds_between(sample, later)
+        return replace(sample, **known)
+
+
+class LabelledDrive:
+    """The image sets of a data set's drive with their LiDAR sweeps and voxel labels, read as they are asked for."""
+
+    def __init__(self, drive: "Drive"):
+        self.drive = drive
+
+    def __len__(self) -> int:
+        return len(self.drive)
+
+    def __iter__(self) -> Iterator[Sample]:
+        for i in range(len(self.drive)):
+            sweep = self.drive.sweep(i)
+            yield Sample(
+                self.drive.frame_set(i),
+                self.drive.T_ego_lidar[i, :3, 3],
+                lidar=None if sweep is None else sweep.points,
+                labels=self.drive.voxel_labels(i),
+            )
+
+    @property
+    def track(self) -> Float[np.ndarray, "n 3"]:
+        """Where the LiDAR is at each set, m in the fixed frame."""
+        return (self.drive.T_world_ego @ self.drive.T_ego_lidar)[:, :3, 3]
+
+
+def _seconds_between(first: Sample, second: Sample) -> float:
+    return (second.frame_set.stamp_ns - first.frame_set.stamp_ns) * 1e-9
+
+
+def _simulated_sample(frame) -> Sample:
+    frame_set = FrameSet(
+        stamp_ns=frame.stamp_ns,
+        images=tuple(frame.images),
+        calibrations=frame.calibrations,
+        T_ego_cam=frame.T_ego_cam,
+        T_world_ego=frame.T_world_ego,
+    )
+    return Sample(frame_set, frame.lidar_origin, frame.truth, None, frame.T_world_ego_next, frame.flow_interval)

@@ -1,0 +1,91 @@
+"""The whole of a YAML file that can be trained."""
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from letocc_core.data.config import DataConfig
+from letocc_core.errors import ConfigError
+from letocc_core.frame import InputConfig
+from letocc_core.losses.objective import MotionConfig, StaticStageConfig
+from letocc_core.model.let_occ_flow import ModelConfig
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with linear warm-up (Let Occ Flow B.3)."""
+
+    learning_rate: float = 1e-3  # of the modules trained from scratch
+    backbone_factor: float = 1.0  # learning rate of the image backbone relative to that (0.1 with pre-trained weights)
+    geometry_factor: float = 1.0  # of all but the flow field, where an earlier stage trained it; 0: it stays as it is
+    weight_decay: float = 0.01
+    warmup_steps: int = 50  # steps of linear warm-up
+    schedule: Literal["cosine", "multistep"] = "cosine"
+    milestones: tuple[float, ...] = (0.6, 0.8)  # multistep: fractions of the stage at which the rate drops
+    decay: float = 0.2  # multistep: factor of each drop
+    clip_norm: float = 10.0  # largest norm of the whole gradient
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One stage of the schedule: an objective, for a number of steps."""
+
+    name: str = "static"  # each stage has its own
+    steps: int = 3000
+    batch_size: int = 2  # clips a step, of all processes together
+    keep_geometry: bool = (
+        False  # on disk, a few MiB a clip, while motion_branch alone learns: each clip once, not a step
+    )
+    objective: StaticStageConfig = field(default_factory=StaticStageConfig)
+    motion: MotionConfig | None = None  # also learn how the world moves (the papers' second stage)
+    half_turns: float = 0.0  # share of clips that motion_branch sees after half a turn; for boxes about the vehicle
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+    def __post_init__(self):
+        if not 0 <= self.half_turns <= 1:
+            raise ConfigError(f"stage {self.name}: half_turns {self.half_turns:g}, expected a share from 0 to 1")
+        if self.half_turns and self.motion is None:
+            raise ConfigError(f"stage {self.name}: half_turns are for motion, which this stage does not learn")
+        frozen = self.optimizer.geometry_factor == 0 and not self.objective.shapes_geometry()
+        if self.keep_geometry and not (frozen and self.motion and self.motion.cue != "similarity"):
+            raise ConfigError(
+                f"stage {self.name}: keep_geometry, but geometry learns here, or is asked for its features; expected "
+                "optimizer.geometry_factor 0, no weight of a geometry term, and a motion.cue other than similarity"
+            )
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The whole of a YAML file in config/ that can be trained."""
+
+    model: ModelConfig
+    input: InputConfig
+    data: DataConfig
+    stages: tuple[StageConfig, ...] = (StageConfig(),)
+    seed: int = 0
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the network's matrix products; geometry stays in float32
+    history_gradient: bool = False  # also back-propagate into the past frames' encoding (papers: yes; costs 2 x more)
+    history_dropout: float = 0.1  # share of samples trained without a past, so that the first frames work too
+    checkpoint_every: int = 250  # steps between checkpoints
+    picture_every: int = 250  # steps between pictures in TensorBoard
+
+    def __post_init__(self):
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) != len(names):
+            raise ConfigError(f"stages: names {', '.join(names)}, expected a name of its own for each")
+        for stage in self.stages if self.model.motion_branch is None else ():
+            for name in ("keep_geometry", "half_turns"):
+                if getattr(stage, name):
+                    raise ConfigError(f"stage {stage.name}: {name} is for model.motion_branch, but the model has none")
+
+    def only_stage(self, name: str) -> "TrainConfig":
+        """The same configuration with one of its stages; raises `ConfigError` if it has none of that name."""
+        stages = tuple(stage for stage in self.stages if stage.name == name)
+        if not stages:
+            raise ConfigError(f"no stage '{name}'; stages: {', '.join(stage.name for stage in self.stages)}")
+        return replace(self, stages=stages)
+
+    def needed_data(self) -> DataConfig:
+        """`data`, of streets without the optical flow where no stage learns motion: it takes longer than the streets."""
+        if self.data.simulator is None or any(stage.motion for stage in self.stages):
+            return self.data
+        return replace(self.data, simulator=replace(self.data.simulator, cue="none"))

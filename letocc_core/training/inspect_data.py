@@ -1,0 +1,66 @@
+"""`letocc data`: what a training configuration finds in its data set, and the LiDAR drawn into the images of a frame.
+
+letocc data config/nuscenes.yaml data.nuscenes.root=/data/nuscenes --picture out/keyframe.png
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from letocc_core import config as configuration
+from letocc_core.data.build import open_drives
+from letocc_core.data.config import BagData, RecordedData
+from letocc_core.data.drive import DriveFrames
+from letocc_core.data.recorded_clips import choose_clips
+from letocc_core.errors import ConfigError, DataError
+from letocc_core.training.config import TrainConfig
+from letocc_core.viz.lidar import sweep_picture
+
+
+def inspect_data(
+    path: Path, overrides: Sequence[str] = (), picture: Path | None = None, sequence: str = "", frame: int = 0
+) -> str:
+    """A report: a line a sequence.
+
+    Args:
+        path: training configuration whose data are of a data set in its own layout.
+        overrides: changes to it, `key.sub=value`.
+        picture: PNG file to draw a sweep into the images of one frame.
+        sequence: which one to draw, by the end of its name; empty: the first.
+        frame: position of its frame.
+
+    Raises `ConfigError` for other data, and what loading the data raises.
+    """
+    config = configuration.load(TrainConfig, path, overrides)
+    data = config.data.recorded
+    if data is None or isinstance(data, BagData):
+        raise ConfigError(f"{path}: its data are no data set on disk; for bags there is `letocc bag info`")
+    stores = [
+        DriveFrames(drive, config.input, True, config.data.cache) for drive in open_drives(data, config.data.cache)
+    ]
+    lines = [_line(store, data, config) for store in stores]
+    if picture is not None:
+        chosen = next((store for store in stores if store.name.endswith(sequence)), None)
+        if chosen is None or not 0 <= frame < len(chosen):
+            names = ", ".join(f"{store.name} ({len(store)} frames)" for store in stores[:20])
+            raise DataError(f"no frame {frame} of a sequence '{sequence}'; sequences: {names}")
+        drawn = sweep_picture(chosen.frame(frame), chosen.drive.cameras, f"{chosen.name}, frame {frame}")
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(picture), drawn[..., ::-1])
+        lines.append(str(picture))
+    return "\n".join(lines)
+
+
+def _line(store: DriveFrames, data: RecordedData, config: TrainConfig) -> str:
+    """Frames, cameras, time and way of a sequence, and the clips that it gives."""
+    past = config.model.temporal.frames
+    clips, left_out = choose_clips(store.stamps_ns, store.T_world_ego, store.complete, data, config.input, past)
+    seconds = (store.stamps_ns[-1] - store.stamps_ns[0]) * 1e-9
+    way = np.linalg.norm(np.diff(store.T_world_ego[:, :3, 3], axis=0), axis=1).sum()
+    return (
+        f"{store.name}: {len(store)} frames of {len(store.drive.cameras)} cameras, "
+        f"{(store.drive.scans != b'').sum()} sweeps, {seconds:.1f} s, {way:.1f} m; {len(clips)} clips, "
+        f"{left_out} frames left out"
+    )

@@ -1,0 +1,38 @@
+"""`letocc play`, which this package adds to the `letocc` command (entry point `letocc.commands`)."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from letocc_core.cli import NEEDS_ROS, run, without_ros_arguments
+from letocc_core.errors import LetOccError
+
+
+def add_play(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the subcommand `play`."""
+    about = "publish a bag over ROS 2 with /clock, where rosbag2 is not installed"
+    _arguments(commands.add_parser("play", help=about))
+
+
+def main() -> int:
+    """Entry of `ros2 run letocc_ros play`: the same without the `letocc` before it."""
+    parser = argparse.ArgumentParser(prog="play")
+    _arguments(parser)
+    return run(parser.parse_args(without_ros_arguments(sys.argv[1:])))
+
+
+def _arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("bag", type=Path)
+    p.add_argument("--rate", type=float, default=1.0, help="speed relative to the recording (default: 1)")
+    p.add_argument("--as-fast", action="store_true", help="as fast as the node takes it")
+    p.add_argument("--loop", action="store_true", help="start again at the end")
+    p.set_defaults(run=_play)
+
+
+def _play(options: argparse.Namespace) -> None:
+    try:
+        from letocc_ros.player import play
+    except ImportError as error:
+        raise LetOccError(NEEDS_ROS.format(name="play", error=error)) from error
+
+    play(options.bag, rate=options.rate, as_fast=options.as_fast, loop=options.loop)

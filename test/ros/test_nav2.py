@@ -1,0 +1,106 @@
+"""docs/nav2.md: every key is one that Nav2's and STVL's sources declare, every topic and height is the node's."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed; source scripts/env.sh")
+pytest.importorskip("letocc_ros.msg", reason="the ROS package is not built; source scripts/env.sh")
+
+from letocc_ros.parameters import NodeParameters, defaults
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "nav2.md").read_text()
+# What each plugin declares, and of which type; a source's parameters have the source's name before them.
+SOURCE = {"topic": str, "data_type": str, "marking": bool, "clearing": bool}
+SOURCE |= {"min_obstacle_height": float, "max_obstacle_height": float}
+DECLARED = {
+    "nav2_costmap_2d::StaticLayer": {
+        "plugin": str,
+        "enabled": bool,
+        "map_topic": str,
+        "map_subscribe_transient_local": bool,
+        "subscribe_to_updates": bool,
+    },
+    "nav2_costmap_2d::ObstacleLayer": {
+        "plugin": str,
+        "enabled": bool,
+        "combination_method": int,
+        "observation_sources": str,
+        "occ_flow": SOURCE | {"obstacle_max_range": float, "raytrace_max_range": float},
+    },
+    "spatio_temporal_voxel_layer/SpatioTemporalVoxelLayer": {
+        "plugin": str,
+        "enabled": bool,
+        "voxel_size": float,
+        "voxel_decay": float,
+        "decay_model": int,
+        "track_unknown_space": bool,
+        "mark_threshold": int,
+        "combination_method": int,
+        "observation_sources": str,
+        "occ_flow": SOURCE | {"obstacle_range": float, "filter": str, "clear_after_reading": bool},
+    },
+    "nav2_costmap_2d::InflationLayer": {"plugin": str, "inflation_radius": float, "cost_scaling_factor": float},
+}
+
+
+@pytest.fixture(scope="module")
+def costmap() -> dict:
+    """The parameters of the local costmap on the page."""
+    (block,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    return yaml.safe_load(block)["local_costmap"]["local_costmap"]["ros__parameters"]
+
+
+@pytest.fixture(scope="module")
+def layers(costmap: dict) -> dict[str, dict]:
+    """Its layers by plugin."""
+    return {value["plugin"]: value for value in costmap.values() if isinstance(value, dict)}
+
+
+def check(found: dict, declared: dict) -> None:
+    for key, value in found.items():
+        if isinstance(declared[key], dict):
+            check(value, declared[key])
+        else:
+            assert type(value) is declared[key], key  # ROS takes no int for a double
+
+
+def test_every_key_is_declared_with_its_type(layers: dict[str, dict]):
+    assert layers.keys() == DECLARED.keys()
+    for plugin, values in layers.items():
+        check(values, DECLARED[plugin])
+
+
+def test_layers_that_may_be_chosen_exist(costmap: dict):
+    others = re.findall(r"# plugins: \[(.*?)\]", PAGE)
+    chosen = [costmap["plugins"], *(line.split(", ") for line in others)]
+    assert len(chosen) == 3
+    for names in chosen:
+        assert names[-1] == "inflation_layer"
+        assert all(isinstance(costmap[name], dict) for name in names)
+
+
+def test_the_costmap_is_read_as_it_is_published(costmap: dict, layers: dict[str, dict]):
+    assert layers["nav2_costmap_2d::StaticLayer"]["map_topic"] == "/occ_flow_node/costmap"
+    assert not layers["nav2_costmap_2d::StaticLayer"]["map_subscribe_transient_local"]  # the node's is volatile
+    assert costmap["track_unknown_space"]
+    assert costmap["unknown_cost_value"] == -1 % 256  # compared as an unsigned byte
+    assert costmap["lethal_cost_threshold"] == 100
+    assert costmap["global_frame"] == defaults()["fixed_frame"]
+    assert costmap["robot_base_frame"] == defaults()["base_frame"]
+
+
+def test_the_layers_of_points_cut_where_the_costmap_does(layers: dict[str, dict]):
+    for plugin in ("nav2_costmap_2d::ObstacleLayer", "spatio_temporal_voxel_layer/SpatioTemporalVoxelLayer"):
+        source = layers[plugin][layers[plugin]["observation_sources"]]
+        assert (source["topic"], source["data_type"]) == ("/occ_flow_node/points", "PointCloud2")
+        heights = source["min_obstacle_height"], source["max_obstacle_height"]
+        assert heights == (NodeParameters.costmap_min_height, NodeParameters.costmap_max_height)
+
+
+def test_parameters_on_the_page_are_the_nodes():
+    named = set(re.findall(r"-p (\w+):=", PAGE)) | set(re.findall(r"`(\w+):=\w+`", PAGE))
+    assert named == {"points_min_height", "autostart", "publish_objects"}
+    assert named <= set(defaults())

@@ -1,0 +1,203 @@
+"""What the node listens to, message by message: cameras of different kinds, poses from /tf or odometry. Nothing is sent."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from unittest.mock import MagicMock
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed; source scripts/env.sh")
+pytest.importorskip("letocc_ros.msg", reason="the ROS package is not built; source scripts/env.sh")
+
+from nav_msgs.msg import Odometry
+from rclpy.clock import Clock
+from ros_rig import CALIBRATION, CAMERAS, T_EGO_CAM, picture, pose, stamp
+from sensor_msgs.msg import Image
+from tf2_msgs.msg import TFMessage
+
+from letocc_core.data.bags.writer import optical_frame
+from letocc_core.frame import InputConfig
+from letocc_core.stream.preprocess import rectify
+from letocc_core.stream.types import Calibration, FrameSet
+from letocc_ros import conversions
+from letocc_ros.health import Health
+from letocc_ros.inputs import Inputs
+from letocc_ros.parameters import NodeParameters
+
+
+class Robot:
+    """Stands in for the node: subscriptions are callbacks, and `say` calls them."""
+
+    def __init__(self, **parameters):
+        self.callbacks: dict[str, Callable] = {}
+        self.waiting: dict[str, list] = {}  # messages that have come and that no callback was given yet
+        self.said: list[str] = []
+        self.sets: list[FrameSet] = []
+        parameters = NodeParameters(**{"cameras": CAMERAS, "transport": "raw"} | parameters)
+        self.health = Health("node", self.said.append)
+        self.inputs = Inputs(self, parameters, self.health, lambda frames, arrived: self.sets.append(frames))
+        self.health.clear(self.inputs.image_topics)
+
+    def resolve_topic_name(self, topic: str) -> str:
+        return topic if topic.startswith("/") else f"/{topic}"
+
+    def create_subscription(self, kind: type, topic: str, callback: Callable, qos) -> SimpleNamespace:
+        topic = self.resolve_topic_name(topic)
+        self.callbacks[topic], queue = callback, self.waiting.setdefault(topic, [])
+        handle = MagicMock()
+        handle.take_message = lambda kind, raw: (queue.pop(0), {}) if queue else None
+        return SimpleNamespace(topic=topic, callback=callback, handle=handle, msg_type=kind, raw=False)
+
+    def destroy_subscription(self, subscription: SimpleNamespace) -> None:
+        del self.callbacks[subscription.topic]
+
+    def get_clock(self) -> Clock:
+        return Clock()
+
+    def say(self, topic: str, message: object) -> None:
+        self.callbacks[topic](message)
+
+    def mount(self, cameras: tuple[str, ...] = CAMERAS, at: int | None = None) -> None:
+        """Where the cameras are on the robot; fixed, or at the stamp of a set."""
+        transforms = [
+            conversions.matrix_to_transform(T_EGO_CAM[c], stamp(at or 0), "base_link", optical_frame(c))
+            for c in cameras
+        ]
+        self.say("/tf_static" if at is None else "/tf", TFMessage(transforms=transforms))
+
+    def drive(self, index: int) -> None:
+        self.say(
+            "/tf",
+            TFMessage(transforms=[conversions.matrix_to_transform(pose(index), stamp(index), "odom", "base_link")]),
+        )
+
+    def calibrate(self, calibration: Calibration = CALIBRATION, cameras: tuple[str, ...] = CAMERAS) -> None:
+        for camera in cameras:
+            info = conversions.calibration_to_camera_info(calibration, stamp(0), optical_frame(camera))
+            self.say(f"/{camera}/camera_info", info)
+
+    def see(self, index: int, cameras: tuple[str, ...] = CAMERAS) -> None:
+        for camera in cameras:
+            message = conversions.rgb_to_image(picture(camera, index), stamp(index), optical_frame(camera))
+            self.say(f"/{camera}/image_raw", message)
+
+
+def test_a_set_of_raw_images():
+    robot = Robot()
+    robot.mount()
+    robot.calibrate()
+    robot.drive(1)
+    robot.see(1)
+    (frames,) = robot.sets
+    assert frames.stamp_ns == stamp(1)
+    np.testing.assert_array_equal(frames.images[1], picture(CAMERAS[1], 1))
+    np.testing.assert_allclose(frames.T_world_ego, pose(1))
+    robot.inputs.destroy()
+    assert not robot.callbacks
+    assert not robot.said
+
+
+def test_poses_that_have_come_are_taken_in_before_an_image():
+    """Images of sets 1 and 2 were lost on the way, their poses wait."""
+    robot = Robot()
+    robot.mount()
+    robot.calibrate()
+    for index in range(5):
+        T = conversions.matrix_to_transform(pose(index), stamp(index), "odom", "base_link")
+        robot.waiting["/tf"].append(TFMessage(transforms=[T]))
+        if index in (0, 3, 4):
+            robot.see(index)
+    assert [frames.stamp_ns for frames in robot.sets] == [stamp(i) for i in (0, 3, 4)]
+    assert not robot.said
+
+
+def test_the_pose_comes_from_odometry():
+    robot = Robot(odometry_topic="/odometry/filtered")
+    robot.mount()
+    robot.calibrate()
+    for index in (0, 2):
+        message = Odometry(child_frame_id="base_link")
+        message.header.frame_id, message.header.stamp = "odom", conversions.from_ns(stamp(index))
+        message.pose.pose.position.x = float(pose(index)[0, 3])
+        message.pose.pose.orientation.w = 1.0
+        robot.say("/odometry/filtered", message)
+    robot.see(1)
+    np.testing.assert_allclose(robot.sets[0].T_world_ego, pose(1))  # interpolated
+    message.pose.pose.orientation.w = 0.0
+    robot.say("/odometry/filtered", message)
+    assert "length 0" in robot.said[-1]  # a quaternion of zeros is no rotation
+
+
+def test_a_camera_on_a_mount_that_moves():
+    robot = Robot()
+    robot.mount(CAMERAS[:1])
+    robot.calibrate()
+    for index in (0, 2):
+        robot.mount(CAMERAS[1:], at=index)
+        robot.drive(index)
+    robot.see(1)
+    np.testing.assert_allclose(robot.sets[0].T_ego_cam[1], T_EGO_CAM[CAMERAS[1]], atol=1e-12)
+
+
+def test_cameras_of_different_kinds_and_sizes_enter_the_network_alike():
+    """One grey and 16 bits deep and twice as large, one distorted."""
+    first, second = CAMERAS
+    robot = Robot()
+    robot.mount()
+    K = CALIBRATION.K * [[2], [2], [1]]
+    robot.calibrate(Calibration(112, 64, K), (first,))
+    robot.calibrate(Calibration(56, 32, CALIBRATION.K, np.array([-0.2, 0.05, 0, 0, 0])), (second,))
+    robot.drive(1)
+    deep = cv2.resize(picture(first, 1)[..., 0], (112, 64)).astype(np.uint16) << 8
+    message = Image(encoding="mono16", height=64, width=112, step=224, data=deep.view(np.uint8).ravel().tolist())
+    message.header.stamp, message.header.frame_id = conversions.from_ns(stamp(1)), optical_frame(first)
+    robot.say(f"/{first}/image_raw", message)
+    robot.see(1, (second,))
+    rectified = rectify(robot.sets[0], InputConfig(image_size=(32, 56)))
+    assert [image.shape for image in rectified.images] == [(32, 56, 3)] * 2
+    assert np.ptp(rectified.images[0].astype(int), axis=-1).max() == 0  # grey
+    assert not robot.said
+
+
+def test_rectified_images_have_the_intrinsics_of_the_rectified_image():
+    robot = Robot(image_topic="image_rect", cameras=CAMERAS[:1])
+    robot.mount()
+    info = conversions.calibration_to_camera_info(CALIBRATION, stamp(0), optical_frame(CAMERAS[0]))
+    info.d, info.p[0], info.p[5] = [-0.3, 0.1, 0.0, 0.0, 0.0], 30.0, 30.0
+    robot.say(f"/{CAMERAS[0]}/camera_info", info)
+    robot.drive(1)
+    message = conversions.rgb_to_image(picture(CAMERAS[0], 1), stamp(1), optical_frame(CAMERAS[0]))
+    robot.say(f"/{CAMERAS[0]}/image_rect", message)
+    (calibration,) = robot.sets[0].calibrations
+    assert (calibration.K[0, 0], calibration.D.size) == (30.0, 0)
+
+
+def test_a_camera_that_stays_away_is_replaced_by_its_mask():
+    second = CAMERAS[1]
+    robot = Robot(camera_timeout=0.5)  # 2.5 sets
+    robot.mount()
+    robot.calibrate()
+    for index in range(8):
+        robot.drive(index)
+        robot.see(index, CAMERAS if index < 2 else (second,))
+    masked = [frames for frames in robot.sets if frames.images[0] is None]
+    assert [frames.stamp_ns for frames in masked] == [stamp(i) for i in (3, 4, 5, 6, 7)]
+    robot.drive(8)
+    robot.see(8)
+    assert all(image is not None for image in robot.sets[-1].images)
+
+
+def test_cameras_of_different_rates_are_no_problem():
+    second = CAMERAS[1]
+    robot = Robot()
+    robot.mount()
+    robot.calibrate()
+    for index in range(10):
+        robot.drive(index)
+        robot.see(index, CAMERAS if index % 2 == 0 else (second,))
+    assert len(robot.sets) == 5
+    assert not robot.said
+    values = {pair.key: pair.value for pair in robot.health.statuses("active")[0].values}
+    assert int(values["dropped: unmatched"]) >= 4

@@ -1,0 +1,172 @@
+"""The launch file and what it hands out: every argument declared, described and used; with ROS's launch, run for real."""
+
+import ast
+import importlib
+import itertools
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed; source scripts/env.sh")
+pytest.importorskip("letocc_ros.msg", reason="the ROS package is not built; source scripts/env.sh")
+
+import ros_rig as rig
+
+from letocc_core.data.bags.writer import optical_frame
+from letocc_ros import conversions
+from letocc_ros.msg import OccFlowGrid
+from letocc_ros.parameters import STREET_CAMERAS
+from letocc_ros.recorder import OUTPUTS
+
+LAUNCH_FILE = rig.REPOSITORY / "launch" / "occ_flow.launch.py"
+RUN = """
+import sys
+from launch import LaunchDescription, LaunchService
+from launch.actions import IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+arguments = [tuple(item.split(":=")) for item in sys.argv[2:]]
+service = LaunchService()
+source = PythonLaunchDescriptionSource(sys.argv[1])
+include = IncludeLaunchDescription(source, launch_arguments=arguments)
+service.include_launch_description(LaunchDescription([include]))
+sys.exit(service.run())
+"""
+
+
+@pytest.fixture(scope="module")
+def declared() -> dict[str, str]:
+    """Argument -> description, as the source has them."""
+    calls = [n for n in ast.walk(ast.parse(LAUNCH_FILE.read_text())) if isinstance(n, ast.Call)]
+    calls = [c for c in calls if isinstance(c.func, ast.Name) and c.func.id == "argument"]
+    return {c.args[0].value: c.args[2].value for c in calls}
+
+
+def test_every_argument_is_described_and_used(declared: dict[str, str]):
+    assert {"checkpoint", "params_file", "bag", "rviz", "use_sim_time", "namespace"} <= set(declared)
+    assert not {name for name, text in declared.items() if len(text) < 10 or not text.endswith(".")}
+    tree = ast.parse(LAUNCH_FILE.read_text())
+    lookups = [
+        n
+        for n in ast.walk(tree)
+        if isinstance(n, ast.Subscript) and isinstance(n.value, ast.Name) and n.value.id == "values"
+    ]
+    used = {n.slice.value for n in lookups if isinstance(n.slice, ast.Constant)}
+    assert used <= set(declared)
+    in_a_loop = {n.elts[0].value for n in ast.walk(tree) if isinstance(n, ast.Tuple) and len(n.elts) == 2 and flag(n)}
+    assert used | in_a_loop == set(declared)
+
+
+def flag(pair: ast.Tuple) -> bool:
+    """Whether this is an (argument, flag of the player) pair."""
+    return all(isinstance(e, ast.Constant) for e in pair.elts) and pair.elts[1].value.startswith("--")
+
+
+def test_the_launch_file_on_the_page_of_the_node(declared: dict[str, str]):
+    """Several nodes composed: it is Python, and gives arguments that exist."""
+    tree = ast.parse(composed())
+    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
+    given = [{k.arg for k in c.keywords} for c in calls if c.func.id == "occ_flow"]
+    fixed = {k.value for n in ast.walk(tree) if isinstance(n, ast.Dict) for k in n.keys}
+    assert len(given) == 2 and fixed
+    assert fixed.union(*given) <= set(declared)
+
+
+def composed() -> str:
+    """The launch file of several nodes on the page of the node."""
+    page = (rig.REPOSITORY / "docs" / "node.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    return block
+
+
+def test_rviz_shows_what_the_node_publishes():
+    config = yaml.safe_load((rig.REPOSITORY / "config" / "occ_flow.rviz").read_text())
+    displays = config["Visualization Manager"]["Displays"]
+    topics = {d["Topic"]["Value"] for d in displays if "Topic" in d}
+    images = {f"/{camera}/image_raw/compressed" for camera in STREET_CAMERAS}
+    assert topics == images | set(OUTPUTS) - {"/occ_flow_node/occupancy"} | {"/occ_flow_node/objects"}
+    kinds = {d["Class"].partition("/")[2] for d in displays if d["Enabled"]}
+    assert {"MarkerArray", "Map", "Image", "TF"} <= kinds
+
+
+def launch_or_skip() -> None:
+    for name in ("launch.launch_service", "launch_ros.actions"):
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            pytest.skip(
+                f"ROS's launch is not installed here ({error}); it comes with a ROS installation, not from PyPI"
+            )
+
+
+def command(launch_file: Path, *arguments: str) -> list[str]:
+    """As `ros2 launch`."""
+    return [sys.executable, "-c", RUN, str(launch_file), *arguments]
+
+
+def run_launch(*arguments: str) -> subprocess.CompletedProcess:
+    rig.isolate_ros()
+    return subprocess.run(
+        command(LAUNCH_FILE, *arguments),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+def test_launched_with_a_bag_it_answers_and_ends(tmp_path: Path):
+    launch_or_skip()
+    checkpoint, bag = rig.write_checkpoint(tmp_path / "tiny.safetensors"), rig.write_bag(tmp_path / "drive", 4)
+    run = run_launch(f"bag:={bag}", "as_fast:=true", f"checkpoint:={checkpoint}", f"cameras:={','.join(rig.CAMERAS)}")
+    assert run.returncode == 0, run.stderr
+    text = run.stdout + run.stderr
+    assert "active: images from /camera_front/image_raw/compressed, /camera_left/image_raw/compressed" in text
+    assert "process[play-2] was required: shutting down" in text
+    assert "Traceback" not in text
+
+
+def test_launched_without_a_checkpoint_it_says_so_and_ends(tmp_path: Path):
+    launch_or_skip()
+    run = run_launch(f"checkpoint:={tmp_path / 'absent.safetensors'}", "namespace:=robot")
+    text = run.stdout + run.stderr
+    assert "absent.safetensors: no such checkpoint" in text
+    assert "robot" in text
+
+
+def test_two_nodes_launched_from_one_file_both_answer(tmp_path: Path):
+    """The composed launch file of the page: included twice, in a namespace, one topic remapped."""
+    launch_or_skip()
+    rig.isolate_ros()
+    front, left = rig.CAMERAS
+    file, checkpoint = tmp_path / "robot.launch.py", rig.write_checkpoint(tmp_path / "tiny.safetensors")
+    text = re.sub(r"/models/\w+\.safetensors", str(checkpoint), composed())
+    file.write_text(text.replace(f"{left},camera_right", left))
+    images = {front: "/driver/front/jpeg", left: f"/robot1/{left}/image_raw/compressed"}
+    answers = {"/robot1/occ_flow_node/occupancy": OccFlowGrid, "/robot1/occ_around/occupancy": OccFlowGrid}
+    launched = rig.NodeProcess(command=command(file))
+    try:
+        for topic in images.values():
+            launched.wait_for(f"active: images from {topic}")
+        with rig.Peer(answers) as peer:
+            sets = itertools.count()
+            rig.until(lambda: send(peer, images, next(sets)) or all(peer.received.values()), 60, "answers of both")
+    finally:
+        status = launched.stop()
+    assert (status, "Traceback" in launched.output) == (0, False), launched.output
+
+
+def send(peer: rig.Peer, images: dict[str, str], index: int) -> None:
+    """A set of images, each on its topic, in the namespace of the two nodes."""
+    peer.send_poses(index)
+    for camera, topic in images.items():
+        stamp, frame = rig.stamp(index), optical_frame(camera)
+        info = conversions.calibration_to_camera_info(rig.CALIBRATION, stamp, frame)
+        peer.publish(f"/robot1/{camera}/camera_info", info)
+        peer.publish(topic, conversions.rgb_to_compressed(rig.picture(camera, index), stamp, frame))
+    time.sleep(0.1)
