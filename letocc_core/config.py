@@ -1,6 +1,8 @@
 """YAML into dataclasses. Defaults live in the dataclass; an unknown key at any depth is an error that names the nearest one.
 
-A value on the command line (`key.sub=value`) beats the YAML file, which beats the default.
+A value on the command line (`key.sub=value`) beats the YAML file, which beats the default. Files of earlier versions hold
+keys that are no more: the class variable `REMOVED` of a dataclass maps each to the one value that still means what the code
+does, or to `...` where none makes a difference; it is read over, any other value is an error.
 """
 
 import dataclasses
@@ -61,9 +63,13 @@ def from_dict(cls: type[T], data: Mapping[str, Any], source: str, prefix: str = 
         raise ConfigError(f"{source}: '{prefix}' is {SHORT.repr(data)}, expected a mapping of keys")
     hints = typing.get_type_hints(cls)
     known = {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init}
-    values = {}
+    removed, values = getattr(cls, "REMOVED", {}), {}
     for key, value in data.items():
         name = f"{prefix}{key}"
+        if key in removed:
+            if removed[key] is not ... and _plain(value) != removed[key]:
+                raise ConfigError(f"{source}: '{name}' is {SHORT.repr(value)}; this version knows {removed[key]} alone")
+            continue
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1, cutoff=0)
             raise ConfigError(

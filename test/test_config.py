@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pytest
 
@@ -58,6 +58,20 @@ def test_values_defaults_and_overrides(tmp_path):
 def test_wrong_files_name_the_place_and_the_remedy(tmp_path, text, message):
     with pytest.raises(ConfigError, match=message):
         config.load(Outer, write(tmp_path, text))
+
+
+@dataclass(frozen=True)
+class Younger:
+    steps: int = 1
+
+    REMOVED: ClassVar = {"gone": [1, 2], "idle": ...}
+
+
+def test_a_key_that_is_no_more_is_read_over_where_it_changes_nothing(tmp_path):
+    assert config.load(Younger, write(tmp_path, "steps: 3\ngone: [1, 2]\nidle: {a: b}")) == Younger(3)
+    assert config.to_dict(Younger()) == {"steps": 1}
+    with pytest.raises(ConfigError, match=r"c\.yaml: 'gone' is \[1, 3\]; this version knows \[1, 2\] alone"):
+        config.load(Younger, write(tmp_path, "gone: [1, 3]"))
 
 
 def test_missing_file_lists_its_neighbours(tmp_path):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,6 @@ from letocc_core.frame import Clip, FlowCue, Frame
 from letocc_core.geometry import camera
 from letocc_core.geometry.grid import GridSpec, sample_volume
 from letocc_core.losses import edge, eikonal, hessian, lidar, optical_flow, photometric, semantics, sparsity
-from letocc_core.losses.feature_similarity import SimilarityConfig, VoxelMotion, similarity_losses
 from letocc_core.losses.grounded_motion import GroundedConfig, grounded_losses
 from letocc_core.losses.mean import mean_over, total
 from letocc_core.rendering.draws import Draws
@@ -52,6 +51,8 @@ class StaticStageConfig:
     start: float = 0.05  # matter where rays start: at the cameras
     semantics: float = 0.0
 
+    REMOVED: ClassVar = {"contact": 0.0}
+
     def __post_init__(self):
         for name in ("rows", "columns", "samples", "lidar_samples"):
             if getattr(self, name) < 2:
@@ -78,9 +79,9 @@ class MotionConfig:
     Weights are of errors in pixels with `cue: flow`, else in m/s.
     """
 
-    cue: Literal["flow", "grounded", "similarity", "none"] = "flow"
-    """Optical flow where things are rendered (the paper's), or where they stand on the ground; the network's own
-    features; photometry alone."""
+    cue: Literal["flow", "grounded"] = (
+        "flow"  # optical flow where things are rendered (the paper's), or where they stand
+    )
     flow: float = 0.02  # weight of the cue on rays that move: supervises motion only, their geometry is not touched
     static_flow: float = 0.005  # weight of the cue on the others: supervises geometry
     static_cues: Literal["both", "forward", "none"] = "both"  # which cues do so (Table 6)
@@ -88,16 +89,16 @@ class MotionConfig:
     parked: float = 0.1  # weight of the motion of objects that could move, but do not
     threshold: float = 1.0  # px of flow that a static world does not explain, beyond which a ray moves; 8 at full size
     flow_edge: float = 0.0  # weight of the steps (m/s) of the rendered motion where the image has none (papers: 0.01)
-    apart: float = 0.05  # weight of telling the dynamic field from the static one, with `cue: similarity` and both
-    similarity: SimilarityConfig = field(default_factory=SimilarityConfig)  # how features are compared
     disentangle: bool = True  # tell moving rays from the others; False: all supervise motion and geometry (Table 5)
     rays: int = 0  # a camera, half of them on movable objects; 0: those of the geometry
     depth_tolerance: float = 1.0  # factor up to which another depth of a ray may explain its flow; 1: none may (eq. 10)
     grounded: GroundedConfig = field(default_factory=GroundedConfig)  # how flow is read with `cue: grounded`
 
+    REMOVED: ClassVar = {"apart": ..., "similarity": ..., "speed": 0.0}
+
     def renders(self) -> bool:
         """Whether motion is learned along rays."""
-        return self.cue in ("flow", "none") or self.flow_edge > 0
+        return self.cue == "flow" or self.flow_edge > 0
 
     def __post_init__(self):
         if self.flow_edge > 0 and self.rays:
@@ -116,7 +117,6 @@ def stage_losses(
     progress: float,
     draws: Draws | None = None,
     motion: MotionConfig | None = None,
-    similarity: VoxelMotion | None = None,
 ) -> dict[str, Tensor]:
     """Weighted terms and their sum, `total`, of a batched clip; terms of weight 0 are absent.
 
@@ -125,7 +125,6 @@ def stage_losses(
     Args:
         progress: share of the stage that is done, for the annealing of beta.
         motion: also learn how the world moves.
-        similarity: what the features of the clip say about that, for `motion.cue: similarity`.
         draws: of the rays' jitter; None: cell centres and uniform samples.
     """
     beta = config.beta(progress)
@@ -144,7 +143,7 @@ def stage_losses(
         rays = object_rays(clip.current, grid, motion.rays, draws)
         seen = render(fields, grid, rays, config.samples, beta, draws, motion=True)
     if motion is not None:
-        found = motion_terms(seen, rays, clip, motion, fields, grid, similarity)
+        found = motion_terms(seen, rays, clip, motion, fields, grid)
         if motion.flow_edge > 0:
             found["flow_edge"] = _flow_edge(seen, rays, clip.current)
         weighted |= {name: weight * found[name] for name in found if (weight := getattr(motion, name)) > 0}
@@ -186,34 +185,17 @@ def motion_terms(
     config: MotionConfig,
     fields: SceneFields,
     grid: GridSpec,
-    similarity: VoxelMotion | None = None,
 ) -> dict[str, Tensor]:
     """Terms that teach motion, by the name of their weight in `config`.
 
     Raises `ConfigError` if what `config.cue` asks for is not there.
     """
-    if config.cue == "none":
-        return {"still": _still_term(seen, rays, clip)}
-    if config.cue == "similarity":
-        if similarity is None:
-            raise ConfigError("motion.cue is similarity, but no features were compared: give stage_losses their cue")
-        return similarity_losses(fields.flow, getattr(fields, "dynamic", None), similarity)
     if not clip.cues:
-        raise ConfigError(
-            "a motion stage wants flow cues: set data.simulator.cue or data.bag.cue to dis, or motion.cue to similarity"
-        )
+        raise ConfigError("a motion stage wants flow cues: set data.simulator.cue or data.bag.cue to dis")
     if config.cue == "grounded":
         return grounded_losses(fields.sdf, fields.flow, grid, clip.current, clip.cues, config.grounded)
     found = [_cue_terms(seen, rays, clip, cue, config) for cue in clip.cues]
     return {name: sum(terms[name] for terms in found) / len(found) for name in found[0]}
-
-
-def _still_term(seen: Rendered, rays: Rays, clip: Clip) -> Tensor:
-    """Speed (m/s) rendered on rays through what cannot move; on all rays where that is not known."""
-    inside = rays.valid & (seen.opacity.detach() > 0.5)
-    if clip.current.movable is not None:
-        inside = inside & ~camera.at_nearest(clip.current.movable, rays.pixels)
-    return mean_over(_speed(seen), inside)
 
 
 def _flow_edge(seen: Rendered, rays: Rays, frame: Frame) -> Tensor:

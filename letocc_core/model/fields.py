@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -9,7 +10,6 @@ from torch import Tensor, nn
 
 from letocc_core.errors import ConfigError
 
-DYNAMIC_START = -1.0  # logit, before training, of the share of the matter that moves
 MOST_VOXELS = 2**19  # at which an MLP is evaluated at once, to bound the memory of its hidden layer
 
 
@@ -23,7 +23,8 @@ class FieldsConfig:
     sdf_scale: float = 1.0  # m, SDF of a unit of the last layer's output
     sdf_start: float = 0.5  # m, SDF everywhere before training: free
     flow_scale: float = 10.0  # m/s, velocity of a unit of the last layer's output
-    dynamic: bool = False  # what stands and what moves have a field each, and only the latter moves (SelfOccFlow)
+
+    REMOVED: ClassVar = {"dynamic": False}
 
     def __post_init__(self):
         if self.class_names and len(self.class_names) != self.classes:
@@ -39,20 +40,11 @@ class Fields:
     sdf: Float[Tensor, "B 1 X Y Z"]  # m, positive = free
     flow: Float[Tensor, "B 2 X Y Z"] | None  # m/s, (vx, vy) of the matter relative to the world; None: not asked for
     semantics: Float[Tensor, "B K X Y Z"] | None = None  # logits
-    dynamic: Float[Tensor, "B 1 X Y Z"] | None = None  # share of the matter that is the dynamic field's, in (0, 1)
     evidence: Float[Tensor, "B D x y"] | None = None  # what the motion branch made the flow of
 
     def probability(self, scale: float) -> Float[Tensor, "B X Y Z"]:
         """Occupancy probability sigmoid(-sdf / scale); `scale` in metres."""
         return torch.sigmoid(-self.sdf[:, 0] / scale)
-
-    def parts(self, width: float) -> tuple[Float[Tensor, "B 1 X Y Z"], Float[Tensor, "B 1 X Y Z"]]:
-        """SDFs (m) of what stands and of what moves; their smooth minimum of this width (m) is `sdf`.
-
-        -width log(exp(-a / width) + exp(-b / width)), where each share of the matter is a term's share of the sum.
-        """
-        share = self.dynamic.clamp(1e-6, 1 - 1e-6)
-        return self.sdf - width * torch.log1p(-share), self.sdf - width * torch.log(share)
 
 
 class FieldHeads(nn.Module):
@@ -68,7 +60,6 @@ class FieldHeads(nn.Module):
         self.config = config
         self.sdf = self._mlp(dim, 1)
         self.flow = self._mlp(dim, 2) if motion else None
-        self.dynamic = self._mlp(dim, 1) if config.dynamic else None
         self.semantics = self._mlp(dim, config.classes) if config.classes else None
 
     def _mlp(self, inputs: int, outputs: int) -> nn.Sequential:
@@ -82,10 +73,7 @@ class FieldHeads(nn.Module):
         sdf = self._evaluate(self.sdf, volume) * self.config.sdf_scale + self.config.sdf_start
         semantics = None if self.semantics is None else self._evaluate(self.semantics, volume)
         flow = self._evaluate(self.flow, volume) * self.config.flow_scale if motion and self.flow else None
-        if flow is None or self.dynamic is None:
-            return Fields(sdf, flow, semantics)
-        dynamic = torch.sigmoid(self._evaluate(self.dynamic, volume) + DYNAMIC_START)
-        return Fields(sdf, dynamic * flow, semantics, dynamic)
+        return Fields(sdf, flow, semantics)
 
     @staticmethod
     def _evaluate(mlp: nn.Module, volume: Float[Tensor, "B C X Y Z"]) -> Float[Tensor, "B K X Y Z"]:

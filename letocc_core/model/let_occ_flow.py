@@ -46,8 +46,6 @@ class ModelConfig:
             raise ConfigError(
                 f"model.grid has {self.grid.shape} voxels, expected even numbers: the TPV has half of them"
             )
-        if self.motion_branch and self.fields.dynamic:
-            raise ConfigError("model.fields.dynamic parts the flow field, which model.motion_branch replaces: set one")
         for name, section in (("sweep", self.sweep), ("motion_branch", self.motion_branch)):
             if section and self.temporal.frames < 1:
                 raise ConfigError(f"model.{name} compares with past frames, but model.temporal.frames is 0")

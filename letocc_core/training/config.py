@@ -46,10 +46,10 @@ class StageConfig:
         if self.half_turns and self.motion is None:
             raise ConfigError(f"stage {self.name}: half_turns are for motion, which this stage does not learn")
         frozen = self.optimizer.geometry_factor == 0 and not self.objective.shapes_geometry()
-        if self.keep_geometry and not (frozen and self.motion and self.motion.cue != "similarity"):
+        if self.keep_geometry and not (frozen and self.motion):
             raise ConfigError(
-                f"stage {self.name}: keep_geometry, but geometry learns here, or is asked for its features; expected "
-                "optimizer.geometry_factor 0, no weight of a geometry term, and a motion.cue other than similarity"
+                f"stage {self.name}: keep_geometry, but geometry learns here; expected optimizer.geometry_factor 0, no "
+                "weight of a geometry term, and motion"
             )
 
 

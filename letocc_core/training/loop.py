@@ -33,7 +33,6 @@ from letocc_core import config as configuration
 from letocc_core.data.build import build
 from letocc_core.errors import ConfigError, LetOccError
 from letocc_core.frame import Clip, collate
-from letocc_core.losses.feature_similarity import similarity_cue
 from letocc_core.losses.objective import stage_losses
 from letocc_core.model.let_occ_flow import Fields, LetOccFlow
 from letocc_core.processes import keep_freed_memory
@@ -45,7 +44,7 @@ from letocc_core.training.log import Clock, StageLog
 from letocc_core.training.sampler import StepSampler, mix, shares
 from letocc_core.versions import versions
 
-MOTION = ("fields.flow.", "fields.dynamic.", "motion.")  # parameters that geometry does not depend on
+MOTION = ("fields.flow.", "motion.")  # parameters that geometry does not depend on
 
 
 class TrainingError(LetOccError):
@@ -144,10 +143,7 @@ class StageObjective(nn.Module):
         """Weighted terms and their `total` of a batch of clips at a step of the stage."""
         stage, grid = self.stage, self.model.config.grid
         fields = self._fields(clip, draws)
-        similarity = None
-        if stage.motion is not None and stage.motion.cue == "similarity":
-            similarity = similarity_cue(self.model, clip, fields, stage.motion.similarity)
-        return stage_losses(fields, grid, clip, stage.objective, step / stage.steps, draws, stage.motion, similarity)
+        return stage_losses(fields, grid, clip, stage.objective, step / stage.steps, draws, stage.motion)
 
     def _fields(self, clip: Clip, draws: Draws) -> Fields:
         turned = draws.uniform() < self.stage.half_turns if self.stage.half_turns else None
@@ -349,7 +345,8 @@ def _open_run(plain: dict, name: str, out: Path, resume: Path | None, command: s
         path = resume / "config.yaml"
         if not path.is_file():
             raise ConfigError(f"{resume}: no run to resume here (no config.yaml); give the folder of a run")
-        differing = configuration.differences(yaml.safe_load(path.read_text()), plain)
+        stored = configuration.to_dict(configuration.load(TrainConfig, path))  # of an earlier version, perhaps
+        differing = configuration.differences(stored, plain)
         if differing:
             raise ConfigError(f"{resume}: belongs to another configuration; fields that differ: {'; '.join(differing)}")
         return resume.resolve()

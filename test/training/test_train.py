@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from train_gradients import losses_and_gradients
 
@@ -166,6 +167,18 @@ def test_the_second_stage_alone_starts_from_a_checkpoint_without_its_parts(cache
     assert before["fields.sdf.0.weight"].shape == after["fields.sdf.0.weight"].shape
     with pytest.raises(ConfigError, match="no stage 'flow'; stages: static, motion"):
         whole.only_stage("flow")
+
+
+@pytest.mark.parametrize("name", ["street", "street_static", "kitti_small"])
+def test_a_run_of_an_earlier_version_goes_on(name: str, tmp_path: Path):
+    """The shipped checkpoints hold the whole configuration of theirs, with keys that are no more."""
+    stored = read_metadata(REPOSITORY / f"models/{name}.safetensors")["config"]
+    plain = configuration.to_dict(configuration.from_dict(TrainConfig, stored, name))
+    assert configuration.differences(stored, plain)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(stored))
+    assert training._open_run(plain, name, tmp_path, tmp_path, "") == tmp_path.resolve()
+    with pytest.raises(ConfigError, match="fields that differ: seed: 0 != 1"):
+        training._open_run(plain | {"seed": 1}, name, tmp_path, tmp_path, "")
 
 
 def test_resume_refuses_another_configuration(uninterrupted, cache):
