@@ -18,8 +18,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core
 import cv2
 import torch
 
-from letocc_core.data.drive import DriveFrames
-from letocc_core.data.nuscenes import NuScenes
+from letocc_core.data.datasets.drive import DriveFrames
+from letocc_core.data.datasets.nuscenes import NuScenes
 from letocc_core.data.simulator.export import simulate_dataset
 from letocc_core.frame import InputConfig
 from letocc_core.stream.preprocess import rectify, to_tensors

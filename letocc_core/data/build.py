@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from torch.utils.data import Dataset
 
-from letocc_core.data import kitti
 from letocc_core.data.config import (
     DataConfig,
     KittiOdometryData,
@@ -16,8 +15,9 @@ from letocc_core.data.config import (
     NuScenesData,
     RecordedData,
 )
-from letocc_core.data.drive import Drive
-from letocc_core.data.nuscenes import CHANNELS, NuScenes
+from letocc_core.data.datasets import kitti
+from letocc_core.data.datasets.drive import Drive
+from letocc_core.data.datasets.nuscenes import CHANNELS, NuScenes
 from letocc_core.errors import DataError
 from letocc_core.frame import InputConfig
 
@@ -118,7 +118,7 @@ def simulated_clips(
 def recorded_clips(config: DataConfig, input_config: InputConfig, past_frames: int) -> "RecordedClips":
     """Clips of recordings, whose cues may not be on disk yet; as of `build`."""
     from letocc_core.data.bags.frames import BagClips
-    from letocc_core.data.drive import DriveFrames
+    from letocc_core.data.datasets.drive import DriveFrames
     from letocc_core.data.recorded_clips import RecordedClips
 
     if config.bag is not None:

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Float
 
 from letocc_core.data.bags.recording import RecordedSet, Recording
+from letocc_core.data.datasets.voxel_labels import VoxelLabels
 from letocc_core.data.truth import Truth
-from letocc_core.data.voxel_labels import VoxelLabels
 from letocc_core.errors import DataError
 from letocc_core.frame import InputConfig
 from letocc_core.geometry.grid import GridSpec
@@ -20,7 +20,7 @@ from letocc_core.stream.preprocess import rectifier_of, rectify
 from letocc_core.stream.types import FrameSet
 
 if TYPE_CHECKING:
-    from letocc_core.data.drive import Drive
+    from letocc_core.data.datasets.drive import Drive
 
 LATER = 0.3  # s, at least, between the sweeps that judge velocities: slow motion shows only after some time
 

@@ -12,7 +12,7 @@ import numpy as np
 from letocc_core import config as configuration
 from letocc_core.data.build import open_drives
 from letocc_core.data.config import BagData, RecordedData
-from letocc_core.data.drive import DriveFrames
+from letocc_core.data.datasets.drive import DriveFrames
 from letocc_core.data.recorded_clips import choose_clips
 from letocc_core.errors import ConfigError, DataError
 from letocc_core.training.config import TrainConfig

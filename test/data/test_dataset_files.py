@@ -8,13 +8,13 @@ import pytest
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
-from letocc_core.data import kitti
 from letocc_core.data.bags.convert import kitti_odometry_to_bag, kitti_tracking_to_bag, nuscenes_to_bag
 from letocc_core.data.bags.recording import Recording
 from letocc_core.data.build import recorded_clips
 from letocc_core.data.config import DataConfig, KittiTrackingData
-from letocc_core.data.nuscenes import NuScenes
-from letocc_core.data.voxel_labels import read_occ3d, read_openocc, read_semantic_kitti
+from letocc_core.data.datasets import kitti
+from letocc_core.data.datasets.nuscenes import NuScenes
+from letocc_core.data.datasets.voxel_labels import read_occ3d, read_openocc, read_semantic_kitti
 from letocc_core.errors import CalibrationError, DataError
 from letocc_core.frame import InputConfig
 from letocc_core.geometry.camera import project_lidar
@@ -260,7 +260,7 @@ def test_a_table_without_a_column(tmp_path):
 
 def test_large_tables_are_read_in_blocks(tmp_path, monkeypatch):
     """The same index whatever the size of the blocks."""
-    from letocc_core.data import nuscenes
+    from letocc_core.data.datasets import nuscenes
 
     root = _nuscenes(tmp_path / "nuscenes")
     whole = NuScenes(root).index

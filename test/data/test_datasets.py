@@ -11,17 +11,17 @@ import yaml
 
 from letocc_core import config as configuration
 from letocc_core.cli import main
-from letocc_core.data import kitti, splits
 from letocc_core.data.build import build, open_drives, recorded_clips
 from letocc_core.data.config import DataConfig, KittiOdometryData, KittiTrackingData, NuScenesData
-from letocc_core.data.drive import Drive, DriveFrames
+from letocc_core.data.datasets import kitti, splits
+from letocc_core.data.datasets.drive import Drive, DriveFrames
+from letocc_core.data.datasets.nuscenes import NuScenes
+from letocc_core.data.datasets.voxel_labels import IGNORE, NUSCENES_GRID, SEMANTIC_KITTI_GRID
 from letocc_core.data.dynamic import moving_share
-from letocc_core.data.nuscenes import NuScenes
 from letocc_core.data.simulator.export import simulate_dataset
 from letocc_core.data.simulator.rig import Rig
 from letocc_core.data.simulator.street import EPOCH_NS, Street
 from letocc_core.data.truth import CLASS_NAMES
-from letocc_core.data.voxel_labels import IGNORE, NUSCENES_GRID, SEMANTIC_KITTI_GRID
 from letocc_core.errors import ConfigError, DataError
 from letocc_core.frame import FlowCue, InputConfig
 from letocc_core.geometry import se3
@@ -455,7 +455,7 @@ def test_ignored_labels_are_not_scored(tmp_path):
     invalid[0, 0, 3] = True
     raw.tofile(tmp_path / "000000.label")
     np.packbits(invalid).tofile(tmp_path / "000000.invalid")
-    from letocc_core.data.voxel_labels import read_semantic_kitti
+    from letocc_core.data.datasets.voxel_labels import read_semantic_kitti
 
     found = read_semantic_kitti(tmp_path / "000000.label")
     assert found.labels[0, 0, :5].tolist() == [1, IGNORE, 5, IGNORE, 0]

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from letocc_core.data.config import DataConfig
+from letocc_core.data.datasets.voxel_labels import IGNORE, VoxelLabels
 from letocc_core.data.simulator.export import simulate_dataset
-from letocc_core.data.voxel_labels import IGNORE, VoxelLabels
 from letocc_core.errors import ConfigError
 from letocc_core.evaluation.config import EvaluationConfig
 from letocc_core.evaluation.samples import Sample

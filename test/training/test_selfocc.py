@@ -11,8 +11,8 @@ from model_cases import CONFIG, frames
 
 from letocc_core import config as configuration
 from letocc_core.cli import main
+from letocc_core.data.datasets.voxel_labels import OCC3D_CLASSES
 from letocc_core.data.truth import CLASS_NAMES
-from letocc_core.data.voxel_labels import OCC3D_CLASSES
 from letocc_core.errors import ConfigError
 from letocc_core.frame import Clip
 from letocc_core.losses.objective import stage_losses

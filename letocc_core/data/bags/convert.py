@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from letocc_core.data import kitti
 from letocc_core.data.bags.writer import BagWriter, optical_frame
-from letocc_core.data.drive import Drive, read_bytes, read_scan
-from letocc_core.data.nuscenes import CHANNELS, LIDAR, SENSORS, NuScenes, poses
+from letocc_core.data.datasets import kitti
+from letocc_core.data.datasets.drive import Drive, read_bytes, read_scan
+from letocc_core.data.datasets.nuscenes import CHANNELS, LIDAR, SENSORS, NuScenes, poses
 from letocc_core.stream import images
 from letocc_core.stream.types import Calibration
 

@@ -12,13 +12,13 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from letocc_core.data.kitti import EARTH_RADIUS, TRACKING_RATE
-from letocc_core.data.nuscenes import CHANNELS, LIDAR
+from letocc_core.data.datasets.kitti import EARTH_RADIUS, TRACKING_RATE
+from letocc_core.data.datasets.nuscenes import CHANNELS, LIDAR
+from letocc_core.data.datasets.voxel_labels import NUSCENES_GRID, OCC3D_CLASSES, OPENOCC_CLASSES, SEMANTIC_KITTI_GRID
 from letocc_core.data.simulator.rendering import rendered
 from letocc_core.data.simulator.rig import Rig
 from letocc_core.data.simulator.street import SimFrame
 from letocc_core.data.truth import CLASS_NAMES, FREE, Truth
-from letocc_core.data.voxel_labels import NUSCENES_GRID, OCC3D_CLASSES, OPENOCC_CLASSES, SEMANTIC_KITTI_GRID
 from letocc_core.errors import ConfigError, DataError
 from letocc_core.geometry import se3
 from letocc_core.geometry.grid import GridSpec

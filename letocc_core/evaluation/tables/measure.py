@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 
 from letocc_core.cues.flow import FlowEstimator, decode, flow_estimator, trusted_flow
+from letocc_core.data.datasets.voxel_labels import IGNORE, VoxelLabels
 from letocc_core.data.truth import CLASS_NAMES, FREE
-from letocc_core.data.voxel_labels import IGNORE, VoxelLabels
 from letocc_core.errors import DataError
 from letocc_core.evaluation.config import EvaluationConfig
 from letocc_core.evaluation.depth import depth_truth

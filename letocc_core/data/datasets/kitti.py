@@ -19,9 +19,9 @@ from typing import Literal
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from letocc_core.data import splits
-from letocc_core.data.drive import Drive, read_image
-from letocc_core.data.voxel_labels import VoxelLabels, read_semantic_kitti
+from letocc_core.data.datasets import splits
+from letocc_core.data.datasets.drive import Drive, read_image
+from letocc_core.data.datasets.voxel_labels import VoxelLabels, read_semantic_kitti
 from letocc_core.errors import CalibrationError, DataError
 
 EgoFrame = Literal["road", "lidar"]

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 
 from letocc_core.data.bags.recording import RecordedSet, Sweep
-from letocc_core.data.voxel_labels import VoxelLabels
+from letocc_core.data.datasets.voxel_labels import VoxelLabels
 from letocc_core.errors import DataError
 from letocc_core.frame import Frame, InputConfig
 from letocc_core.geometry.camera import fitted_intrinsics

@@ -22,9 +22,9 @@ from jaxtyping import Bool, Float, Int
 from scipy.spatial.transform import Rotation
 
 from letocc_core.data.cache import complete_folder
-from letocc_core.data.drive import Drive, read_bytes
-from letocc_core.data.splits import nuscenes_split
-from letocc_core.data.voxel_labels import read_occ3d, read_openocc
+from letocc_core.data.datasets.drive import Drive, read_bytes
+from letocc_core.data.datasets.splits import nuscenes_split
+from letocc_core.data.datasets.voxel_labels import read_occ3d, read_openocc
 from letocc_core.errors import CalibrationError, DataError, MissingDependencyError
 
 CAMERAS = ("FRONT", "FRONT_LEFT", "FRONT_RIGHT", "BACK", "BACK_LEFT", "BACK_RIGHT")

@@ -1,0 +1,1 @@
+"""Data sets in their own layout on disk: one reader each."""
