@@ -48,6 +48,7 @@ class Frame:
     semantics: Int[Tensor, "*batch N H W"] | None = None  # 2D class ids, 255 = ignore
     lidar: Float[Tensor, "*batch P 3"] | None = None  # m, returns in ego axes at this stamp; NaN rows are padding
     lidar_origin: Float[Tensor, "*batch 3"] | None = None  # m, sensor position in ego axes
+    votes: Float[Tensor, "*batch 2 X Y Z"] | None = None  # of rays, for free space and for matter (`cues.votes`)
 
     def to(self, device: torch.device | str) -> "Frame":
         """The same frame on another device."""

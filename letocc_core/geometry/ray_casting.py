@@ -124,3 +124,63 @@ def _enter(shape, origin, direction):
 def _leaves(index, step, size):
     """A coordinate outside the grid that goes farther away; `size` counts the walls."""
     return (index < 0 and step < 0) or (index >= size - 2 and step > 0)
+
+
+@njit(cache=True, nogil=True)
+def add_points(points, weights, sums):
+    """Add weights [R] to the voxels of `sums` [X, Y, Z] that hold points [R, 3] (voxel units); in place."""
+    X, Y, Z = sums.shape
+    for r in range(len(points)):
+        i, j, k = int(np.floor(points[r, 0])), int(np.floor(points[r, 1])), int(np.floor(points[r, 2]))
+        if 0 <= i < X and 0 <= j < Y and 0 <= k < Z:
+            sums[i, j, k] += weights[r]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def add_crossings(origins, directions, until, weights, sums):
+    """Add each ray's weight to the voxels of `sums` [X, Y, Z] that it crosses before `until`; in place.
+
+    A voxel in which `until` lies gets the part of the weight that is the part of its crossing done by then.
+
+    Args:
+        origins, directions: [R, 3], voxel units; directions of any length.
+        until: [R], in units of the directions.
+    """
+    cell, step = np.zeros(3, np.int64), np.zeros(3, np.int64)
+    leaves, stride = np.zeros(3), np.zeros(3)
+    for r in range(len(origins)):
+        first, last = 0.0, until[r]
+        for a in range(3):
+            o, d, n = origins[r, a], directions[r, a], sums.shape[a]
+            if abs(d) < 1e-12:
+                if o < 0 or o >= n:
+                    last = -1.0
+                continue
+            near, far = -o / d, (n - o) / d
+            if near > far:
+                near, far = far, near
+            first, last = max(first, near), min(last, far)
+        if last <= first:
+            continue
+        for a in range(3):
+            o, d, n = origins[r, a], directions[r, a], sums.shape[a]
+            cell[a] = min(max(int(np.floor(o + d * (first + 1e-6))), 0), n - 1)
+            step[a] = 1 if d > 0 else -1
+            leaves[a] = (cell[a] + (d > 0) - o) / d if abs(d) >= 1e-12 else np.inf
+            stride[a] = abs(1 / d) if abs(d) >= 1e-12 else np.inf
+        entered = first
+        while True:
+            a = 0
+            if leaves[1] < leaves[a]:
+                a = 1
+            if leaves[2] < leaves[a]:
+                a = 2
+            if leaves[a] >= last:
+                sums[cell[0], cell[1], cell[2]] += weights[r] * (last - entered) / max(leaves[a] - entered, 1e-9)
+                break
+            sums[cell[0], cell[1], cell[2]] += weights[r]
+            entered = leaves[a]
+            leaves[a] += stride[a]
+            cell[a] += step[a]
+            if cell[a] < 0 or cell[a] >= sums.shape[a]:
+                break

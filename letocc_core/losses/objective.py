@@ -20,7 +20,7 @@ from letocc_core.rendering.draws import Draws
 from letocc_core.rendering.rays import Rays, camera_rays, lidar_rays, object_rays
 from letocc_core.rendering.render import Rendered, SceneFields, composite, render
 
-TERMS = ("photometric", "eikonal", "hessian", "edge", "sparsity", "behind", "start", "lidar", "semantics")
+TERMS = ("photometric", "eikonal", "hessian", "edge", "sparsity", "behind", "start", "lidar", "semantics", "queries")
 FAR_AWAY = 500.0  # m, depth of the farthest background sample
 
 
@@ -50,6 +50,7 @@ class StaticStageConfig:
     behind: float = 0.002  # more than 3 m behind the rendered surface
     start: float = 0.05  # matter where rays start: at the cameras
     semantics: float = 0.0
+    queries: float = 0.0  # cross-entropy of occupancy against the votes of rays, which `data` has to make
 
     REMOVED: ClassVar = {"contact": 0.0}
 

@@ -1,0 +1,282 @@
+"""Which voxels are free and which hold matter, as rays of many instants vote: supervision without any label.
+
+After QueryOcc (CVPR 2026): before the depth that a ray sees space is free, just behind it is matter, and nothing is said
+beyond. Depth is our own, by plane sweep with the images before *and after* each instant, for training may look ahead; or
+a LiDAR's, which needs no geometry of our own. The vehicle drives past most things, so that what is far off now is near
+a second later, where a plane sweep is good to centimetres: rays of the instants around the current one vote in its
+voxels, each by how well it knows its end. A voxel's share of votes for matter is a probability in the true proportion of
+free and occupied space, not in one that a sampling of points would make.
+
+What moves is somewhere else at other instants. Pixels of objects that could move vote only if the object stands, that is
+if its depth by parallax is the one at which its mask meets the road (`losses.contact`): motion would tell them apart.
+What moves now votes now, at the depth at which it stands on the road, and no other instant votes where it is shown.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, UInt8
+
+from letocc_core.errors import ConfigError
+from letocc_core.frame import Frame
+from letocc_core.geometry import camera, se3
+from letocc_core.geometry.grid import GridSpec
+from letocc_core.losses.contact import contact_depth
+from letocc_core.model import plane_sweep
+from letocc_core.model.plane_sweep import PlaneSweepConfig
+
+SWEEP_STRIDE = 4  # px of the full images between the pixels that a plane sweep gives depth for
+ROWS = 2  # rays that take the place of one such pixel downwards: the road is seen at a grazing angle
+LEAST_SPREAD = 0.015  # of depth: standard error of a depth that a plane sweep is sure of
+PLACES = ((-0.8, 0.25), (0.0, 0.5), (0.8, 0.25))  # of an end, in standard errors, and the share of the vote there
+RANGE_SPREAD = 0.03  # m, standard error of a LiDAR's range
+BEHIND_CONTACT = 0.1  # m behind the nearest end of what moves, where its matter is
+STANDING = 0.2  # largest |log| of parallax depth over contact depth of an object that stands
+ROUNDING = 32.0  # steps of a vote on disk
+
+
+@dataclass(frozen=True)
+class VotesConfig:
+    """Which rays vote, and how much."""
+
+    seconds: tuple[float, ...] = (-0.4, -0.2, 0.2, 0.4)  # s to the instants whose images give the depth of one
+    window: float = 3.2  # s before and after a frame, of the instants whose rays vote in its voxels
+    depths: int = 80  # inverse depths that the plane sweep tries
+    nearest: float = 1.3  # m, nearest of them
+    confidence: float = 0.6  # of the plane sweep, from which a ray votes
+    margin: float = 0.25  # m from the surface that a ray ends on, nearer than which it does not vote for free space
+    sure: float = 0.1  # m across that surface, up to which an end has its whole vote; beyond by its square
+    unsure: float = 0.3  # m, beyond which it has none
+    farthest: float = 25.0  # m, of ends
+    contact_farthest: float = 20.0  # m, of ends by where objects stand on the road
+
+    def __post_init__(self):
+        if len(self.seconds) < 1 or 0.0 in self.seconds:
+            raise ConfigError(f"votes.seconds: {list(self.seconds)}, expected one instant or more other than 0")
+        if not 0 < self.sure <= self.unsure:
+            raise ConfigError(f"votes: sure {self.sure}, unsure {self.unsure}, expected 0 < sure <= unsure (m)")
+
+
+@dataclass(frozen=True, eq=False)
+class RayVotes:
+    """Rays of one instant, R of them, in its ego axes. `t` counts in `directions`."""
+
+    origins: Float[np.ndarray, "R 3"]  # m
+    directions: Float[np.ndarray, "R 3"]  # m per unit of t
+    free_until: Float[np.ndarray, "R"]  # t up to which space is free; 0: says nothing of it
+    end: Float[np.ndarray, "R"]  # t of the surface
+    spread: Float[np.ndarray, "R"]  # its standard error
+    free_weight: Float[np.ndarray, "R"]
+    end_weight: Float[np.ndarray, "R"]
+
+    def joined(self, other: "RayVotes") -> "RayVotes":
+        """The rays of both."""
+        names = ("origins", "directions", "free_until", "end", "spread", "free_weight", "end_weight")
+        return RayVotes(*(np.concatenate([getattr(self, n), getattr(other, n)]) for n in names))
+
+
+@dataclass(frozen=True, eq=False)
+class Instant:
+    """What one frame says: rays that hold at any instant, those that hold at its own only, and where these are."""
+
+    T_world_ego: Float[np.ndarray, "4 4"]  # m
+    still: RayVotes
+    moving: RayVotes | None  # of what moves, which other instants must not vote on
+    moving_pixels: Bool[np.ndarray, "N H W"] | None
+    K: Float[np.ndarray, "N 3 3"]
+    T_ego_cam: Float[np.ndarray, "N 4 4"]
+
+
+def neighbours(stamps_ns: Sequence[int], i: int, config: VotesConfig) -> list[int]:
+    """The frames nearest to each of `config.seconds` from frame i; those that are absent are left out."""
+    stamps = np.asarray(stamps_ns, np.int64)
+    found = []
+    for seconds in config.seconds:
+        gap = np.abs(stamps - stamps[i] - round(seconds * 1e9))
+        j = int(gap.argmin())
+        if gap[j] < 0.25e9 * abs(seconds) and j != i and j not in found:
+            found.append(j)
+    return found
+
+
+@torch.no_grad()
+def camera_votes(frame: Frame, others: Sequence[Frame], config: VotesConfig) -> Instant:
+    """What the images of a frame say, by their plane-sweep depth from other frames of the same cameras.
+
+    Args:
+        frame, others: single frames. Without `movable` masks nothing is taken to move.
+    """
+    swept, deviation = _depth(frame, others, config)
+    rays = [_camera_rays(frame, n, swept, deviation, config) for n in range(len(frame.images))]
+    still, moving, masks = (list(column) for column in zip(*rays, strict=True))
+    joined = _concatenate(still)
+    K, T_ego_cam = frame.K.double().numpy(), frame.T_ego_cam.double().numpy()
+    pose = frame.T_world_ego.numpy()
+    if frame.movable is None:
+        return Instant(pose, joined, None, None, K, T_ego_cam)
+    return Instant(pose, joined, _concatenate(moving), np.stack(masks), K, T_ego_cam)
+
+
+def lidar_votes(frame: Frame, config: VotesConfig) -> RayVotes:
+    """What a LiDAR sweep says: before a return space is free, at its end is matter."""
+    points = frame.lidar.double().numpy()
+    points = points[np.isfinite(points).all(1)]
+    origin = frame.lidar_origin.double().numpy()
+    offsets = points - origin
+    ranges = np.linalg.norm(offsets, axis=1)
+    keep = ranges > config.margin
+    offsets, ranges = offsets[keep], ranges[keep]
+    ones = np.ones_like(ranges)
+    return RayVotes(
+        np.broadcast_to(origin, offsets.shape).copy(),
+        offsets / ranges[:, None],
+        ranges - config.margin,
+        ranges,
+        RANGE_SPREAD * ones,
+        ones,
+        ones,
+    )
+
+
+def cast(
+    instants: Sequence[Instant], now: Instant, grid: GridSpec, config: VotesConfig
+) -> Float[np.ndarray, "2 X Y Z"]:
+    """Votes for free space and for matter in the voxels of the instant `now`, which need not be among the others."""
+    votes = np.zeros((2, *grid.shape), np.float32)
+    T_now_world = np.linalg.inv(now.T_world_ego)
+    for instant in instants:
+        if instant is not now:
+            _cast(instant.still, T_now_world @ instant.T_world_ego, grid, votes)
+    if now.moving_pixels is not None and now.moving_pixels.any():
+        votes[:, _shown(now, grid)] = 0
+    _cast(now.still, np.eye(4), grid, votes)
+    if now.moving is not None:
+        _cast(now.moving, np.eye(4), grid, votes)
+    return votes
+
+
+def pack(votes: Float[np.ndarray, "2 X Y Z"]) -> UInt8[np.ndarray, "2 X Y Z"]:
+    """Votes as they are kept on disk: rounded, and where there are more than 8 of a kind, both scaled down to that."""
+    most = 255 / ROUNDING
+    scale = np.minimum(1, most / np.maximum(votes.max(0), most))
+    return np.rint(votes * scale * ROUNDING).astype(np.uint8)
+
+
+def unpack(packed: UInt8[np.ndarray, "2 X Y Z"]) -> Float[np.ndarray, "2 X Y Z"]:
+    """The votes, up to rounding."""
+    return packed.astype(np.float32) / ROUNDING
+
+
+def _depth(frame: Frame, others: Sequence[Frame], config: VotesConfig):
+    """Plane-sweep depth of every fourth pixel, and the standard deviation of its inverse (1/m)."""
+    sweep = PlaneSweepConfig(depths=config.depths, nearest=config.nearest)
+    T_cam = frame.T_ego_cam[None]
+    grey, *other_grey = (F.avg_pool2d(plane_sweep.brightness(f.images[None]), 2) for f in (frame, *others))
+    K, *other_K = (plane_sweep.half_intrinsics(f.K[None]) for f in (frame, *others))
+    T = [
+        se3.inverse(f.T_ego_cam[None]) @ se3.relative(f.T_world_ego[None], frame.T_world_ego[None])[:, None] @ T_cam
+        for f in others
+    ]
+    valid = [(f.camera_valid & frame.camera_valid)[None] for f in others]
+    swept = plane_sweep.sweep_depth(grey, other_grey, K, other_K, T, valid, sweep)
+    inverse = swept.inverse_depths.view(1, -1, 1, 1)
+    off = inverse - 1 / swept.depth[0][:, None]
+    return swept, (swept.probability[0] * off**2).sum(1).sqrt().numpy()
+
+
+def _camera_rays(frame: Frame, n: int, swept, deviation: np.ndarray, config: VotesConfig):
+    """Rays of one camera: of what stands, of what moves, and the mask of what moves (full size)."""
+    inverse = (1 / swept.depth[0, n]).numpy()
+    rows, columns = inverse.shape
+    smooth = cv2.blur(inverse, (3, 3))
+    down, across = (np.gradient(smooth, axis=a) / SWEEP_STRIDE for a in (0, 1))  # 1/m a px
+
+    def finer(values: np.ndarray) -> np.ndarray:
+        return cv2.resize(values.astype(np.float32), (columns, rows * ROWS), interpolation=cv2.INTER_LINEAR)
+
+    inverse, sigma, sure, down, across = map(
+        finer, (inverse, deviation[n], swept.confidence[0, n].numpy(), down, across)
+    )
+    u = np.arange(columns) * SWEEP_STRIDE + 0.5
+    v = ((np.arange(rows * ROWS) + 0.5) / ROWS - 0.5) * SWEEP_STRIDE + 0.5
+    u, v = np.meshgrid(u, v)
+    K, T = frame.K[n].double().numpy(), frame.T_ego_cam[n].double().numpy()
+    x, y = (u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1]
+    directions = np.stack([x, y, np.ones_like(x)], -1) @ T[:3, :3].T
+    # the plane through the surface: inverse depth is linear in the pixel, and its slope gives the plane's distance
+    normal = np.stack([across * K[0, 0], down * K[1, 1]], -1)
+    along = inverse - x * normal[..., 0] - y * normal[..., 1]
+    plane = 1 / np.sqrt((normal**2).sum(-1) + along**2)  # m from the camera
+    depth = 1 / inverse
+    spread = np.maximum(sigma * depth**2, LEAST_SPREAD * depth)
+    across_plane = spread * np.minimum(plane / depth, 1)
+    reach = depth * (1 - (config.margin + across_plane) / np.maximum(plane, 1e-3))
+    reach = np.minimum(reach, depth - config.margin)
+    counted = sure > config.confidence
+    moving_rays, mask = None, None
+    if frame.movable is not None:
+        movable = frame.movable[n]
+        contact = contact_depth(movable[None, None], frame.K[None, n : n + 1], frame.T_ego_cam[None, n : n + 1])[0, 0]
+        nearest = (v.round().astype(int), u.round().astype(int))
+        on, contact = movable.numpy()[nearest], contact.numpy()[nearest]
+        with np.errstate(divide="ignore"):
+            stands = on & counted & (np.abs(np.log(depth / contact)) < STANDING)
+        counted &= ~on | stands
+        moves = on & ~stands
+        placed = moves & (contact < config.contact_farthest)
+        contact = np.where(placed, contact, 1.0)
+        moving_rays = _rays(
+            directions,
+            T,
+            placed,
+            np.where(placed, 0.95 * contact - config.margin, 0),
+            contact + BEHIND_CONTACT,
+            np.zeros_like(depth),
+            np.ones_like(depth),
+            4 * np.ones_like(depth),
+        )
+        height, width = movable.shape
+        grown = cv2.resize(moves.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
+        mask = cv2.dilate(grown, np.ones((5, 5), np.uint8)).astype(bool)
+    ends = counted & (depth < config.farthest) & (across_plane < config.unsure)
+    end_weight = ends * sure * np.minimum(1, config.sure / across_plane) ** 2
+    still = _rays(directions, T, counted, reach, depth, spread, sure, end_weight)
+    return still, moving_rays, mask
+
+
+def _rays(directions, T, chosen, free_until, end, spread, free_weight, end_weight) -> RayVotes:
+    """The chosen pixels' rays from a camera's place."""
+    flat = [np.asarray(a[chosen], np.float64) for a in (directions, free_until, end, spread, free_weight, end_weight)]
+    return RayVotes(np.broadcast_to(T[:3, 3], flat[0].shape).copy(), *flat)
+
+
+def _concatenate(rays: Sequence[RayVotes]) -> RayVotes:
+    out = rays[0]
+    for more in rays[1:]:
+        out = out.joined(more)
+    return out
+
+
+def _shown(now: Instant, grid: GridSpec) -> Bool[np.ndarray, "X Y Z"]:
+    """Voxels whose centre some camera shows on what moves."""
+    K, T = torch.from_numpy(now.K).float(), torch.from_numpy(now.T_ego_cam).float()
+    pixels, depth = camera.project_lattice(grid.axes(), K, T)
+    inside = camera.in_image(pixels, depth, *now.moving_pixels.shape[-2:])
+    on = camera.at_nearest(torch.from_numpy(now.moving_pixels)[None], pixels[None])[0]
+    return (inside & on).any(0).numpy()
+
+
+def _cast(rays: RayVotes, T: Float[np.ndarray, "4 4"], grid: GridSpec, votes: np.ndarray) -> None:
+    """Add the votes of rays, given in axes that `T` takes to those of the grid."""
+    from letocc_core.geometry import ray_casting  # numba, which training from what is on disk does not need
+
+    origins = (rays.origins @ T[:3, :3].T + T[:3, 3] - np.asarray(grid.lower)) / grid.voxel_size
+    directions = rays.directions @ T[:3, :3].T / grid.voxel_size
+    ray_casting.add_crossings(origins, directions, rays.free_until, rays.free_weight, votes[0])
+    for place, share in PLACES:
+        ends = origins + directions * (rays.end + place * rays.spread)[:, None]
+        ray_casting.add_points(ends, share * rays.end_weight, votes[1])

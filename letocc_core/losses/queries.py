@@ -1,0 +1,25 @@
+"""Direct supervision of occupancy at voxels, by the votes of rays (`cues.votes`); after QueryOcc, CVPR 2026."""
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from letocc_core.losses.mean import weighted_mean
+
+
+def query_cross_entropy(
+    sdf: Float[Tensor, "B 1 X Y Z"], votes: Float[Tensor, "B 2 X Y Z"], scale: float
+) -> Float[Tensor, ""]:
+    """Binary cross-entropy of the occupancy sigmoid(-sdf / scale) against the share of votes for matter.
+
+    The share is the target, not a class: rays cross and end in voxels in the proportion in which space is free and
+    occupied, so that what the network says is calibrated. A voxel counts by its votes, up to one.
+
+    Args:
+        votes: for free space and for matter; none: the voxel says nothing.
+        scale: m, of the probability (`ModelConfig.occupancy_scale`).
+    """
+    total = votes.sum(1)
+    share = votes[:, 1] / total.clamp(min=1e-6)
+    error = F.binary_cross_entropy_with_logits(-sdf[:, 0] / scale, share, reduction="none")
+    return weighted_mean(error, total.clamp(max=1))
