@@ -121,6 +121,11 @@ def camera_votes(frame: Frame, others: Sequence[Frame], config: VotesConfig) -> 
     return Instant(pose, joined, _concatenate(moving), np.stack(masks), K, T_ego_cam)
 
 
+def instant(frame: Frame, others: Sequence[Frame], config: VotesConfig) -> Instant:
+    """What a frame says, by `config.source`."""
+    return camera_votes(frame, others, config)
+
+
 def lidar_votes(frame: Frame, config: VotesConfig) -> RayVotes:
     """What a LiDAR sweep says: before a return space is free, at its end is matter."""
     points = frame.lidar.double().numpy()
@@ -173,6 +178,7 @@ def unpack(packed: UInt8[np.ndarray, "2 X Y Z"]) -> Float[np.ndarray, "2 X Y Z"]
 
 def _depth(frame: Frame, others: Sequence[Frame], config: VotesConfig):
     """Plane-sweep depth of every fourth pixel, and the standard deviation of its inverse (1/m)."""
+    others = others or [frame]  # which shows no parallax, and so gives no depth
     sweep = PlaneSweepConfig(depths=config.depths, nearest=config.nearest)
     T_cam = frame.T_ego_cam[None]
     grey, *other_grey = (F.avg_pool2d(plane_sweep.brightness(f.images[None]), 2) for f in (frame, *others))

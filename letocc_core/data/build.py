@@ -20,6 +20,7 @@ from letocc_core.data.datasets.drive import Drive
 from letocc_core.data.datasets.nuscenes import CHANNELS, NuScenes
 from letocc_core.errors import DataError
 from letocc_core.frame import InputConfig
+from letocc_core.geometry.grid import GridSpec
 
 if TYPE_CHECKING:
     from letocc_core.data.recorded_clips import RecordedClips
@@ -73,17 +74,20 @@ def _(data: KittiRawData, cache: Path) -> list[Drive]:
     ]
 
 
-def build(config: DataConfig, input_config: InputConfig, past_frames: int) -> Dataset:
+def build(config: DataConfig, input_config: InputConfig, past_frames: int, grid: GridSpec) -> Dataset:
     """The data set of clips that `config` describes.
 
     Args:
         past_frames: frames of history that the model takes, `input_config.history_interval` apart.
+        grid: whose voxels rays vote on.
     """
     if config.simulator is not None:
-        return simulated_clips(config, input_config, past_frames)
+        return simulated_clips(config, input_config, past_frames, grid)
     dataset = recorded_clips(config, input_config, past_frames)
     dataset.write_flow(config.workers)
     dataset.write_pictures(config.workers)
+    if config.votes is not None:
+        dataset.add_votes(config.votes, grid, config.workers)
     if isinstance(config.recorded, KittiTrackingData):
         dataset.repeat_dynamic(config.recorded)
     print(f"data: {dataset.summary()}", file=sys.stderr)
@@ -91,9 +95,17 @@ def build(config: DataConfig, input_config: InputConfig, past_frames: int) -> Da
 
 
 def simulated_clips(
-    config: DataConfig, input_config: InputConfig, past_frames: int, shard: tuple[int, int] = (1, 1)
+    config: DataConfig,
+    input_config: InputConfig,
+    past_frames: int,
+    grid: GridSpec | None = None,
+    shard: tuple[int, int] = (1, 1),
 ) -> "SimulatorClips":
-    """Clips of streets, rendered where they are missing: those of the i-th of n parts for a `shard` (i, n)."""
+    """Clips of streets, rendered where they are missing: those of the i-th of n parts for a `shard` (i, n).
+
+    Args:
+        grid: whose voxels rays vote on; None: without `config.votes`.
+    """
     from letocc_core.data.simulator.clips import SimulatorClips
 
     streets = config.simulator
@@ -109,6 +121,8 @@ def simulated_clips(
         cue_weights=streets.cue_weights,
         cue_device=streets.cue_device,
         semantics=streets.semantics,
+        votes=None if grid is None else config.votes,
+        grid=grid,
         cache=config.cache,
         workers=config.workers,
         shard=shard,

@@ -8,6 +8,7 @@ from typing import Literal
 from letocc_core.cues.masks import GroundedSam
 from letocc_core.cues.residual import FlowResidual
 from letocc_core.cues.semantics import Segmenter
+from letocc_core.cues.votes import VotesConfig
 from letocc_core.errors import ConfigError
 
 # `cues.flow.CLASSICAL` and `LEARNED`
@@ -129,6 +130,7 @@ class DataConfig:
     kitti_odometry: KittiOdometryData | None = None
     kitti_tracking: KittiTrackingData | None = None
     kitti_raw: KittiRawData | None = None
+    votes: VotesConfig | None = None  # what rays say of voxels, for `objective.queries`
     cache: Path = Path("runs/cache")  # folder for rendered streets, decoded frames, cues and indices of tables
     workers: int = 2  # processes that render streets and compute cues on first use
 

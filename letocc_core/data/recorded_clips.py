@@ -7,6 +7,7 @@ is the business of a `FrameStore`.
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,6 +19,8 @@ from torch.utils.data import Dataset
 
 from letocc_core.cues.flow import decode, flow_estimator
 from letocc_core.cues.residual import FlowResidual
+from letocc_core.cues.votes import VotesConfig
+from letocc_core.data.cache import write_missing
 from letocc_core.data.cue_files import FlowFiles, Labeller, PictureFiles, PictureKind
 from letocc_core.data.dynamic import moving_share
 from letocc_core.data.frame_store import FrameStore
@@ -70,6 +73,8 @@ class RecordedClips(Dataset):
                 f"past frames {input.history_interval} s apart and a source frame within {data.source_max} m and "
                 f"{data.source_seconds} s on either side; check first_frame, last_frame and the rate"
             )
+        self.last_frame = data.last_frame
+        self.votes: list[Path] = []  # files of the recordings, once there are any
         self.flows: list[FlowFiles] = []
         if data.cue != "none":
             estimator = flow_estimator(data.cue, data.cue_weights, data.cue_device)
@@ -139,6 +144,22 @@ class RecordedClips(Dataset):
             for i, files in enumerate(of_kind)
         )
 
+    def add_votes(self, config: VotesConfig, grid: GridSpec, workers: int = 0) -> None:
+        """Give every clip the votes of rays in the voxels of `grid`, computed over processes where they are not on disk."""
+        masks = self.pictures.get("movable")
+        jobs = {}
+        for number, store in enumerate(self.stores):
+            currents = sorted({clip.current for k, clip in self.clips if k == number})
+            last = len(store) if self.last_frame is None else min(len(store), self.last_frame + 1)
+            files = None if masks is None else masks[number]
+            if files is not None:
+                files.write(range(last), workers)
+            settings = repr((config, grid, currents, last, None if files is None else files.folder.name))
+            path = store.folder / f"votes_{hashlib.sha256(settings.encode()).hexdigest()[:12]}.npz"
+            jobs[path] = (store, files, last, currents, grid, config)
+        write_missing("votes of rays", "recording", write_recorded_votes, jobs, workers)
+        self.votes = list(jobs)
+
     def pairs(self) -> list[tuple[FrameStore, int, int]]:
         """The pairs of frames between which optical flow leads, each once."""
         found = {(k, c.current, j): None for k, c in self.clips for j in c.cues}
@@ -152,6 +173,8 @@ class RecordedClips(Dataset):
         store = self.stores[number]
         current = store.frame(clip.current)
         labels = {kind: torch.from_numpy(files[number].read(clip.current)) for kind, files in self.pictures.items()}
+        if self.votes:
+            current = dataclasses.replace(current, votes=read_votes(self.votes[number], clip.current))
         if "movable" in labels:
             current = dataclasses.replace(current, movable=labels["movable"] > 0)
         if "semantics" in labels:
@@ -161,6 +184,24 @@ class RecordedClips(Dataset):
         if self.residual:
             current = dataclasses.replace(current, movable=self.residual(current, cues))
         return Clip(current, tuple(others[i] for i in clip.history), tuple(others[i] for i in clip.sources), cues)
+
+
+def write_recorded_votes(
+    path: Path,
+    store: FrameStore,
+    masks: PictureFiles | None,
+    last: int,
+    currents: Sequence[int],
+    grid: GridSpec,
+    config: VotesConfig,
+) -> None:
+    """Votes of the rays of one recording, of its frames before `last`, into a file."""
+
+    def frame(i: int) -> Frame:
+        movable = None if masks is None else torch.from_numpy(masks.read(i) > 0)
+        return dataclasses.replace(store.frame(i), movable=movable)
+
+    write_votes(path, frame, np.asarray(store.stamps_ns[:last]), currents, grid, config)
 
 
 def choose_clips(

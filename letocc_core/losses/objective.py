@@ -13,7 +13,7 @@ from letocc_core.errors import ConfigError
 from letocc_core.frame import Clip, FlowCue, Frame
 from letocc_core.geometry import camera
 from letocc_core.geometry.grid import GridSpec, sample_volume
-from letocc_core.losses import edge, eikonal, hessian, lidar, optical_flow, photometric, semantics, sparsity
+from letocc_core.losses import edge, eikonal, hessian, lidar, optical_flow, photometric, queries, semantics, sparsity
 from letocc_core.losses.grounded_motion import GroundedConfig, grounded_losses
 from letocc_core.losses.mean import mean_over, total
 from letocc_core.rendering.draws import Draws
@@ -67,6 +67,10 @@ class StaticStageConfig:
         """Whether any term but those of motion has a weight."""
         return any(getattr(self, name) > 0 for name in TERMS)
 
+    def renders(self) -> bool:
+        """Whether any term but `queries` has a weight: those that rays of the images are rendered for."""
+        return any(getattr(self, name) > 0 for name in TERMS if name != "queries")
+
     def beta(self, progress: float) -> float:
         """Surface width (m) at `progress` in [0, 1] of the stage: linear, then constant."""
         done = min(progress / self.beta_anneal, 1.0) if self.beta_anneal > 0 else 1.0
@@ -118,6 +122,7 @@ def stage_losses(
     progress: float,
     draws: Draws | None = None,
     motion: MotionConfig | None = None,
+    occupancy_scale: float = 0.1,
 ) -> dict[str, Tensor]:
     """Weighted terms and their sum, `total`, of a batched clip; terms of weight 0 are absent.
 
@@ -126,12 +131,13 @@ def stage_losses(
     Args:
         progress: share of the stage that is done, for the annealing of beta.
         motion: also learn how the world moves.
+        occupancy_scale: m, of the probability that `queries` teaches (`ModelConfig.occupancy_scale`).
         draws: of the rays' jitter; None: cell centres and uniform samples.
     """
     beta = config.beta(progress)
     weighted: dict[str, Tensor] = {}
     seen = rays = None
-    if config.shapes_geometry() or (motion and motion.renders() and not motion.rays):
+    if config.renders() or (motion and motion.renders() and not motion.rays):
         rays = camera_rays(clip.current, grid, config.rows, config.columns, draws)
         reads = {"motion": motion is not None, "semantics": config.semantics > 0}
         if config.semantics > 0 and fields.semantics is None:
@@ -140,6 +146,9 @@ def stage_losses(
             )
         seen = render(fields, grid, rays, config.samples, beta, draws, **reads)
         weighted = _geometry_terms(fields, grid, seen, rays, clip, config, beta, draws)
+    if config.queries > 0:
+        votes = _votes(clip.current)
+        weighted["queries"] = config.queries * queries.query_cross_entropy(fields.sdf, votes, occupancy_scale)
     if motion is not None and motion.renders() and motion.rays:
         rays = object_rays(clip.current, grid, motion.rays, draws)
         seen = render(fields, grid, rays, config.samples, beta, draws, motion=True)
@@ -177,6 +186,12 @@ def _geometry_terms(
     if clip.current.lidar is None:
         del terms["lidar"]
     return {name: weight * term() for name, term in terms.items() if (weight := getattr(config, name)) > 0}
+
+
+def _votes(frame: Frame) -> Float[Tensor, "B 2 X Y Z"]:
+    if frame.votes is None:
+        raise ConfigError("objective.queries is on, but the data has no votes of rays: set data.votes: {}")
+    return frame.votes
 
 
 def motion_terms(

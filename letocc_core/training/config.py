@@ -72,6 +72,9 @@ class TrainConfig:
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise ConfigError(f"stages: names {', '.join(names)}, expected a name of its own for each")
+        for stage in self.stages:
+            if stage.objective.queries > 0 and self.data.votes is None:
+                raise ConfigError(f"stage {stage.name}: objective.queries wants votes of rays; set data.votes: {{}}")
         for stage in self.stages if self.model.motion_branch is None else ():
             for name in ("keep_geometry", "half_turns"):
                 if getattr(stage, name):
@@ -85,7 +88,10 @@ class TrainConfig:
         return replace(self, stages=stages)
 
     def needed_data(self) -> DataConfig:
-        """`data`, of streets without the optical flow where no stage learns motion: it takes longer than the streets."""
-        if self.data.simulator is None or any(stage.motion for stage in self.stages):
-            return self.data
-        return replace(self.data, simulator=replace(self.data.simulator, cue="none"))
+        """`data`, without what no stage learns from, as it takes longer than the streets: votes, their optical flow."""
+        data = self.data
+        if not any(stage.objective.queries > 0 for stage in self.stages):
+            data = replace(data, votes=None)
+        if data.simulator is None or any(stage.motion for stage in self.stages):
+            return data
+        return replace(data, simulator=replace(data.simulator, cue="none"))

@@ -86,7 +86,7 @@ def train(
         init = world.from_leader(None if init is None else init.resolve())  # `latest` is about to become this run
         folder = world.from_leader(_open_run(plain, name, out, resume, command) if world.leads else None)
         with world.one_first():
-            dataset = build(config.needed_data(), config.input, config.model.temporal.frames)
+            dataset = build(config.needed_data(), config.input, config.model.temporal.frames, config.model.grid)
         model = build_model(config, world.device)
         run = _Run(folder, model, plain, config, world, clips_at_once, command)
         run.cameras = dataset.cameras
@@ -143,7 +143,8 @@ class StageObjective(nn.Module):
         """Weighted terms and their `total` of a batch of clips at a step of the stage."""
         stage, grid = self.stage, self.model.config.grid
         fields = self._fields(clip, draws)
-        return stage_losses(fields, grid, clip, stage.objective, step / stage.steps, draws, stage.motion)
+        progress, scale = step / stage.steps, self.model.config.occupancy_scale
+        return stage_losses(fields, grid, clip, stage.objective, progress, draws, stage.motion, scale)
 
     def _fields(self, clip: Clip, draws: Draws) -> Fields:
         turned = draws.uniform() < self.stage.half_turns if self.stage.half_turns else None

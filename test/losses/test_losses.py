@@ -13,7 +13,18 @@ from torch.autograd import gradcheck
 from letocc_core.errors import ConfigError, DataError
 from letocc_core.frame import Clip, Frame, collate, stack
 from letocc_core.geometry.grid import GridSpec
-from letocc_core.losses import contact, edge, eikonal, hessian, lidar, optical_flow, photometric, semantics, sparsity
+from letocc_core.losses import (
+    contact,
+    edge,
+    eikonal,
+    hessian,
+    lidar,
+    optical_flow,
+    photometric,
+    queries,
+    semantics,
+    sparsity,
+)
 from letocc_core.losses.mean import mean_over
 from letocc_core.losses.objective import StaticStageConfig, background_samples, stage_losses
 from letocc_core.rendering.draws import Draws
@@ -431,3 +442,48 @@ def test_objects_on_top_of_each_other_stand_where_each_ends():
     depth = contact.contact_depth(movable, K, FORWARD[None, None])[0, 0, :, 10]
     torch.testing.assert_close(depth[50], torch.tensor(30.0))
     torch.testing.assert_close(depth[60], torch.tensor(5.0))
+
+
+# Queries
+
+
+def test_queries_are_the_cross_entropy_against_the_share_of_votes():
+    sdf = torch.tensor([0.1, -0.1, 0.0, 3.0]).view(1, 1, 4, 1, 1)  # probabilities 0.269, 0.731, 0.5 and about 0
+    votes = torch.tensor([[3.0, 0.0, 0.25, 0.0], [1.0, 2.0, 0.25, 0.0]]).view(1, 2, 4, 1, 1)
+    found = queries.query_cross_entropy(sdf, votes, 0.1)
+    p = 1 / (1 + math.e)
+    terms = [0.25 * -math.log(p) + 0.75 * -math.log(1 - p), -math.log(1 - p), math.log(2)]
+    assert found.item() == pytest.approx((terms[0] + terms[1] + 0.5 * terms[2]) / 2.5)
+
+
+def test_what_nobody_voted_on_is_not_taught():
+    sdf = torch.zeros(2, 1, 2, 1, 1, requires_grad=True)
+    votes = torch.zeros(2, 2, 2, 1, 1)
+    votes[0, :, 0] = 1
+    votes[0, 1, 0] = 3
+    queries.query_cross_entropy(sdf, votes, 0.1).backward()
+    assert sdf.grad[0, 0, 0].item() > 0  # more matter: the SDF has to fall
+    assert sdf.grad.count_nonzero() == 1
+
+
+def test_least_cross_entropy_says_what_share_of_the_votes_is_for_matter():
+    sdf = torch.zeros(1, 1, 1, 1, 1, requires_grad=True)
+    votes = torch.tensor([7.0, 3.0]).view(1, 2, 1, 1, 1)
+    optimizer = torch.optim.SGD([sdf], 0.05)
+    for _ in range(300):
+        optimizer.zero_grad()
+        queries.query_cross_entropy(sdf, votes, 0.1).backward()
+        optimizer.step()
+    assert torch.sigmoid(-sdf / 0.1).item() == pytest.approx(0.3, abs=1e-3)
+
+
+def test_queries_want_votes(street):
+    clip, _ = street
+    alone = config(photometric=0, eikonal=0, hessian=0, sparsity=0, behind=0, start=0, queries=1.0)
+    scene = Scene(torch.zeros(1, 1, *GRID.shape))
+    with pytest.raises(ConfigError, match=r"data\.votes"):
+        stage_losses(scene, GRID, clip, alone, 0.5)
+    votes = torch.ones(1, 2, *GRID.shape)
+    voted = dataclasses.replace(clip, current=dataclasses.replace(clip.current, votes=votes))
+    losses = stage_losses(scene, GRID, voted, alone, 0.5)
+    assert set(losses) == {"queries", "total"} and losses["queries"].item() == pytest.approx(math.log(2))

@@ -11,10 +11,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from letocc_core.cues.flow import FlowEstimator, decode, encode, flow_estimator, settings_key, trusted_flow
+from letocc_core.cues.votes import VotesConfig
 from letocc_core.data.cache import save, write_missing
 from letocc_core.data.simulator.rig import Rig
 from letocc_core.data.simulator.street import Street
+from letocc_core.data.vote_files import read_votes, write_votes
 from letocc_core.frame import Clip, FlowCue, Frame, InputConfig
+from letocc_core.geometry.grid import GridSpec
 
 SEMANTICS = "_semantics"  # suffix of the files that hold the classes of pixels
 RENDERER = 1  # raise when the same seed gives other images, so that stale caches are not read
@@ -37,6 +40,7 @@ class SimulatorClips(Dataset):
         cue_intervals: s to the instants before and after that it leads to.
         cue_weights, cue_device: of a learned estimator.
         shard: (i, n): render only the i-th of n parts of what is missing; the others' clips cannot be read then.
+        votes: also give the votes of rays in the voxels of `grid`.
         semantics: also give the classes of the current frames' pixels, as pseudo-labels (`data.truth.CLASS_NAMES`).
     """
 
@@ -55,6 +59,8 @@ class SimulatorClips(Dataset):
         cue_weights: Path | None = None,
         cue_device: str = "cpu",
         semantics: bool = False,
+        votes: VotesConfig | None = None,
+        grid: GridSpec | None = None,
         shard: tuple[int, int] = (1, 1),
     ):
         self.seeds, self.past_frames = list(seeds), past_frames
@@ -74,6 +80,12 @@ class SimulatorClips(Dataset):
         times = [(self.first + i) * input.history_interval for i in range(self.per_street)]
         if semantics:
             self._render("classes of pixels", SEMANTICS, render_semantics, (mounted, times))
+        self.votes_suffix = None
+        if votes is not None:
+            key = hashlib.sha256(repr((votes, grid)).encode()).hexdigest()[:8]
+            self.votes_suffix = f"_votes_{key}"
+            currents = [self.first + i for i in range(self.per_street)]
+            self._render("votes of rays", self.votes_suffix, write_street_votes, (currents, grid, votes))
         for suffix, s in zip(self.cue_suffixes, seconds, strict=True):
             self._render(f"optical flow over {s:g} s", suffix, render_cues, (mounted, times, estimator, s))
 
@@ -91,6 +103,9 @@ class SimulatorClips(Dataset):
         if self.semantics:
             classes = _load(self.folder, self.seeds[street], SEMANTICS)["semantics"][offset]
             current = replace(current, semantics=torch.from_numpy(classes).int())
+        if self.votes_suffix is not None:
+            path = _path(self.folder, self.seeds[street], self.votes_suffix)
+            current = replace(current, votes=read_votes(path, now))
         return Clip(current, history, (_frame(data, now - 1), _frame(data, now + 1)), cues)
 
     def _render(self, what: str, suffix: str, render: Callable, settings: tuple) -> None:
@@ -129,6 +144,12 @@ def render_semantics(path: Path, seed: int, rig: Rig, times: list[float]) -> Non
     street = Street(seed, rig)
     sets = [street.render(t, truth=False, lidar=False) for t in times]
     save(path, {"semantics": np.stack([s.semantics for s in sets])}, compressed=True)
+
+
+def write_street_votes(path: Path, seed: int, currents: list[int], grid: GridSpec, config: VotesConfig) -> None:
+    """Votes of the rays of one street, whose images lie beside, into a file."""
+    data = _load(path.parent, seed)
+    write_votes(path, lambda i: _frame(data, i), data["stamp"], currents, grid, config)
 
 
 def render_cues(
