@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,8 +25,10 @@ from letocc_core.data.cache import write_missing
 from letocc_core.data.cue_files import FlowFiles, Labeller, PictureFiles, PictureKind
 from letocc_core.data.dynamic import moving_share
 from letocc_core.data.frame_store import FrameStore
+from letocc_core.data.vote_files import read_votes, write_votes
 from letocc_core.errors import ConfigError, DataError
-from letocc_core.frame import Clip, FlowCue, InputConfig
+from letocc_core.frame import Clip, FlowCue, Frame, InputConfig
+from letocc_core.geometry.grid import GridSpec
 
 if TYPE_CHECKING:
     from letocc_core.data.config import KittiTrackingData, RecordedData
