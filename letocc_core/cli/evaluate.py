@@ -20,6 +20,8 @@ def add_eval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     p.add_argument("--frames", type=seed_range, help="of a bag: only these sets, for example 45-59")
     p.add_argument("--json", type=Path, help="write the result to this file")
     p.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
+    p.add_argument("--thresholds", action="store_true", help="print what other thresholds give, and the calibration")
+    p.add_argument("--choose-threshold", action="store_true", help="write the best one into the checkpoint")
     p.set_defaults(run=_eval)
 
 
@@ -41,6 +43,8 @@ def _eval(options: argparse.Namespace) -> None:
         json=options.json,
         workers=options.workers,
         command=options.command_line,
+        thresholds=options.thresholds,
+        choose_threshold=options.choose_threshold,
     )
 
 

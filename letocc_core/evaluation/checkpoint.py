@@ -21,6 +21,7 @@ from letocc_core.evaluation.score import Tally, score_sequence
 from letocc_core.frame import InputConfig
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.metrics import baselines, results
+from letocc_core.metrics.occupancy import ProbabilityCounts
 from letocc_core.processes import single_threaded
 from letocc_core.versions import versions
 
@@ -35,8 +36,10 @@ def evaluate_checkpoint(
     command: str = "",
     cache: Path = Path("runs/cache"),
     config: EvaluationConfig = EvaluationConfig(),
+    thresholds: bool = False,
+    choose_threshold: bool = False,
 ) -> dict[str, Any]:
-    """Measure a checkpoint, print the table, write the result file (docs/results-format.md).
+    """Measure a checkpoint, print the tables, write the result file (docs/results-format.md).
 
     Args:
         data: `simulator`, or a bag with LiDAR.
@@ -45,6 +48,8 @@ def evaluate_checkpoint(
         json: file to write.
         workers: processes, one thread each (simulator only).
         cache: folder for the mean of the training streets.
+        thresholds: print what other thresholds would give, and how often probabilities are right.
+        choose_threshold: write the threshold of the highest IoU into the checkpoint.
 
     Raises:
         CheckpointError: the checkpoint cannot be used.
@@ -79,10 +84,31 @@ def evaluate_checkpoint(
         "versions": versions(),
         "command": command,
     }
-    print(results.markdown_table(results.rows(found)))
+    _print_tables(results.tables(results.rows(found)))
     if json is not None:
         results.write_results(json, found)
+    counts: ProbabilityCounts = tally.scores["letocc"].get("probability", ProbabilityCounts.none())
+    if thresholds:
+        _print_tables(counts.tables())
+    if choose_threshold:
+        _write_best_threshold(checkpoint, counts)
     return found
+
+
+def _print_tables(tables: Mapping[str, list[list[str]]]) -> None:
+    for heading, cells in tables.items():
+        print(f"{heading}\n\n{results.markdown(cells)}\n")
+
+
+def _write_best_threshold(path: Path, counts: ProbabilityCounts) -> None:
+    """Put the threshold of the highest IoU into a checkpoint's configuration."""
+    from letocc_core.checkpoint import set_threshold
+
+    best = counts.best()
+    if best is None:
+        raise DataError(f"{path}: no threshold can be chosen: none gives a voxel that is occupied in truth")
+    set_threshold(path, best[0])
+    print(f"{path}: model.occupancy_threshold is {best[0]:g} now (IoU {best[1]:.3f} here)")
 
 
 def bag_frames(config: Mapping[str, Any]) -> dict[str, Any]:
