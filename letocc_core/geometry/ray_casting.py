@@ -60,10 +60,10 @@ def cast(
     return RayHits(distance, voxel, hit)
 
 
-def count_rays(
+def count_crossings(
     grid: GridSpec, origin: Float[np.ndarray, "3"], ends: Float[np.ndarray, "R 3"]
-) -> tuple[Int[np.ndarray, "X Y Z"], Int[np.ndarray, "X Y Z"]]:
-    """How many rays cross each voxel, and how many end in it; a ray does not cross the voxel that it ends in.
+) -> Int[np.ndarray, "X Y Z"]:
+    """How many rays cross each voxel; a ray does not cross the voxel that it ends in.
 
     Args:
         origin, ends: m, ego axes; either may lie outside the box.
@@ -74,16 +74,14 @@ def count_rays(
     start, points = ((np.asarray(p, np.float64) - grid.lower) / grid.voxel_size for p in (origin, ends))
     if not (np.abs(start) < FARTHEST).all() or not (np.abs(points) < FARTHEST).all():
         raise DataError("rays: an origin or end is not a finite number; leave such points out before counting")
-    crossing, ending = np.zeros(grid.shape, np.int64), np.zeros(grid.shape, np.int64)
-    last = np.floor(points).astype(np.int64)
-    inside = ((last >= 0) & (last < grid.shape)).all(1)
-    np.add.at(ending, tuple(last[inside].T), 1)
     offsets = points - start
     length = np.linalg.norm(offsets, axis=1)
     apart = length > 0
+    last = np.floor(points[apart]).astype(np.int64)
+    crossing = np.zeros(grid.shape, np.int64)
     directions = offsets[apart] / length[apart, None]
-    _count_crossings(crossing, np.add(grid.shape, 2), start, directions, length[apart], last[apart])
-    return crossing, ending
+    _count_crossings(crossing, np.add(grid.shape, 2), start, directions, length[apart], last)
+    return crossing
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, UInt8
 
 from letocc_core.data.truth import CLASS_NAMES, FREE, GROUND_CLASSES, Truth
 from letocc_core.geometry.grid import GridSpec
-from letocc_core.geometry.ray_casting import count_rays
+from letocc_core.geometry.ray_casting import count_crossings
 
 OBJECT_HEIGHT = 0.4  # m above base_link's ground: a LiDAR return higher than this counts as an object
 CROSSINGS = 4  # LiDAR rays through a voxel in which none ends, from which on it is known to be free
@@ -64,13 +64,17 @@ class VoxelTruth:
         """Of a LiDAR sweep (m, ego axes; NaN rows are left out), in the voxels that cameras look at.
 
         A voxel in which a return lies is occupied; one that at least `CROSSINGS` rays cross and none ends in is free;
-        nothing is known of the others. Ground: voxels that end below `OBJECT_HEIGHT`, and those that reach above it but
-        hold returns below it alone.
+        nothing is known of the others. A ray that ends below `OBJECT_HEIGHT`, which is on the ground, counts only where it
+        is higher than its end by a voxel: the ground that it meets is in what it grazes before. Ground: voxels that end
+        below `OBJECT_HEIGHT`, and those that reach above it but hold returns below it alone.
         """
         points = points[np.isfinite(points).all(1)].astype(np.float64)
-        crossed, ended = count_rays(grid, origin, points)
-        occupied = ended > 0
-        high = grid.holding(points[points[:, 2] > OBJECT_HEIGHT])
+        occupied, high = grid.holding(points), grid.holding(points[points[:, 2] > OBJECT_HEIGHT])
+        fall = np.maximum(origin[2] - points[:, 2], 1e-6)
+        clear = np.where(
+            points[:, 2] > OBJECT_HEIGHT, 1.0, np.clip(1 - grid.voxel_size / fall, 0, 1)
+        )  # share of the way
+        crossed = count_crossings(grid, origin, origin + clear[:, None] * (points - origin))
         top = grid.lower[2] + (np.arange(grid.shape[2]) + 1) * grid.voxel_size
         ground = (top <= OBJECT_HEIGHT + 1e-6) | (occupied & ~high)
         return cls(occupied, (occupied | (crossed >= CROSSINGS)) & observed, ground, False)

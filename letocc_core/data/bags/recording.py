@@ -165,7 +165,15 @@ class _SweepPairing:
             return None
         T = np.linalg.inv(frame_set.T_world_ego) @ T_world_sensor
         points = sweep.points @ T[:3, :3].T + T[:3, 3]
-        return Sweep(points.astype(np.float32), T[:3, 3].astype(np.float32))
+        in_ego_axes = sweep.frame_id == self.config.base_frame  # whose origin, on the road, is no place for a LiDAR
+        place = _middle_of_cameras(frame_set) if in_ego_axes else np.zeros(3)
+        return Sweep(points.astype(np.float32), (T[:3, :3] @ place + T[:3, 3]).astype(np.float32))
+
+
+def _middle_of_cameras(frame_set: FrameSet) -> np.ndarray:
+    """[3] m, ego axes: where a LiDAR is taken to be if its cloud does not say."""
+    present = [i for i, image in enumerate(frame_set.images) if image is not None]
+    return frame_set.T_ego_cam[present, :3, 3].mean(0)
 
 
 def all_poses(
