@@ -10,55 +10,17 @@ and report.html, which shows all of it.
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from letocc_core.checkpoint import read_metadata
 from letocc_core.data.bags.reader import open_bag
-from letocc_core.data.bags.recording import Recording
 from letocc_core.evaluation.candidate import Candidate, Gallery
 from letocc_core.evaluation.checkpoint import bag_frames
 from letocc_core.evaluation.samples import RecordedDrive
 from letocc_core.metrics import results
-from letocc_core.stream.pipeline import OccFlowPipeline
-from letocc_core.stream.types import OccFlow
-
-
-class Replay:
-    """The answers for all sets of a bag, in order; each iteration starts from the beginning.
-
-    Args:
-        bag: folder or file.
-        checkpoint: of the model.
-        cameras: names, the first is the anchor; empty for all.
-        base_frame: ego frame.
-        fixed_frame: frame in which the world stands still.
-        threshold: a voxel is occupied above this probability (default: the model's own).
-
-    After an iteration `recording.dropped` and `pipeline.resets` say what was lost. Raises `CheckpointError` and
-    `DataError` as `checkpoint.load_model` and `Recording` do.
-    """
-
-    def __init__(
-        self,
-        bag: str | Path,
-        checkpoint: str | Path,
-        cameras: Sequence[str] = (),
-        base_frame: str = "base_link",
-        fixed_frame: str = "odom",
-        threshold: float | None = None,
-        device: str = "cpu",
-    ):
-        self.pipeline = OccFlowPipeline.from_checkpoint(checkpoint, threshold, device)
-        self.recording = Recording(bag, cameras, base_frame, fixed_frame, lidar=False)
-
-    def __iter__(self) -> Iterator[OccFlow]:
-        if self.pipeline.steps:
-            self.pipeline.reset("a new replay begins")
-        for item in self.recording:
-            yield self.pipeline.step(item.frame_set)
 
 
 def replay_to_folder(
