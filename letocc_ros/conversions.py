@@ -38,22 +38,18 @@ def from_ns(stamp_ns: int) -> Time:
     return Time(sec=seconds, nanosec=nanoseconds)
 
 
-def image_to_rgb(message: Image | CompressedImage, topic: str) -> np.ndarray:
-    """uint8 RGB [h, w, 3] of a raw or compressed image; raises `DataError` that names the topic and the stamp."""
+def image_to_rgb(message: Image | CompressedImage, topic: str, depth: images.BitDepth | None = None) -> np.ndarray:
+    """uint8 RGB [h, w, 3] of a raw or compressed image; raises `DataError` that names the topic and the stamp.
+
+    Args:
+        depth: of the images of this topic so far; see `letocc_core.stream.images`.
+    """
     source = f"{topic} at {to_ns(message.header.stamp)} ns"
-    if isinstance(message, CompressedImage):
-        return images.decode_compressed(message.data, source)
-    if message.encoding not in images.ENCODINGS and (bridged := _bridge_to_rgb(message, source)) is not None:
-        return bridged
-    return images.decode_raw(
-        message.encoding,
-        message.height,
-        message.width,
-        message.step,
-        message.data,
-        bool(message.is_bigendian),
-        source,
-    )
+    if isinstance(message, Image) and message.encoding not in images.SUPPORTED:
+        bridged = _bridge_to_rgb(message, source)
+        if bridged is not None:
+            return bridged
+    return images.decode(message, source, depth)
 
 
 def rgb_to_image(image: np.ndarray, stamp_ns: int, frame_id: str) -> Image:

@@ -25,6 +25,8 @@ from letocc_core.metrics.occupancy import ProbabilityCounts
 from letocc_core.processes import single_threaded
 from letocc_core.versions import versions
 
+READING = ("base_frame", "fixed_frame", "slop", "odometry_topic", "lidar_topic")  # what a checkpoint knows of its bags
+
 
 def evaluate_checkpoint(
     checkpoint: Path,
@@ -38,6 +40,8 @@ def evaluate_checkpoint(
     config: EvaluationConfig = EvaluationConfig(),
     thresholds: bool = False,
     choose_threshold: bool = False,
+    device: str = "cpu",
+    reading: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Measure a checkpoint, print the tables, write the result file (docs/results-format.md).
 
@@ -50,6 +54,8 @@ def evaluate_checkpoint(
         cache: folder for the mean of the training streets.
         thresholds: print what other thresholds would give, and how often probabilities are right.
         choose_threshold: write the threshold of the highest IoU into the checkpoint.
+        device: where the network runs: cpu, cuda, cuda:1, ...
+        reading: of a bag: arguments of `RecordedDrive` over those of the recordings that the checkpoint was trained on.
 
     Raises:
         CheckpointError: the checkpoint cannot be used.
@@ -58,21 +64,22 @@ def evaluate_checkpoint(
     from letocc_core.checkpoint import load_model
     from letocc_core.stream.pipeline import OccFlowPipeline
 
-    model, input_config, metadata = load_model(checkpoint)
+    model, input_config, metadata = load_model(checkpoint, device)
     warmup = model.config.temporal.frames
     spread = {}
     if data == "simulator":
         streets = _score_streets(
-            checkpoint, metadata["config"], model.config.grid, seeds, warmup, workers, cache, config
+            checkpoint, metadata["config"], model.config.grid, seeds, warmup, workers, cache, config, device
         )
         tally = sum(streets, start=Tally())
         spread = {"spread": results.spread([street.results() for street in streets])}
     else:
-        pipeline = OccFlowPipeline(model, input_config)
-        drive = RecordedDrive(Path(data), **bag_frames(metadata["config"]))
+        pipeline = OccFlowPipeline(model, input_config, device=device)
+        drive = RecordedDrive(Path(data), **bag_frames(metadata["config"], reading))
         chosen = range(warmup, sys.maxsize) if frames is None else frames
         track = drive.track if drive.truth else np.zeros((0, 3))
         tally = score_sequence(pipeline, drive, chosen, config=config, track=track)
+        print(drive.recording.report(), file=sys.stderr)
     if not tally.frames:
         raise DataError(f"{data}: nothing was scored; expected image sets after the warm-up, or after the first one")
     found = {
@@ -111,12 +118,15 @@ def _write_best_threshold(path: Path, counts: ProbabilityCounts) -> None:
     print(f"{path}: model.occupancy_threshold is {best[0]:g} now (IoU {best[1]:.3f} here)")
 
 
-def bag_frames(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Cameras, TF frames and slop of the recordings that a checkpoint was trained on (the defaults for any other), and input."""
+def bag_frames(config: Mapping[str, Any], reading: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Arguments of `RecordedDrive`: as the recordings that a checkpoint was trained on were read, `reading` over that.
+
+    A checkpoint that was trained on something else has no say.
+    """
     trained = config.get("data", {}).get("bag") or {}
-    known = {k: trained[k] for k in ("base_frame", "fixed_frame", "slop", "odometry_topic") if k in trained}
+    known = {k: trained[k] for k in READING if k in trained}
     input = configuration.from_dict(InputConfig, config["input"], "checkpoint", "input.")
-    return {"cameras": tuple(trained.get("cameras", ())), "input": input, **known}
+    return {"cameras": tuple(trained.get("cameras", ())), "input": input, **known, **(reading or {})}
 
 
 def _score_streets(
@@ -128,6 +138,7 @@ def _score_streets(
     workers: int,
     cache: Path,
     config: EvaluationConfig,
+    device: str,
 ) -> list[Tally]:
     """Score simulated streets one by one, over processes of one thread each."""
     from tqdm import tqdm
@@ -135,7 +146,7 @@ def _score_streets(
     mean = training_mean(trained, grid, workers, cache, config)
     rig = _training_streets(trained)[1]
     with single_threaded(workers) as pool:
-        jobs = [pool.submit(_score_street, checkpoint, seed, rig, warmup, mean, config) for seed in seeds]
+        jobs = [pool.submit(_score_street, checkpoint, seed, rig, warmup, mean, config, device) for seed in seeds]
         bar = tqdm(jobs, unit="street", desc="evaluating", file=sys.stderr)
         return [job.result() for job in bar]
 
@@ -148,12 +159,12 @@ def _training_streets(trained: Mapping[str, Any]) -> tuple[range, str]:
 
 
 def _score_street(
-    checkpoint: Path, seed: int, rig: str, warmup: int, mean: np.ndarray, config: EvaluationConfig
+    checkpoint: Path, seed: int, rig: str, warmup: int, mean: np.ndarray, config: EvaluationConfig, device: str
 ) -> Tally:
     """One simulated street, in a process of its own."""
     from letocc_core.stream.pipeline import OccFlowPipeline
 
-    pipeline = OccFlowPipeline.from_checkpoint(checkpoint)
+    pipeline = OccFlowPipeline.from_checkpoint(checkpoint, device=device)
     street = simulated_street(seed, rig, pipeline.model.config.grid, pipeline.input.image_size, config.times())
     return score_sequence(pipeline, street, range(warmup, len(street)), mean, config)
 

@@ -9,8 +9,9 @@ and report.html, which shows all of it.
 """
 
 import json
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,19 @@ from letocc_core.metrics import results
 
 
 def replay_to_folder(
-    bag: str | Path, checkpoints: Sequence[str | Path], out: str | Path, device: str = "cpu", command: str = ""
+    bag: str | Path,
+    checkpoints: Sequence[str | Path],
+    out: str | Path,
+    device: str = "cpu",
+    command: str = "",
+    reading: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Replay a bag with one or more checkpoints into `out`; returns a summary of each, which is also printed.
 
     One checkpoint writes into `out` itself, several into a folder each; `out/report.html` shows them side by side.
+
+    Args:
+        reading: arguments of `RecordedDrive` over those of the recordings that the first checkpoint was trained on.
 
     Raises:
         CheckpointError, DataError: a checkpoint or the bag cannot be used, or `out` holds answers already.
@@ -38,7 +47,7 @@ def replay_to_folder(
     from letocc_core.evaluation.report import report
 
     bag, out = Path(bag), Path(out)
-    drive = RecordedDrive(bag, **bag_frames(read_metadata(checkpoints[0])["config"]))
+    drive = RecordedDrive(bag, **bag_frames(read_metadata(checkpoints[0])["config"], reading))
     candidates = _candidates([Path(c) for c in checkpoints], out, drive, device)
     gallery = Gallery(_count_sets(bag, drive))
     begin = time.perf_counter()
@@ -51,6 +60,7 @@ def replay_to_folder(
             answers = [candidate.take(sample) for candidate in candidates]
             gallery.consider(position, sample, answers, [c.instants[-1].figures for c in candidates])
     wall = time.perf_counter() - begin
+    print(drive.recording.report(), file=sys.stderr)
     summaries = [_summary(candidate, bag, drive, wall) for candidate in candidates]
     for candidate, summary in zip(candidates, summaries, strict=True):
         results.write_results(candidate.folder / "metrics.json", candidate.results(command))

@@ -230,7 +230,7 @@ def test_cv_bridge_knows_further_encodings(monkeypatch: pytest.MonkeyPatch):
             return np.full((message.height, message.width, 3), 7, np.uint8)
 
     monkeypatch.setitem(sys.modules, "cv_bridge", SimpleNamespace(CvBridge=Bridge, CvBridgeError=ValueError))
-    known = conversions.image_to_rgb(Image(encoding="nv21", height=2, width=2, step=4), "/camera")
+    known = conversions.image_to_rgb(Image(encoding="nv24", height=2, width=2, step=4), "/camera")
     assert (known == 7).all()
     with pytest.raises(DataError, match="cv_bridge cannot turn encoding 'nonsense'"):
         conversions.image_to_rgb(Image(encoding="nonsense", height=2, width=2, step=4), "/camera")
