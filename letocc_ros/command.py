@@ -1,17 +1,31 @@
-"""`letocc play`, which this package adds to the `letocc` command (entry point `letocc.commands`)."""
+"""What this package adds to the `letocc` command: `play` (entry point `letocc.commands`) and `view --live`."""
 
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from letocc_core.cli import NEEDS_ROS, run, without_ros_arguments
 from letocc_core.errors import LetOccError
+
+if TYPE_CHECKING:
+    from letocc_core.viz.viewers.logs import ViewOptions
 
 
 def add_play(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the subcommand `play`."""
     about = "publish a bag over ROS 2 with /clock, where rosbag2 is not installed"
     _arguments(commands.add_parser("play", help=about))
+
+
+def view_live(node: str, options: "ViewOptions") -> None:
+    """`letocc view --live` (entry point `letocc.live`)."""
+    try:
+        from letocc_ros.view.live import view_live
+    except ImportError as error:
+        raise LetOccError(NEEDS_ROS.format(name="view --live", error=error)) from error
+
+    view_live(node, options)
 
 
 def main() -> int:

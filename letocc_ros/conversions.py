@@ -1,12 +1,15 @@
 """ROS messages <-> the arrays of `letocc_core`. The only module that knows how either is laid out.
 
 Images are decoded by `letocc_core.stream.images`, which the bag reader uses too, so that the live node and the offline
-replay see the same pixels; `cv_bridge`, where installed, adds the encodings which that does not know.
+replay see the same pixels; `cv_bridge`, where installed, adds the encodings which that does not know. Clouds and
+rotations come from `sensor_msgs_py` and `tf_transformations` where those are installed, with the same numbers.
 """
 
 import array
-import math
+import functools
+import importlib
 import sys
+from types import ModuleType
 
 import numpy as np
 from builtin_interfaces.msg import Time
@@ -15,11 +18,11 @@ from nav_msgs.msg import OccupancyGrid
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
-from letocc_core.errors import ConfigError, DataError
+from letocc_core.errors import DataError
 from letocc_core.geometry import se3
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.stream import images
-from letocc_core.stream.packing import PROBABILITY_STEPS, pack
+from letocc_core.stream.packing import pack, unpack
 from letocc_core.stream.types import Calibration, OccFlow
 from letocc_ros.msg import OccFlowGrid
 
@@ -38,18 +41,22 @@ def from_ns(stamp_ns: int) -> Time:
     return Time(sec=seconds, nanosec=nanoseconds)
 
 
-def image_to_rgb(message: Image | CompressedImage, topic: str, depth: images.BitDepth | None = None) -> np.ndarray:
-    """uint8 RGB [h, w, 3] of a raw or compressed image; raises `DataError` that names the topic and the stamp.
-
-    Args:
-        depth: of the images of this topic so far; see `letocc_core.stream.images`.
-    """
+def image_to_rgb(message: Image | CompressedImage, topic: str) -> np.ndarray:
+    """uint8 RGB [h, w, 3] of a raw or compressed image; raises `DataError` that names the topic and the stamp."""
     source = f"{topic} at {to_ns(message.header.stamp)} ns"
-    if isinstance(message, Image) and message.encoding not in images.SUPPORTED:
-        bridged = _bridge_to_rgb(message, source)
-        if bridged is not None:
-            return bridged
-    return images.decode(message, source, depth)
+    if isinstance(message, CompressedImage):
+        return images.decode_compressed(message.data, source)
+    if message.encoding not in images.ENCODINGS and (bridged := _bridge_to_rgb(message, source)) is not None:
+        return bridged
+    return images.decode_raw(
+        message.encoding,
+        message.height,
+        message.width,
+        message.step,
+        message.data,
+        bool(message.is_bigendian),
+        source,
+    )
 
 
 def rgb_to_image(image: np.ndarray, stamp_ns: int, frame_id: str) -> Image:
@@ -132,32 +139,7 @@ def from_grid_message(message: OccFlowGrid) -> OccFlow:
 
     Raises `DataError` for arrays whose sizes contradict the grid.
     """
-    shape = (message.size_x, message.size_y, message.size_z)
-    source = f"OccFlowGrid at {to_ns(message.header.stamp)} ns"
-    stored = np.frombuffer(message.probability, np.uint8)
-    occupied = np.frombuffer(message.occupied, np.uint32)
-    if len(stored) != math.prod(shape):
-        raise DataError(f"{source}: {len(stored)} probabilities, expected {' x '.join(map(str, shape))}")
-    if not len(occupied) == len(message.vx) == len(message.vy) or (occupied >= len(stored)).any():
-        raise DataError(
-            f"{source}: {len(occupied)} occupied voxels, {len(message.vx)} vx, {len(message.vy)} vy; "
-            f"expected as many of each, and indices below {len(stored)}"
-        )
-    if message.class_names and len(message.labels) != len(occupied):
-        raise DataError(f"{source}: {len(message.labels)} labels of {len(occupied)} occupied voxels, expected as many")
-    stored = stored.reshape(shape)
-    velocity = np.zeros((stored.size, 2), np.float32)
-    velocity[occupied] = np.stack([np.frombuffer(message.vx, np.float32), np.frombuffer(message.vy, np.float32)], -1)
-    return OccFlow(
-        stamp_ns=to_ns(message.header.stamp),
-        grid=_grid_of(message, source),
-        probability=np.where(stored == OccFlowGrid.NOT_SEEN, 0, stored).astype(np.float32) / PROBABILITY_STEPS,
-        velocity=velocity.reshape(*shape, 2),
-        observed=stored != OccFlowGrid.NOT_SEEN,
-        threshold=message.threshold,
-        labels=_labels_of(message, occupied, shape),
-        class_names=tuple(message.class_names),
-    )
+    return unpack(message)
 
 
 def to_point_cloud(answer: OccFlow, frame_id: str, lowest: float = -np.inf, highest: float = np.inf) -> PointCloud2:
@@ -173,9 +155,19 @@ def to_point_cloud(answer: OccFlow, frame_id: str, lowest: float = -np.inf, high
     fields = [
         PointField(name=name, offset=4 * i, datatype=PointField.FLOAT32, count=1) for i, name in enumerate(POINT_FIELDS)
     ]
+    cloud = _cloud(make_header(answer.stamp_ns, frame_id), fields, rows)
+    cloud.is_dense = True
+    return cloud
+
+
+def _cloud(header: Header, fields: list[PointField], rows: np.ndarray) -> PointCloud2:
+    """A cloud of points [n, len(fields)], float32; made by sensor_msgs_py where that is installed."""
+    if (library := _installed("sensor_msgs_py.point_cloud2")) is not None:
+        points = np.ascontiguousarray(rows).view([(field.name, np.float32) for field in fields]).reshape(-1)
+        return library.create_cloud(header, fields, points)
     width = rows.itemsize * len(fields)
     return PointCloud2(
-        header=make_header(answer.stamp_ns, frame_id),
+        header=header,
         height=1,
         width=len(rows),
         fields=fields,
@@ -183,7 +175,6 @@ def to_point_cloud(answer: OccFlow, frame_id: str, lowest: float = -np.inf, high
         point_step=width,
         row_step=width * len(rows),
         data=_bytes(rows),
-        is_dense=True,
     )
 
 
@@ -208,38 +199,32 @@ def to_costmap(answer: OccFlow, frame_id: str, lowest: float, highest: float) ->
     return message
 
 
-def _bridge_to_rgb(message: Image, source: str) -> np.ndarray | None:
-    """The image through cv_bridge, or None where that is not installed."""
+@functools.cache
+def _installed(name: str) -> ModuleType | None:
+    """A module that comes with a ROS installation, or None where it does not."""
     try:
-        import cv_bridge
+        return importlib.import_module(name)
     except ImportError:
         return None
+
+
+def _bridge_to_rgb(message: Image, source: str) -> np.ndarray | None:
+    """The image through cv_bridge, or None where that is not installed."""
+    if (library := _installed("cv_bridge")) is None:
+        return None
     try:
-        return cv_bridge.CvBridge().imgmsg_to_cv2(message, desired_encoding="rgb8")
-    except cv_bridge.CvBridgeError as error:
+        return library.CvBridge().imgmsg_to_cv2(message, desired_encoding="rgb8")
+    except library.CvBridgeError as error:
         raise DataError(f"{source}: cv_bridge cannot turn encoding '{message.encoding}' into rgb8: {error}") from error
 
 
-def _grid_of(message: OccFlowGrid, source: str) -> GridSpec:
-    size = float(f"{message.voxel_size:.6g}")  # it travels as float32
-    lower = (message.origin.x, message.origin.y, message.origin.z)
-    counts = (message.size_x, message.size_y, message.size_z)
-    try:
-        return GridSpec(lower, tuple(lo + n * size for lo, n in zip(lower, counts, strict=True)), size)
-    except ConfigError as error:
-        raise DataError(f"{source}: {error}") from error
-
-
-def _labels_of(message: OccFlowGrid, occupied: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray | None:
-    if not message.class_names:
-        return None
-    labels = np.zeros(int(np.prod(shape)), np.uint8)
-    labels[occupied] = np.frombuffer(message.labels, np.uint8)
-    return labels.reshape(shape)
-
-
 def _matrix(q: Quaternion, t: Vector3 | Point) -> np.ndarray:
-    return se3.from_quaternion(np.array([q.x, q.y, q.z, q.w]), np.array([t.x, t.y, t.z]))
+    """[4, 4]; its rotation by tf_transformations where that is installed."""
+    quaternion = np.array([q.x, q.y, q.z, q.w])
+    T = se3.from_quaternion(quaternion, np.array([t.x, t.y, t.z]))  # refuses what is no rotation
+    if (library := _installed("tf_transformations")) is not None:
+        T[:3, :3] = library.quaternion_matrix(quaternion)[:3, :3]
+    return T
 
 
 def _between(grid: GridSpec, lowest: float, highest: float) -> np.ndarray:

@@ -1,18 +1,15 @@
-"""Records what nodes publish into a bag, where rosbag2 is not installed, and reads the answers in it back."""
+"""Records what nodes publish into a bag, where rosbag2 is not installed."""
 
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.subscription import Subscription
 
 from letocc_core.data.bags.answers import ANSWER, OCCUPANCY_TOPIC, POINTS_TOPIC, answer_definition
-from letocc_core.data.bags.reader import open_bag
 from letocc_core.data.bags.writer import BagWriter
-from letocc_core.stream.types import OccFlow
-from letocc_ros import conversions
 from letocc_ros.session import count_publishers, header_stamp_ns, message_class, session
 
 SETTLE = 0.5  # s
@@ -116,10 +113,3 @@ class Recorder:
         stamp_ns = header_stamp_ns(data, offset) if len(data) >= offset + 12 else time.time_ns()
         bag.write_raw(topic, kind, stamp_ns, data)
         self.received[topic].append((stamp_ns, time.time_ns()))
-
-
-def read_answers(path: str | Path) -> Iterator[OccFlow]:
-    """The answers in a recorded bag, in order; raises `DataError` for a bag that cannot be read."""
-    with open_bag(path) as bag:
-        for _, _, message in bag.raw(bag.topics(ANSWER)):
-            yield conversions.from_grid_message(message)

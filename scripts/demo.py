@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from letocc_core.checkpoint import read_metadata
+from letocc_core.data.bags.answers import read_answers
 from letocc_core.data.simulator.bags import simulate
 from letocc_core.data.simulator.rig import Rig
 from letocc_core.evaluation.moment import moment_of
@@ -25,7 +26,7 @@ from letocc_core.versions import versions
 from letocc_core.viz.overview import overview, save_png
 from letocc_core.viz.replay_gif import write_gif
 from letocc_ros.player import Played, play
-from letocc_ros.recorder import OUTPUTS, Recorder, read_answers
+from letocc_ros.recorder import OUTPUTS, Recorder
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 WARMUP = 2  # image sets until the network has its whole past

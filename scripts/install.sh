@@ -109,10 +109,12 @@ make_venv() {
 }
 
 install_python_packages() {
-    local constraints=$root/scripts/constraints.txt requirements=()
+    local constraints=$root/scripts/constraints.txt requirements=() extras=all,view
     if with_ros; then
         "$venv/bin/python" "$root/scripts/ros_constraints.py" "$constraints" >"$venv/constraints.txt"
         constraints=$venv/constraints.txt
+        # the viewer wants NumPy 2: beside an older one of the system's it stays away, and `letocc view` says so
+        if grep -q '^numpy==1' "$constraints"; then extras=all; fi
         command -v colcon >/dev/null || requirements+=(colcon-common-extensions)
     else
         requirements+=(-r "$root/scripts/requirements-ros.txt")
@@ -120,7 +122,7 @@ install_python_packages() {
     local pip=("$venv/bin/python" -m pip --disable-pip-version-check install -c "$constraints")
     quietly "pip and setuptools" "${pip[@]}" pip setuptools wheel
     quietly "Python packages (a few minutes the first time)" \
-        "${pip[@]}" --no-build-isolation -e "$root[all]" "${requirements[@]}"
+        "${pip[@]}" --no-build-isolation -e "$root[$extras]" "${requirements[@]}"
     if ! with_ros; then repair_exports; fi
 }
 

@@ -21,8 +21,8 @@ LAYERS = {  # package or module of letocc_core: what else it may import
     "checkpoint": {"model"},
     "stream": {"geometry", "model", "checkpoint"},
     "rendering": {"geometry"},
-    "cues": {"geometry", "model"},
-    "losses": {"geometry", "rendering"},
+    "cues": {"geometry"},
+    "losses": {"geometry", "model", "rendering"},
     "data": {"geometry", "stream", "cues"},
     "viz": {"geometry", "stream", "rendering"},
     "metrics": {"geometry", "stream", "losses", "data"},
@@ -138,7 +138,8 @@ def test_the_node_imports_nothing_of_training():
     """The bag player and recorder read and write recordings, and `letocc play` is a command; nothing else may."""
     for file in sources("letocc_ros"):
         allowed = NODE | COMMON | ({"data"} if file.name in BAG_MODULES else set())
-        allowed |= {"cli"} if file.name == "command.py" else set()
+        allowed |= {"cli", "viz"} if file.name == "command.py" else set()
+        allowed |= {"viz"} if file.parent.name == "view" else set()
         assert parts(imports(file)) <= allowed, file
 
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
 
+from letocc_core.cli.arguments import NEEDS_ROS
 from letocc_core.cli.cues import add_cues
 from letocc_core.cli.evaluate import add_eval, add_replay, add_results, add_view
 from letocc_core.cli.recordings import add_bag, add_simulate
@@ -17,6 +18,7 @@ from letocc_core.cli.train import add_ablation, add_data, add_reproduce, add_tra
 from letocc_core.errors import LetOccError
 from letocc_core.processes import let_waiting_threads_sleep
 
+__all__ = ["NEEDS_ROS", "main", "node_main", "run", "without_ros_arguments"]
 COMMANDS: tuple[Callable, ...] = (
     add_simulate,
     add_train,
@@ -30,7 +32,6 @@ COMMANDS: tuple[Callable, ...] = (
     add_data,
     add_cues,
 )
-NEEDS_ROS = "'letocc {name}' needs ROS 2 ({error}); source a ROS installation or this project's scripts/env.sh"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,10 +3,8 @@
 import argparse
 from pathlib import Path
 
-from letocc_core.cli.arguments import add_recording, recording, seed_range
+from letocc_core.cli.arguments import NEEDS_ROS, seed_range
 from letocc_core.errors import LetOccError
-
-OF_CHECKPOINT = "what is not given is as in the recordings that the checkpoint was trained on"
 
 
 def add_eval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -22,10 +20,6 @@ def add_eval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     p.add_argument("--frames", type=seed_range, help="of a bag: only these sets, for example 45-59")
     p.add_argument("--json", type=Path, help="write the result to this file")
     p.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
-    p.add_argument("--thresholds", action="store_true", help="print what other thresholds give, and the calibration")
-    p.add_argument("--choose-threshold", action="store_true", help="write the best one into the checkpoint")
-    p.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
-    add_recording(p, OF_CHECKPOINT)
     p.set_defaults(run=_eval)
 
 
@@ -37,9 +31,6 @@ def _eval(options: argparse.Namespace) -> None:
         raise LetOccError(
             "key=value and --dataset go with --table NAME; without a table, --data says what to measure on"
         )
-    given = recording(options)
-    if given and options.data == "simulator":
-        raise LetOccError(f"--{next(iter(given)).replace('_', '-')} says how a bag is read; give one: --data BAG")
     from letocc_core.evaluation.checkpoint import evaluate_checkpoint
 
     evaluate_checkpoint(
@@ -50,10 +41,6 @@ def _eval(options: argparse.Namespace) -> None:
         json=options.json,
         workers=options.workers,
         command=options.command_line,
-        thresholds=options.thresholds,
-        choose_threshold=options.choose_threshold,
-        device=options.device,
-        reading=given,
     )
 
 
@@ -93,7 +80,8 @@ def add_replay(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     which.add_argument("--compare", type=Path, nargs=2, metavar=("A", "B"), help="two checkpoints, side by side")
     p.add_argument("--out", type=Path, default=Path("out/replay"), help="folder to write to (default: out/replay)")
     p.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
-    add_recording(p, OF_CHECKPOINT)
+    _add_viewers(p)
+    p.add_argument("--view", dest="window", action="store_true", help="watch it in Rerun's window")
     p.set_defaults(run=_replay)
 
 
@@ -101,24 +89,81 @@ def _replay(options: argparse.Namespace) -> None:
     from letocc_core.evaluation.replay import replay_to_folder
 
     checkpoints = options.compare or [options.checkpoint]
-    replay_to_folder(options.bag, checkpoints, options.out, options.device, options.command_line, recording(options))
+    replay_to_folder(
+        options.bag, checkpoints, options.out, options.device, options.command_line, _view_options(options)
+    )
+
+
+def _add_viewers(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--save", type=Path, action="append", default=[], metavar="FILE",
+        help="write it for a viewer: .rrd for Rerun, .mcap for Foxglove and Lichtblick; may be repeated",
+    )  # fmt: skip
+    p.add_argument("--web", action="store_true", help="serve Rerun's page on this machine, for a browser")
+
+
+def _view_options(options: argparse.Namespace):
+    from letocc_core.viz.viewers.logs import ViewOptions
+
+    return ViewOptions(tuple(options.save), options.window, options.web)
 
 
 def add_view(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    p = commands.add_parser("view", help="draw what the node's ~/save_snapshot wrote, and compute it again")
-    p.add_argument("snapshot", type=Path)
-    p.add_argument("--checkpoint", type=Path, help="of the model that answered (default: as the snapshot says)")
-    p.add_argument("--out", type=Path, help="picture to write (default: beside the snapshot)")
-    p.add_argument("--show", action="store_true", help="open the picture as well")
+    p = commands.add_parser("view", help="look at answers: of a running node, a bag, a snapshot, or a file of --save")
+    p.add_argument(
+        "path", type=Path, nargs="?", metavar="PATH",
+        help="file for Rerun (.rrd), bag of answers, or what the node's ~/save_snapshot wrote (.npz)",
+    )  # fmt: skip
+    p.add_argument("--live", action="store_true", help="what a running node answers, instead of a PATH")
+    p.add_argument("--node", default="/occ_flow_node", help="of --live: its name (default: /occ_flow_node)")
+    p.add_argument("--truth", type=Path, metavar="BAG", help="of a bag of answers: the recording that they came from")
+    _add_viewers(p)
+    p.add_argument("--window", action="store_true", help="of a snapshot: open Rerun's window (else: the default)")
+    p.add_argument("--checkpoint", type=Path, help="of a snapshot: the model that answered (default: as it says)")
+    p.add_argument("--out", type=Path, help="of a snapshot: picture to write (default: beside it)")
+    p.add_argument("--show", action="store_true", help="of a snapshot: open the picture as well")
     p.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
     p.set_defaults(run=_view)
 
 
 def _view(options: argparse.Namespace) -> int:
-    from letocc_core.evaluation.view import view_snapshot
+    if options.live == (options.path is not None):
+        raise LetOccError("view takes either a PATH or --live")
+    if options.live:
+        return _view_live(options)
+    if options.path.suffix == ".npz":
+        return _view_snapshot(options)
+    from letocc_core.evaluation.view import show_answers, show_recording
 
-    out = options.out or options.snapshot.with_suffix(".png")
-    difference = view_snapshot(options.snapshot, out, options.checkpoint, options.device)
+    if options.path.suffix == ".rrd":
+        show_recording(options.path, options.web)
+    else:
+        options.window |= not (options.web or options.save)
+        show_answers(options.path, _view_options(options), options.truth)
+    return 0
+
+
+def _view_live(options: argparse.Namespace) -> int:
+    """By the ROS package, where it is installed (entry point `view` of the group `letocc.live`)."""
+    from importlib.metadata import entry_points
+
+    options.window |= not (options.web or options.save)
+    try:
+        [entry] = entry_points(group="letocc.live", name="view")
+        view_live = entry.load()
+    except (ImportError, ValueError) as error:
+        raise LetOccError(NEEDS_ROS.format(name="view --live", error=error)) from error
+    view_live(options.node, _view_options(options))
+    return 0
+
+
+def _view_snapshot(options: argparse.Namespace) -> int:
+    from letocc_core.evaluation.view import show_snapshot, view_snapshot
+
+    if options.web or options.window or options.save:
+        show_snapshot(options.path, _view_options(options))
+    out = options.out or options.path.with_suffix(".png")
+    difference = view_snapshot(options.path, out, options.checkpoint, options.device)
     print(f"{out}\ncomputed again offline: {difference}")
     if options.show:
         from PIL import Image

@@ -1,9 +1,11 @@
 """A sample and its answer, ready for a picture."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
 from letocc_core.data.truth import FREE, Truth
@@ -12,6 +14,7 @@ from letocc_core.evaluation.samples import Sample
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.metrics.frame_score import DepthTruth
 from letocc_core.stream.types import FrameSet, OccFlow
+from letocc_core.viz.viewers.scene import Scene
 
 
 def moment_of(sample: Sample, output: OccFlow, cameras: Sequence[str], depth: bool = True):
@@ -32,12 +35,35 @@ def moment_of(sample: Sample, output: OccFlow, cameras: Sequence[str], depth: bo
             "true_seen": truth.visible,
         }
     elif sample.lidar is not None:
-        known["true_occupied"] = grid.holding(sample.lidar)
+        known["true_occupied"] = _holding_returns(sample.lidar, grid)
     if depth:
         known["depth"] = depth_images(sdf_of(output), grid, frame_set)
         if truth is not None:
             known["true_depth"] = _true_depth_images(truth, frame_set, grid)
     return Moment(output, frame_set.images, cameras, order=left_to_right(frame_set.T_ego_cam), **known)
+
+
+def scene_of(
+    sample: Sample,
+    output: OccFlow,
+    cameras: Sequence[str],
+    figures: Mapping[str, float] | None = None,
+    dropped: Mapping[str, int] | None = None,
+) -> Scene:
+    """A sample and its output, ready for a viewer.
+
+    Args:
+        cameras: names, in the order of the sample's images.
+        figures: scores of this set, by name.
+        dropped: what was dropped until now, by reason.
+    """
+    truth, frame_set, true = sample.truth, sample.frame_set, None
+    if truth is not None:
+        occupied = (truth.occupancy != FREE).astype(np.float32)
+        true = replace(output, probability=occupied, velocity=truth.velocity, observed=truth.visible, threshold=0.5)
+    return Scene(
+        output, frame_set.T_world_ego, frame_set, tuple(cameras), sample.lidar, true, figures or {}, dict(dropped or {})
+    )
 
 
 def _true_depth_images(truth: Truth, frame_set: FrameSet, grid: GridSpec) -> list[Float[np.ndarray, "h w"] | None]:
@@ -53,3 +79,11 @@ def _true_depth_images(truth: Truth, frame_set: FrameSet, grid: GridSpec) -> lis
         target = DepthTruth(frame_set.calibrations[i].K[None], frame_set.T_ego_cam[i][None], pixels, depth)
         out.append(np.where(target.inside(grid), depth, np.nan).reshape(truth.depth[i].shape))
     return out
+
+
+def _holding_returns(points: Float[np.ndarray, "P 3"], grid: GridSpec) -> np.ndarray:
+    """Voxels that hold a LiDAR return (m, ego axes)."""
+    voxel, inside = grid.to_voxel(torch.from_numpy(np.nan_to_num(points, nan=np.inf)))
+    occupied = np.zeros(grid.shape, bool)
+    occupied[tuple(voxel[inside].numpy().T)] = True
+    return occupied

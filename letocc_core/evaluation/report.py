@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from letocc_core.evaluation import score as evaluate
 from letocc_core.evaluation.moment import moment_of
 from letocc_core.metrics import results
 from letocc_core.versions import versions
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
 CHARTS = (  # group, key, title
     ("ray_iou_objects", "mean", "RayIoU of objects"),
     ("ray_iou", "mean", "RayIoU"),
-    ("iou", "mean", "IoU of the voxels that a sensor reaches"),
-    ("precision", "mean", "precision of the same"),
-    ("recall", "mean", "recall of the same"),
     ("depth", "abs_rel", "depth, abs rel"),
     ("novel_view", "l1", "L1 of the images that the set before foretells"),
     ("motion", "mave", "mAVE (m/s)"),
@@ -31,6 +29,11 @@ CHARTS = (  # group, key, title
     ("sweep_motion", "explained", "changed LiDAR returns explained by the velocities"),
     ("sweep_motion", "spoilt", "unchanged LiDAR returns spoilt by the velocities"),
 )
+
+
+def figures_of(figures: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Of the figures of a set those that are shown over time, by their titles."""
+    return {title: figures[group][key] for group, key, title in CHARTS if key in figures.get(group, {})}
 
 
 def report(
@@ -67,8 +70,13 @@ def _scores(candidates: "Sequence[Candidate]", summaries: Sequence[Mapping[str, 
     if not any(s["scored"] for s in summaries):
         return []
     text = f"{summaries[0]['scored']} of {summaries[0]['sets']} sets have a truth to compare with."
-    shown = results.tables(rows).items()
-    return [Table(heading, cells, "" if i else text) for i, (heading, cells) in enumerate(shown)]
+    shape, motion = ("ray_iou", "ray_iou_objects", "iou", "depth", "novel_view"), evaluate.MOTION_GROUPS
+    tables = []
+    for heading, groups, words in (("Geometry", shape, text), ("Motion", motion, "")):
+        shown = {name: values for name, values in rows.items() if values.keys() & groups}
+        if shown:
+            tables.append(Table(heading, results.table(shown, groups), words))
+    return tables
 
 
 def _course(candidates: "Sequence[Candidate]", summaries: Sequence[Mapping[str, Any]]) -> Table:
@@ -120,7 +128,7 @@ def _moment(
     pages = []
     for candidate, answer in zip(candidates, answers, strict=True):
         figures = candidate.instants[position].figures
-        words = [f"{title} {figures[group][key]:.3g}" for group, key, title in CHARTS if key in figures.get(group, {})]
+        words = [f"{title} {value:.3g}" for title, value in figures_of(figures).items()]
         pages.append(overview(moment_of(sample, answer, cameras), candidate.name, ", ".join(words[:4])))
     return ShownMoment(f"Set {position}, {seconds:.2f} s after the first", pages)
 

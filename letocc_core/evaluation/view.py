@@ -1,6 +1,8 @@
-"""A snapshot that the node saved: the same answer again, offline, and a picture of it.
+"""Looking at answers afterwards: a snapshot of the node, a bag of answers, or a recording for Rerun.
 
-letocc view node_1700000000.npz
+letocc view node_1700000000.npz      # the picture, and the same answer again, computed offline
+letocc view out/replay/answers       # a bag of answers, in the viewer
+letocc view run.rrd --web            # what `--save` wrote
 """
 
 from dataclasses import dataclass
@@ -8,12 +10,17 @@ from pathlib import Path
 
 import numpy as np
 
+from letocc_core.data.bags.answers import read_placed_answers
 from letocc_core.errors import DataError
 from letocc_core.evaluation.depth import depth_images, sdf_of
+from letocc_core.evaluation.moment import scene_of
+from letocc_core.evaluation.samples import RecordedDrive
 from letocc_core.stream.pipeline import reproduce
 from letocc_core.stream.snapshot import Snapshot
 from letocc_core.stream.types import OccFlow
 from letocc_core.viz.overview import Moment, left_to_right, overview, save_png
+from letocc_core.viz.viewers.logs import ViewOptions, open_logs
+from letocc_core.viz.viewers.scene import Scene
 
 TOLERANCE = 1e-4  # of probabilities, and m/s: other machines and numbers of threads round otherwise
 
@@ -71,14 +78,64 @@ def view_snapshot(path: Path, out: Path, checkpoint: Path | None = None, device:
     return Difference.between(snapshot.answer, reproduce(snapshot, checkpoint, device))
 
 
+def show_recording(path: Path, web: bool = False) -> None:
+    """Open a recording for Rerun in its viewer. Raises as `RerunViewer` does."""
+    from letocc_core.viz.viewers.rerun_viewer import RerunViewer
+
+    with RerunViewer([path], web) as viewer:
+        if viewer.address.page:
+            print(f"open {viewer.address.page}\nserving until Ctrl-C", flush=True)
+            viewer.wait()
+
+
+def show_snapshot(path: Path, options: ViewOptions) -> None:
+    """The answered set of a snapshot in viewers. Raises `DataError` for a file that is none."""
+    snapshot = Snapshot.load(path)
+    last, answer = snapshot.sets[-1], snapshot.answer
+    with open_logs(options) as logs:
+        logs.add(Scene(answer, last.T_world_ego, last, _camera_names(snapshot)))
+
+
+def show_answers(path: Path, options: ViewOptions, recording: Path | None = None) -> int:
+    """A bag of answers in viewers, with the images, the LiDAR and the truth of the recording that they came from.
+
+    Returns how many answers there are. Raises `DataError` for a bag without any, or a recording whose sets have none of
+    their stamps.
+    """
+    count = matched = 0
+    drive = RecordedDrive(recording) if recording else None
+    samples = iter(drive) if drive else iter(())
+    sample = next(samples, None)
+    with open_logs(options) as logs:
+        for answer, pose in read_placed_answers(path):
+            while sample is not None and sample.frame_set.stamp_ns < answer.stamp_ns:
+                sample = next(samples, None)
+            if drive and sample is not None and sample.frame_set.stamp_ns == answer.stamp_ns:
+                logs.add(scene_of(sample, answer, drive.recording.cameras, dropped=drive.recording.dropped))
+                matched += 1
+            else:
+                logs.add(Scene(answer, pose))
+            count += 1
+        if drive and not matched:
+            raise DataError(
+                f"{recording}: no image set has the stamp of an answer in {path}; give the bag they came from"
+            )
+    return count
+
+
 def moment_of(snapshot: Snapshot) -> Moment:
     """The answer and its images, ready for a picture."""
     last, answer = snapshot.sets[-1], snapshot.answer
-    names = list(snapshot.about.get("cameras", ()))
-    if len(names) != len(last.images):  # a fisheye camera has become several views
-        names = [f"view {i}" for i in range(len(last.images))]
+    names = _camera_names(snapshot)
     depth = depth_images(sdf_of(answer), answer.grid, last)
     return Moment(answer, last.images, names, depth, order=left_to_right(last.T_ego_cam))
+
+
+def _camera_names(snapshot: Snapshot) -> list[str]:
+    names, images = list(snapshot.about.get("cameras", ())), snapshot.sets[-1].images
+    if len(names) != len(images):  # a fisheye camera has become several views
+        names = [f"view_{i}" for i in range(len(images))]
+    return names
 
 
 def caption(snapshot: Snapshot) -> str:

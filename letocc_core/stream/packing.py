@@ -1,9 +1,13 @@
-"""An answer as the message `OccFlowGrid` carries it: probabilities as bytes, velocities of the occupied voxels only."""
+"""An answer as the message `OccFlowGrid` carries it, and back: probabilities as bytes, velocities of the occupied voxels only."""
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from letocc_core.errors import ConfigError, DataError
+from letocc_core.geometry.grid import GridSpec
 from letocc_core.stream.types import OccFlow
 
 PROBABILITY_STEPS = 254  # a byte is round(probability * 254)
@@ -27,3 +31,55 @@ def pack(answer: OccFlow) -> PackedAnswer:
     occupied = np.flatnonzero(answer.occupied)
     labels = np.zeros(0, np.uint8) if answer.labels is None else answer.labels.reshape(-1)[occupied]
     return PackedAnswer(probability, occupied.astype(np.uint32), answer.velocity.reshape(-1, 2)[occupied], labels)
+
+
+def unpack(message: Any) -> OccFlow:
+    """The answer in an `OccFlowGrid`, of rclpy or of rosbags, as far as it holds it: velocities of occupied voxels only.
+
+    Raises `DataError` for arrays whose sizes contradict the grid.
+    """
+    shape = (message.size_x, message.size_y, message.size_z)
+    stamp_ns = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+    source = f"OccFlowGrid at {stamp_ns} ns"
+    stored = np.frombuffer(message.probability, np.uint8)
+    occupied = np.frombuffer(message.occupied, np.uint32)
+    if len(stored) != math.prod(shape):
+        raise DataError(f"{source}: {len(stored)} probabilities, expected {' x '.join(map(str, shape))}")
+    if not len(occupied) == len(message.vx) == len(message.vy) or (occupied >= len(stored)).any():
+        raise DataError(
+            f"{source}: {len(occupied)} occupied voxels, {len(message.vx)} vx, {len(message.vy)} vy; "
+            f"expected as many of each, and indices below {len(stored)}"
+        )
+    if message.class_names and len(message.labels) != len(occupied):
+        raise DataError(f"{source}: {len(message.labels)} labels of {len(occupied)} occupied voxels, expected as many")
+    stored = stored.reshape(shape)
+    velocity = np.zeros((stored.size, 2), np.float32)
+    velocity[occupied] = np.stack([np.frombuffer(message.vx, np.float32), np.frombuffer(message.vy, np.float32)], -1)
+    return OccFlow(
+        stamp_ns=stamp_ns,
+        grid=_grid_of(message, source),
+        probability=np.where(stored == NOT_SEEN, 0, stored).astype(np.float32) / PROBABILITY_STEPS,
+        velocity=velocity.reshape(*shape, 2),
+        observed=stored != NOT_SEEN,
+        threshold=message.threshold,
+        labels=_labels_of(message, occupied, shape),
+        class_names=tuple(message.class_names),
+    )
+
+
+def _grid_of(message: Any, source: str) -> GridSpec:
+    size = float(f"{message.voxel_size:.6g}")  # it travels as float32
+    lower = (message.origin.x, message.origin.y, message.origin.z)
+    counts = (message.size_x, message.size_y, message.size_z)
+    try:
+        return GridSpec(lower, tuple(lo + n * size for lo, n in zip(lower, counts, strict=True)), size)
+    except ConfigError as error:
+        raise DataError(f"{source}: {error}") from error
+
+
+def _labels_of(message: Any, occupied: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray | None:
+    if not message.class_names:
+        return None
+    labels = np.zeros(int(np.prod(shape)), np.uint8)
+    labels[occupied] = np.frombuffer(message.labels, np.uint8)
+    return labels.reshape(shape)

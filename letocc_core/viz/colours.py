@@ -14,6 +14,7 @@ GROUND = (186, 178, 165)  # road, kerbs, ground
 EGO = (213, 94, 0)  # the ego vehicle
 
 LOWEST, HIGHEST = 0.3, 4.0  # m above the road: ends of the height scale; lower is ground
+STANDING, FASTEST = 0.5, 10.0  # m/s: ends of the speed scale; slower stands still
 NEAREST, FARTHEST = 2.0, 40.0  # m: ends of the depth scale, which is logarithmic
 
 
@@ -32,6 +33,19 @@ def depth_colours(depth: Float[np.ndarray, "*n"]) -> UInt8[np.ndarray, "*n 3"]:
     colours = _lookup(cv2.COLORMAP_INFERNO, 0.95 - 0.87 * np.clip(share, 0, 1))
     colours[~known] = UNSEEN
     return colours
+
+
+def speed_colours(speed: Float[np.ndarray, "*n"]) -> UInt8[np.ndarray, "*n 3"]:
+    """RGB of speeds (m/s): `GROUND` for what stands, then inferno up to `FASTEST`."""
+    share = np.asarray(speed, np.float64) / FASTEST
+    colours = _lookup(cv2.COLORMAP_INFERNO, share.clip(0, 1) * 0.55 + 0.35)
+    colours[np.asarray(speed) < STANDING] = GROUND
+    return colours
+
+
+def probability_colours(probability: Float[np.ndarray, "*n"]) -> UInt8[np.ndarray, "*n 3"]:
+    """RGB of probabilities in [0, 1], viridis."""
+    return _lookup(cv2.COLORMAP_VIRIDIS, np.asarray(probability, np.float64))
 
 
 def direction_colours(velocity: Float[np.ndarray, "*n 2"]) -> UInt8[np.ndarray, "*n 3"]:

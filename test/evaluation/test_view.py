@@ -11,6 +11,7 @@ from PIL import Image
 
 from letocc_core import checkpoint, cli
 from letocc_core import config as configuration
+from letocc_core.data.bags.answers import AnswerBag
 from letocc_core.errors import DataError
 from letocc_core.evaluation.view import Difference, view_snapshot
 from letocc_core.geometry.grid import GridSpec
@@ -90,3 +91,33 @@ def test_a_snapshot_without_a_checkpoint_asks_for_one(snapshot: Snapshot, saved:
     with pytest.raises(DataError, match=r"nameless\.npz: does not say which checkpoint answered; give it with --check"):
         view_snapshot(path, tmp_path / "picture.png")
     assert view_snapshot(path, tmp_path / "picture.png", saved).equal
+
+
+def test_a_snapshot_and_a_bag_of_answers_go_into_files_for_viewers(snapshot: Snapshot, tmp_path: Path, capsys):
+    pytest.importorskip("foxglove")
+    reader = pytest.importorskip("mcap.reader")
+    path = snapshot.save(tmp_path / "snapshot")
+    assert cli.main(["view", str(path), "--save", str(tmp_path / "one.mcap")]) == 0
+    pose = snapshot.sets[-1].T_world_ego
+    with AnswerBag(tmp_path / "answers") as bag:
+        for number in range(2):
+            bag.write(replace(snapshot.answer, stamp_ns=10**9 * (1 + number)), pose)
+    assert cli.main(["view", str(tmp_path / "answers"), "--save", str(tmp_path / "two.mcap")]) == 0
+    found = []
+    for name in ("one.mcap", "two.mcap"):
+        with (tmp_path / name).open("rb") as file:
+            summary = reader.make_reader(file).get_summary()
+        topics = {summary.channels[i].topic: n for i, n in summary.statistics.channel_message_counts.items()}
+        found.append((topics["/occ_flow_node/voxels"], "/camera_front/image_raw/compressed" in topics))
+    assert found == [(1, True), (2, False)]
+
+
+def test_what_cannot_be_viewed_is_told(tmp_path: Path, capsys):
+    for arguments, said in (
+        (["view"], "either a PATH or --live"),
+        (["view", "a.rrd", "--live"], "either a PATH or --live"),
+        (["view", str(tmp_path / "nothing"), "--save", str(tmp_path / "x.mcap")], "nothing"),
+        (["view", str(tmp_path / "nothing.rrd"), "--web"], "no such file"),
+    ):
+        assert cli.main(arguments) == 1
+        assert said in capsys.readouterr().err

@@ -20,10 +20,11 @@ from ros_rig import CAMERAS, Peer, node_process, stamp
 from std_srvs.srv import Trigger
 
 from letocc_core.data.bags import pointcloud
+from letocc_core.data.bags.answers import read_answers
 from letocc_core.data.bags.reader import open_bag
-from letocc_core.data.bags.recording import Recording
 from letocc_core.errors import CheckpointError, ConfigError, DataError, LetOccError
-from letocc_core.stream.pipeline import OccFlowPipeline, reproduce
+from letocc_core.evaluation.replay import Replay
+from letocc_core.stream.pipeline import reproduce
 from letocc_core.stream.snapshot import Snapshot
 from letocc_core.stream.types import OccFlow
 from letocc_ros import conversions
@@ -32,7 +33,7 @@ from letocc_ros.msg import OccFlowGrid
 from letocc_ros.node import OccFlowNode, load_pipeline, main
 from letocc_ros.parameters import NodeParameters
 from letocc_ros.player import SETTLE, play
-from letocc_ros.recorder import Recorder, read_answers
+from letocc_ros.recorder import Recorder
 
 pytestmark = pytest.mark.xdist_group("ros")
 SETS = 8
@@ -57,8 +58,7 @@ def bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def offline(bag: Path, checkpoint: Path) -> list[OccFlow]:
-    pipeline = OccFlowPipeline.from_checkpoint(checkpoint)
-    return [pipeline.step(item.frame_set) for item in Recording(bag, CAMERAS, lidar=False)]
+    return list(Replay(bag, checkpoint, cameras=CAMERAS))
 
 
 @pytest.fixture(scope="class")

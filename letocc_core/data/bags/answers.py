@@ -1,13 +1,17 @@
-"""A bag of answers, as `occ_flow_node` publishes them, written without ROS: RViz and `read_answers` open either."""
+"""Bags of answers, as `occ_flow_node` publishes them, written and read without ROS; RViz opens either."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from letocc_core.data.bags.reader import open_bag
+from letocc_core.data.bags.recording import all_poses
 from letocc_core.data.bags.writer import BagWriter
-from letocc_core.errors import MissingDependencyError
-from letocc_core.stream.packing import pack
+from letocc_core.errors import DataError, MissingDependencyError, PoseError
+from letocc_core.stream.assembler import AssemblerConfig
+from letocc_core.stream.packing import pack, unpack
 from letocc_core.stream.types import OccFlow
 
 ANSWER = "letocc_ros/msg/OccFlowGrid"
@@ -62,6 +66,32 @@ class AnswerBag:
             class_names=list(answer.class_names),
             labels=packed.labels,
         )
+
+
+def read_answers(path: str | Path) -> Iterator[OccFlow]:
+    """The answers in a bag, in recorded order. Raises `DataError` for a bag that cannot be read."""
+    with open_bag(path) as bag:
+        for _, _, message in bag.raw(bag.topics(ANSWER)):
+            yield unpack(message)
+
+
+def read_placed_answers(
+    path: str | Path, base_frame: str = "base_link", fixed_frame: str = "odom"
+) -> Iterator[tuple[OccFlow, np.ndarray]]:
+    """The same, each with the vehicle's pose then ([4, 4] m, base frame -> fixed frame); where unknown, the identity.
+
+    Raises `DataError` also for a bag without answers.
+    """
+    with open_bag(path) as bag:
+        if not bag.topics(ANSWER):
+            raise DataError(f"{path}: no topic of type {ANSWER}; expected a bag of what occ_flow_node published")
+        poses = all_poses(bag, AssemblerConfig(("none",), base_frame, fixed_frame), damaged=lambda error: None)
+    for answer in read_answers(path):
+        try:
+            pose = poses.lookup(fixed_frame, base_frame, answer.stamp_ns)
+        except PoseError:
+            pose = np.eye(4)
+        yield answer, pose
 
 
 def answer_definition() -> str:

@@ -1,0 +1,99 @@
+"""Rerun's own viewer as a process: a window, or a page served on this machine that a browser opens."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from letocc_core.errors import DataError, LetOccError
+from letocc_core.viz.viewers.rerun_log import rerun_sdk
+
+PATIENCE = 20.0  # s that a viewer may take to listen
+WEB_PORT, DATA_PORT = 9090, 9876  # Rerun's own; others where these are taken
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a viewer listens."""
+
+    data: str  # URL that a `RerunLog` connects to
+    page: str | None = None  # URL for a browser
+
+
+class RerunViewer:
+    """A viewer that runs; a context manager that ends it, unless it is a window.
+
+    Args:
+        files: recordings to open.
+        web: serve a page instead of opening a window.
+        bind: address of the network interface that the page is served on.
+
+    Raises `MissingDependencyError` without rerun-sdk, `DataError` for a file that is not there, `LetOccError` where there
+    is no display for a window, or the viewer ends at once.
+    """
+
+    def __init__(self, files: Sequence[Path] = (), web: bool = False, bind: str = "127.0.0.1"):
+        rerun_sdk()
+        for path in files:
+            if not path.is_file():
+                raise DataError(f"{path}: no such file; expected a recording of Rerun (.rrd)")
+        if not web and sys.platform == "linux" and not any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY"))):
+            raise LetOccError("no display for the viewer's window: --web serves it to a browser, --save writes a file")
+        data, page = (_free_port(port, bind) for port in (DATA_PORT, WEB_PORT))
+        command = [sys.executable, "-m", "rerun_cli", *map(str, files), "--port", str(data), "--hide-welcome-screen"]
+        if web:
+            command += ["--serve-web", "--web-viewer-port", str(page), "--bind", bind]
+        self._web = web
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        url = f"rerun+http://{bind}:{data}/proxy"
+        served = f"http://{bind}:{page}/?url={quote(url, safe='')}&hide_welcome_screen=1"
+        self.address = Address(url, served if web else None)
+        try:
+            for port in (data, page) if web else (data,):
+                self._wait_for(bind, port)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "RerunViewer":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._web:
+            self.close()
+
+    def wait(self) -> None:
+        """Until the viewer ends, or the user interrupts."""
+        with suppress(KeyboardInterrupt):
+            self._process.wait()
+
+    def close(self) -> None:
+        """End the viewer."""
+        self._process.terminate()
+        self._process.wait()
+
+    def _wait_for(self, bind: str, port: int) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                said = self._process.stderr.read().strip().splitlines() if self._process.stderr else []
+                raise LetOccError(f"the viewer ended at once: {said[-1] if said else 'without a word'}")
+            with suppress(OSError), socket.create_connection((bind, port), timeout=1):
+                return
+            time.sleep(0.05)
+        raise LetOccError(f"the viewer does not listen on port {port} after {PATIENCE:g} s")
+
+
+def _free_port(preferred: int, bind: str) -> int:
+    """The port, or another one where it is taken."""
+    for port in (preferred, 0):
+        with suppress(OSError), socket.socket() as probe:
+            probe.bind((bind, port))
+            return probe.getsockname()[1]
+    raise LetOccError(f"no free port on {bind}")
