@@ -4,7 +4,7 @@ One class serves a single frame and a batch of them: `*batch` below is nothing, 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TypeVar
 
 import torch
@@ -54,6 +54,10 @@ class Frame:
         """The same frame on another device."""
         return _to(self, device)
 
+    def images_alone(self) -> "Frame":
+        """The same without what is written in its own axes: LiDAR and votes."""
+        return replace(self, lidar=None, lidar_origin=None, votes=None)
+
     def unsqueeze(self) -> "Frame":
         """A batch of one."""
         return stack([self])
@@ -81,8 +85,9 @@ class Clip:
 
     current: Frame
     history: tuple[Frame, ...]  # newest first; what the temporal fusion and the plane sweep see
-    sources: tuple[Frame, ...]  # frames into which the current rays are projected (previous and next)
+    sources: tuple[Frame, ...]  # frames into which the rendered rays are projected (previous and next)
     cues: tuple[FlowCue, ...] = ()  # for motion; their instants are chosen apart from the sources
+    rendered: Frame | None = None  # whose rays are rendered, of another instant or the same; None: the current frame's
 
     def to(self, device: torch.device | str) -> "Clip":
         return Clip(
@@ -90,6 +95,7 @@ class Clip:
             tuple(f.to(device) for f in self.history),
             tuple(f.to(device) for f in self.sources),
             tuple(c.to(device) for c in self.cues),
+            None if self.rendered is None else self.rendered.to(device),
         )
 
 
@@ -117,7 +123,8 @@ def collate(clips: Sequence[Clip]) -> Clip:
         tuple(stack(list(items)) for items in zip(*(getattr(c, name) for c in clips), strict=True))
         for name in ("history", "sources", "cues")
     )
-    return Clip(stack([c.current for c in clips]), history, sources, cues)
+    rendered = None if clips[0].rendered is None else stack([c.rendered for c in clips])
+    return Clip(stack([c.current for c in clips]), history, sources, cues, rendered)
 
 
 def _to(item: Item, device: torch.device | str) -> Item:

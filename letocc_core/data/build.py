@@ -123,6 +123,7 @@ def simulated_clips(
         semantics=streets.semantics,
         votes=None if grid is None else config.votes,
         grid=grid,
+        instants=config.instants,
         cache=config.cache,
         workers=config.workers,
         shard=shard,
@@ -136,8 +137,8 @@ def recorded_clips(config: DataConfig, input_config: InputConfig, past_frames: i
     from letocc_core.data.recorded_clips import RecordedClips
 
     if config.bag is not None:
-        return BagClips(config.bag, input_config, past_frames, cache=config.cache)
+        return BagClips(config.bag, input_config, past_frames, config.cache, config.instants)
     data = config.recorded
     drives = open_drives(data, config.cache)
     stores = [DriveFrames(drive, input_config, data.lidar, config.cache) for drive in drives]
-    return RecordedClips(stores, data, input_config, past_frames)
+    return RecordedClips(stores, data, input_config, past_frames, config.instants)

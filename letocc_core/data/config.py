@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+from jaxtyping import Bool, Float
+
 from letocc_core.cues.masks import GroundedSam
 from letocc_core.cues.residual import FlowResidual
 from letocc_core.cues.semantics import Segmenter
@@ -36,6 +39,43 @@ class SimulatorData:
             raise ConfigError(
                 f"data.simulator.cue_intervals: {list(seconds)}, expected one number above 0 or several different ones"
             )
+
+
+@dataclass(frozen=True)
+class InstantsConfig:
+    """Which frame's rays are rendered in the voxels of the current one (SelfOcc; its `nuscenes_occ` configuration)."""
+
+    current: float = 0.333  # share of the clips in which it is the current frame itself
+    earlier: float = 0.5  # share of the others in which it is an earlier frame, where there is one
+    nearest: float = 0.4  # m that the vehicle drove between the two, at least
+    farthest: float = 15.0  # m, at most: within the box
+
+    def __post_init__(self):
+        if not (0 <= self.current <= 1 and 0 <= self.earlier <= 1 and 0 <= self.nearest < self.farthest):
+            raise ConfigError(
+                f"data.instants: current {self.current}, earlier {self.earlier}, {self.nearest} to {self.farthest} m; "
+                "expected shares from 0 to 1, and distances in this order"
+            )
+
+    def choose(
+        self,
+        distance: Float[np.ndarray, "F"],
+        now: int,
+        with_sources: Bool[np.ndarray, "F"],
+        draw: np.random.Generator,
+    ) -> int:
+        """The frame to render for frame `now`; `now` itself where no other one will do.
+
+        Args:
+            distance: m from frame `now`.
+            with_sources: frames that have sources on both sides.
+        """
+        usable = with_sources & (distance >= self.nearest) & (distance <= self.farthest)
+        sides = [np.flatnonzero(usable[:now]), now + np.flatnonzero(usable[now:])]
+        wanted, earlier, place = draw.random(3)
+        side = sides[0 if earlier < self.earlier else 1]
+        side = side if len(side) else np.concatenate(sides)
+        return now if wanted < self.current or not len(side) else int(side[int(place * len(side))])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +170,7 @@ class DataConfig:
     kitti_odometry: KittiOdometryData | None = None
     kitti_tracking: KittiTrackingData | None = None
     kitti_raw: KittiRawData | None = None
+    instants: InstantsConfig | None = None  # whose rays are rendered; None: the current frame's alone
     votes: VotesConfig | None = None  # what rays say of voxels, for `objective.queries`
     cache: Path = Path("runs/cache")  # folder for rendered streets, decoded frames, cues and indices of tables
     workers: int = 2  # processes that render streets and compute cues on first use

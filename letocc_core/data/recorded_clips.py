@@ -31,7 +31,7 @@ from letocc_core.frame import Clip, FlowCue, Frame, InputConfig
 from letocc_core.geometry.grid import GridSpec
 
 if TYPE_CHECKING:
-    from letocc_core.data.config import KittiTrackingData, RecordedData
+    from letocc_core.data.config import InstantsConfig, KittiTrackingData, RecordedData
 
 DRAWS = 4  # pairs of source frames drawn for each current frame
 
@@ -54,6 +54,7 @@ class RecordedClips(Dataset):
         data: which frames, and how source frames are chosen.
         input: image size and history interval.
         past_frames: frames of history, `input.history_interval` apart (nearest recorded frame within half of that).
+        instants: whose rays are rendered.
 
     A frame is a current frame if it is complete, and its whole history and a source on either side exist; `left_out`
     counts the others. Raises `DataError` if no recording gives a clip.
@@ -61,8 +62,15 @@ class RecordedClips(Dataset):
 
     cameras: tuple[str, ...] = ()  # names, in the order of the frames, where the live node can ask for the same
 
-    def __init__(self, stores: Sequence[FrameStore], data: "RecordedData", input: InputConfig, past_frames: int):
-        self.stores = list(stores)
+    def __init__(
+        self,
+        stores: Sequence[FrameStore],
+        data: "RecordedData",
+        input: InputConfig,
+        past_frames: int,
+        instants: "InstantsConfig | None" = None,
+    ):
+        self.stores, self.instants = list(stores), instants
         self.clips: list[tuple[int, ClipIndices]] = []
         self.left_out = 0
         for i, store in enumerate(self.stores):
@@ -182,11 +190,33 @@ class RecordedClips(Dataset):
             current = dataclasses.replace(current, movable=labels["movable"] > 0)
         if "semantics" in labels:
             current = dataclasses.replace(current, semantics=labels["semantics"].int())
-        others = {i: store.frame(i, lidar=False) for i in {*clip.history, *clip.sources}}  # each is decoded once
+        then, sources = self._rendered(index) if self.instants else (clip.current, clip.sources)
+        wanted = {*clip.history, *sources, *({then} - {clip.current})}
+        others = {i: store.frame(i, lidar=False) for i in wanted}  # each is decoded once
         cues = tuple(_cue(store, j, self.flows[number].read(clip.current, j)) for j in clip.cues)
         if self.residual:
             current = dataclasses.replace(current, movable=self.residual(current, cues))
-        return Clip(current, tuple(others[i] for i in clip.history), tuple(others[i] for i in clip.sources), cues)
+        history, sources = (tuple(others[i] for i in chosen) for chosen in (clip.history, sources))
+        if self.instants is None:
+            return Clip(current, history, sources, cues)
+        if then == clip.current:
+            return Clip(current, history, sources, cues, current.images_alone())
+        rendered = others[then]
+        if "movable" in self.pictures:
+            rendered = dataclasses.replace(
+                rendered, movable=torch.from_numpy(self.pictures["movable"][number].read(then) > 0)
+            )
+        return Clip(current, history, sources, cues, rendered.images_alone())
+
+    def _rendered(self, index: int) -> tuple[int, tuple[int, int]]:
+        """The frame whose rays a clip renders, and its sources: those of one of the clips of which it is the current frame."""
+        number, clip = self.clips[index]
+        sources: dict[int, tuple[int, int]] = {c.current: c.sources for k, c in self.clips if k == number}
+        T = np.asarray(self.stores[number].T_world_ego)
+        distance = np.linalg.norm(T[:, :3, 3] - T[clip.current, :3, 3], axis=-1)
+        with_sources = np.isin(np.arange(len(T)), list(sources))
+        then = self.instants.choose(distance, clip.current, with_sources, np.random.default_rng(index))
+        return then, clip.sources if then == clip.current else sources[then]
 
 
 def write_recorded_votes(

@@ -1,26 +1,28 @@
 """The objective of a stage: the terms that shape geometry (SelfOcc's), and with `MotionConfig` those that teach motion."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from letocc_core.errors import ConfigError
 from letocc_core.frame import Clip, FlowCue, Frame
 from letocc_core.geometry import camera
-from letocc_core.geometry.grid import GridSpec, sample_volume
+from letocc_core.geometry.grid import GridSpec, sample_unit, sample_volume
 from letocc_core.losses import edge, eikonal, hessian, lidar, optical_flow, photometric, queries, semantics, sparsity
-from letocc_core.losses.grounded_motion import GroundedConfig, grounded_losses
+from letocc_core.losses.grounded_motion import GroundedConfig, grounded_losses, on_objects
 from letocc_core.losses.mean import mean_over, total
+from letocc_core.losses.reprojection import as_rendered
 from letocc_core.rendering.draws import Draws
 from letocc_core.rendering.rays import Rays, camera_rays, lidar_rays, object_rays
 from letocc_core.rendering.render import Rendered, SceneFields, composite, render
 
 TERMS = ("photometric", "eikonal", "hessian", "edge", "sparsity", "behind", "start", "lidar", "semantics", "queries")
+MET = 0.1  # share of a ray's weight in what may move, from which it teaches nothing at another instant
 FAR_AWAY = 500.0  # m, depth of the farthest background sample
 
 
@@ -138,14 +140,15 @@ def stage_losses(
     weighted: dict[str, Tensor] = {}
     seen = rays = None
     if config.renders() or (motion and motion.renders() and not motion.rays):
-        rays = camera_rays(clip.current, grid, config.rows, config.columns, draws)
+        rendered = as_rendered(clip)
+        rays = camera_rays(rendered.current, grid, config.rows, config.columns, draws)
         reads = {"motion": motion is not None, "semantics": config.semantics > 0}
         if config.semantics > 0 and fields.semantics is None:
             raise ConfigError(
                 "objective.semantics is on, but the model has no semantic field: set model.fields.classes"
             )
         seen = render(fields, grid, rays, config.samples, beta, draws, **reads)
-        weighted = _geometry_terms(fields, grid, seen, rays, clip, config, beta, draws)
+        weighted = _geometry_terms(fields, grid, seen, rays, clip, rendered, config, beta, draws)
     if config.queries > 0:
         votes = _votes(clip.current)
         weighted["queries"] = config.queries * queries.query_cross_entropy(fields.sdf, votes, occupancy_scale)
@@ -166,26 +169,55 @@ def _geometry_terms(
     seen: Rendered,
     rays: Rays,
     clip: Clip,
+    rendered: Clip,
     config: StaticStageConfig,
     beta: float,
     draws: Draws | None,
 ) -> dict[str, Tensor]:
-    """Weighted terms that shape geometry (and semantics)."""
-    target = photometric.sample_colours(clip.current.images, rays.pixels)
+    """Weighted terms that shape geometry (and semantics).
+
+    Args:
+        rendered: the clip of the frame whose rays these are. Those of another instant than the current one's teach by
+            photometry alone, and only where nothing moves.
+    """
+    target = photometric.sample_colours(rendered.current.images, rays.pixels)
+    left_out, own = None, None
+    if clip.rendered is not None:
+        own = clip.rendered.stamp == clip.current.stamp
+        left_out = may_move(seen, rays, clip, rendered.current, grid) & ~own.view(-1, *[1] * (rays.valid.dim() - 1))
+
+    def of_own(term: Callable[..., Tensor], *values: Tensor) -> Tensor:
+        """A term of the clips whose own rays these are; the others have 0 of it."""
+        if own is None or own.all():
+            return term(*values)
+        return term(*(v[own] for v in values)) * own.float().mean() if own.any() else values[0].sum() * 0
+
     terms = {
-        "photometric": lambda: photometric_term(seen, rays, target, clip, config),
+        "photometric": lambda: photometric_term(seen, rays, target, rendered, config, left_out),
         "eikonal": lambda: _eikonal(fields, grid, seen),
         "hessian": lambda: hessian.hessian(fields.sdf, grid.voxel_size),
         "edge": lambda: _edge(seen, rays, target),
-        "sparsity": lambda: sparsity.free_space(fields.sdf, sparsity.unseen_voxels(clip.current, grid)),
-        "behind": lambda: sparsity.free_behind(seen.sdf[..., 1:], seen.t, seen.depth),
-        "start": lambda: sparsity.free_start(seen.sdf[..., 0]),
+        "sparsity": lambda: of_own(sparsity.free_space, fields.sdf, sparsity.unseen_voxels(clip.current, grid)),
+        "behind": lambda: of_own(sparsity.free_behind, seen.sdf[..., 1:], seen.t, seen.depth),
+        "start": lambda: of_own(sparsity.free_start, seen.sdf[..., 0]),
         "lidar": lambda: _lidar(fields, grid, clip.current, config, beta, draws),
-        "semantics": lambda: _semantics(seen, rays, clip.current),
+        "semantics": lambda: _semantics(seen, rays, rendered.current),
     }
     if clip.current.lidar is None:
         del terms["lidar"]
     return {name: weight * term() for name, term in terms.items() if (weight := getattr(config, name)) > 0}
+
+
+def may_move(seen: Rendered, rays: Rays, clip: Clip, frame: Frame, grid: GridSpec) -> Bool[Tensor, "B N h w"]:
+    """Rays through pixels of the rendered frame that may move, or that end in what the current images show as movable."""
+    out = torch.zeros_like(rays.valid)
+    if frame.movable is not None:
+        out = out | camera.at_nearest(frame.movable, rays.pixels)
+    if clip.current.movable is not None:
+        shown = on_objects(clip.current, grid).float()[:, None]
+        met = sample_unit(shown, rays.in_units(grid).at(seen.t))[..., 0]
+        out = out | (torch.linalg.vecdot(seen.weights.detach(), met) > MET)
+    return out
 
 
 def _votes(frame: Frame) -> Float[Tensor, "B 2 X Y Z"]:
@@ -267,7 +299,12 @@ def cue_is_later(clip: Clip, cue: FlowCue) -> bool:
 
 
 def photometric_term(
-    seen: Rendered, rays: Rays, target: Float[Tensor, "B N h w 3"], clip: Clip, config: StaticStageConfig
+    seen: Rendered,
+    rays: Rays,
+    target: Float[Tensor, "B N h w 3"],
+    clip: Clip,
+    config: StaticStageConfig,
+    left_out: Bool[Tensor, "B N h w"] | None = None,
 ) -> Float[Tensor, ""]:
     """Photometric error of the lattice's rays: samples inside the box, and one share for what leaves it.
 
@@ -289,6 +326,8 @@ def photometric_term(
     if config.auto_mask == "best_sample":
         counted = counted & _moves(views, photometric.unwarped_error(rays.pixels, target, clip.sources, 0.0))
     counted = counted & rays.valid
+    if left_out is not None:
+        counted = counted & ~left_out
     if not config.movable and clip.current.movable is not None:
         counted = counted & ~camera.at_nearest(clip.current.movable, rays.pixels)
     return mean_over(best, counted)

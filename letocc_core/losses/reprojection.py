@@ -1,10 +1,12 @@
-"""Where samples of the current frame's rays are in the images of another instant."""
+"""Rays and samples of one instant in the axes, and in the images, of another."""
+
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from letocc_core.frame import FlowCue, Frame
+from letocc_core.frame import Clip, FlowCue, Frame
 from letocc_core.geometry import camera, se3
 from letocc_core.rendering.rays import Rays, channels
 
@@ -40,3 +42,21 @@ def reproject(
             depth = torch.addcmul(depth, shifts[2, axis], speed)
     nearness = depth.clamp(min=camera.MIN_DEPTH).reciprocal_()
     return (places * nearness).movedim(0, -1), depth
+
+
+def as_rendered(clip: Clip) -> Clip:
+    """A clip with the rendered frame in the place of the current one, its cameras given in the current ego axes."""
+    if clip.rendered is None:
+        return clip
+    return replace(clip, current=in_axes_of(clip.rendered, clip.current), rendered=None)
+
+
+def in_axes_of(frame: Frame, now: Frame) -> Frame:
+    """A batched frame as if its cameras were mounted, where they were, on the vehicle as it stands at `now`.
+
+    Rays and projections into other frames stay as they are; only the axes in which they are written change. LiDAR and
+    votes, which are written in the frame's own axes, are left out.
+    """
+    T_now_then = se3.relative(now.T_world_ego, frame.T_world_ego)
+    T_now_cam = (T_now_then[:, None] @ frame.T_ego_cam).to(frame.T_ego_cam)
+    return replace(frame.images_alone(), T_ego_cam=T_now_cam, T_world_ego=now.T_world_ego)

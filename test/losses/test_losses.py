@@ -12,9 +12,9 @@ from torch.autograd import gradcheck
 
 from letocc_core.errors import ConfigError, DataError
 from letocc_core.frame import Clip, Frame, collate, stack
+from letocc_core.geometry import camera, contact
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.losses import (
-    contact,
     edge,
     eikonal,
     hessian,
@@ -22,11 +22,12 @@ from letocc_core.losses import (
     optical_flow,
     photometric,
     queries,
+    reprojection,
     semantics,
     sparsity,
 )
 from letocc_core.losses.mean import mean_over
-from letocc_core.losses.objective import StaticStageConfig, background_samples, stage_losses
+from letocc_core.losses.objective import StaticStageConfig, background_samples, may_move, stage_losses
 from letocc_core.rendering.draws import Draws
 from letocc_core.rendering.rays import Rays, pixel_rays
 from letocc_core.rendering.render import render
@@ -487,3 +488,77 @@ def test_queries_want_votes(street):
     voted = dataclasses.replace(clip, current=dataclasses.replace(clip.current, votes=votes))
     losses = stage_losses(scene, GRID, voted, alone, 0.5)
     assert set(losses) == {"queries", "total"} and losses["queries"].item() == pytest.approx(math.log(2))
+
+
+# Rays of other instants
+
+
+def instants_clip() -> Clip:
+    """A current frame, and one 1.6 m further on with sources around it, on one street (three cameras of 64 x 96)."""
+    rig = Rig(headings=(0, 75, -75), height=64, width=96)
+    street = AnalyticStreet.random(1)
+    frames = [stack([street.frame(rig, 0.8 * i, round(1e8 * i))[0]]) for i in range(5)]
+    return Clip(frames[0], (), (frames[1], frames[3]), rendered=frames[2])
+
+
+def test_a_frame_in_the_axes_of_another_sees_the_same_points():
+    clip = instants_clip()
+    moved = reprojection.in_axes_of(clip.rendered, clip.current)
+    assert torch.allclose(moved.T_ego_cam[0, :, 0, 3], clip.rendered.T_ego_cam[0, :, 0, 3] + 1.6)
+    world = clip.rendered.T_world_ego @ clip.rendered.T_ego_cam[:, 0].double()
+    assert torch.allclose(moved.T_world_ego @ moved.T_ego_cam[:, 0].double(), world, atol=1e-6)
+
+
+def test_true_geometry_explains_the_images_of_another_instant():
+    clip, true = instants_clip(), AnalyticStreet.random(1).distance(GRID)
+    cost = {
+        name: stage_losses(Scene(sdf), GRID, clip, config(beta_end=0.1), 1.0)["photometric"].item()
+        for name, sdf in (("true", true), ("turned", true.flip(2)), ("empty", torch.full_like(true, 2.0)))
+    }
+    assert cost["true"] < 0.8 * min(cost["turned"], cost["empty"]), cost
+
+
+def test_other_instants_teach_by_photometry_alone_and_not_what_moves_then():
+    clip, scene = instants_clip(), Scene(AnalyticStreet.random(1).distance(GRID) - 0.5)
+    found = stage_losses(scene, GRID, clip, config(), 0.5)
+    assert found["start"].item() == found["behind"].item() == found["sparsity"].item() == 0
+    assert found["photometric"].item() > 0
+    own = dataclasses.replace(clip, rendered=clip.current)
+    assert stage_losses(scene, GRID, own, config(), 0.5)["behind"].item() > 0
+    moving = torch.ones(clip.rendered.images[:, :, 0].shape, dtype=torch.bool)
+    masked = dataclasses.replace(clip, rendered=dataclasses.replace(clip.rendered, movable=moving))
+    assert stage_losses(scene, GRID, masked, config(), 0.5)["photometric"].item() == 0
+
+
+def test_rays_of_another_instant_that_end_in_what_may_move_now_are_found():
+    clip = instants_clip()
+    there = reprojection.as_rendered(clip).current
+    rays = pixel_rays(there, GRID, 8)
+    seen = render(Scene(AnalyticStreet.random(1).distance(GRID)), GRID, rays, 64, 0.05)
+    movable = torch.zeros(clip.current.images[:, :, 0].shape, dtype=torch.bool)
+    movable[:, 0] = True  # whatever the front camera shows now
+    masked = dataclasses.replace(clip, current=dataclasses.replace(clip.current, movable=movable))
+    left_out = may_move(seen, rays, masked, there, GRID)
+    ends = rays.at(seen.depth[..., None])[..., 0, :]
+    T = torch.linalg.inv(clip.current.T_ego_cam[0, 0])
+    pixels, depth = camera.project(ends[0].flatten(0, -2) @ T[:3, :3].T + T[:3, 3], clip.current.K[0, 0])
+    shown = camera.in_image(pixels, depth, 64, 96).view(left_out[0].shape) & (seen.opacity[0] > 0.9)
+    assert left_out[0][shown].float().mean() > 0.9
+    outside = ~camera.in_image(pixels, depth, 64 + 16, 96 + 16).view(left_out[0].shape)
+    assert left_out[0][outside].float().mean() < 0.1
+
+
+def test_a_batch_of_own_and_other_instants_is_the_mean_of_both():
+    other = instants_clip()
+    own = dataclasses.replace(other, rendered=other.current, sources=(other.sources[0], other.rendered))
+    single = [
+        dataclasses.replace(c, **{n: (f if (f := getattr(c, n)) is None else type(f)(**{
+            k: None if v is None else v[0] for k, v in vars(f).items()})) for n in ("current", "rendered")},
+            sources=tuple(type(f)(**{k: None if v is None else v[0] for k, v in vars(f).items()}) for f in c.sources))
+        for c in (other, own)
+    ]  # fmt: skip
+    sdf = torch.randn(2, 1, *GRID.shape, generator=torch.Generator().manual_seed(3)) * 0.2
+    together = stage_losses(Scene(sdf), GRID, collate(single), config(), 0.5)
+    alone = [stage_losses(Scene(sdf[i : i + 1]), GRID, c, config(), 0.5) for i, c in enumerate((other, own))]
+    for name, value in together.items():
+        assert value.item() == pytest.approx(sum(a[name].item() for a in alone) / 2, rel=1e-4), name

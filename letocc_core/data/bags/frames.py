@@ -21,7 +21,7 @@ from letocc_core.geometry.rectify import Rectifier
 from letocc_core.stream.preprocess import rectifier_of, to_frame
 
 if TYPE_CHECKING:
-    from letocc_core.data.config import BagData
+    from letocc_core.data.config import BagData, InstantsConfig
 
 CACHE_VERSION = 2  # raise it when the files below change
 
@@ -37,7 +37,14 @@ class BagClips(RecordedClips):
     refuses.
     """
 
-    def __init__(self, data: "BagData", input: InputConfig, past_frames: int, cache: Path):
+    def __init__(
+        self,
+        data: "BagData",
+        input: InputConfig,
+        past_frames: int,
+        cache: Path,
+        instants: "InstantsConfig | None" = None,
+    ):
         if not data.bags:
             raise ConfigError("data.bag.bags: no bag to train on; name one: letocc train CONFIG data=BAG")
         recordings = [recording_of(path, data) for path in data.bags]
@@ -48,7 +55,7 @@ class BagClips(RecordedClips):
                     f"{recording.path}: its cameras are {', '.join(recording.cameras)}, but those of "
                     f"{recordings[0].path} are {', '.join(self.cameras)}; name those of both in data.bag.cameras"
                 )
-        super().__init__([BagFrames.open(r, input, cache) for r in recordings], data, input, past_frames)
+        super().__init__([BagFrames.open(r, input, cache) for r in recordings], data, input, past_frames, instants)
 
 
 def recording_of(path: Path, data: "BagData") -> Recording:

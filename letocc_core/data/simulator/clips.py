@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from letocc_core.cues.flow import FlowEstimator, decode, encode, flow_estimator, settings_key, trusted_flow
 from letocc_core.cues.votes import VotesConfig
 from letocc_core.data.cache import save, write_missing
+from letocc_core.data.config import InstantsConfig
 from letocc_core.data.simulator.rig import Rig
 from letocc_core.data.simulator.street import Street
 from letocc_core.data.vote_files import read_votes, write_votes
@@ -20,6 +21,7 @@ from letocc_core.frame import Clip, FlowCue, Frame, InputConfig
 from letocc_core.geometry.grid import GridSpec
 
 SEMANTICS = "_semantics"  # suffix of the files that hold the classes of pixels
+INSTANTS = 4  # clips of one current frame, each with rays of an instant drawn for it
 RENDERER = 1  # raise when the same seed gives other images, so that stale caches are not read
 
 
@@ -41,6 +43,7 @@ class SimulatorClips(Dataset):
         cue_weights, cue_device: of a learned estimator.
         shard: (i, n): render only the i-th of n parts of what is missing; the others' clips cannot be read then.
         votes: also give the votes of rays in the voxels of `grid`.
+        instants: whose rays are rendered; each current frame then gives `INSTANTS` clips.
         semantics: also give the classes of the current frames' pixels, as pseudo-labels (`data.truth.CLASS_NAMES`).
     """
 
@@ -61,11 +64,13 @@ class SimulatorClips(Dataset):
         semantics: bool = False,
         votes: VotesConfig | None = None,
         grid: GridSpec | None = None,
+        instants: InstantsConfig | None = None,
         shard: tuple[int, int] = (1, 1),
     ):
         self.seeds, self.past_frames = list(seeds), past_frames
         self.first = max(past_frames, 1)
         self.per_street = frames - self.first - 1
+        self.instants = instants
         mounted = Rig.load(rig).require_pinholes("training on streets").resized(*input.image_size)
         self.cameras = tuple(mounted.cameras)
         settings = (RENDERER, mounted, input.history_interval, frames, lidar)
@@ -90,10 +95,11 @@ class SimulatorClips(Dataset):
             self._render(f"optical flow over {s:g} s", suffix, render_cues, (mounted, times, estimator, s))
 
     def __len__(self) -> int:
-        return len(self.seeds) * max(self.per_street, 0)
+        return len(self.seeds) * max(self.per_street, 0) * (INSTANTS if self.instants else 1)
 
     def __getitem__(self, index: int) -> Clip:
-        street, offset = divmod(index, self.per_street)
+        clip = index // INSTANTS if self.instants else index
+        street, offset = divmod(clip, self.per_street)
         now = self.first + offset
         data = _load(self.folder, self.seeds[street])
         history = tuple(_frame(data, now - k) for k in range(1, self.past_frames + 1))
@@ -106,7 +112,13 @@ class SimulatorClips(Dataset):
         if self.votes_suffix is not None:
             path = _path(self.folder, self.seeds[street], self.votes_suffix)
             current = replace(current, votes=read_votes(path, now))
-        return Clip(current, history, (_frame(data, now - 1), _frame(data, now + 1)), cues)
+        if self.instants is None:
+            return Clip(current, history, (_frame(data, now - 1), _frame(data, now + 1)), cues)
+        distance = np.linalg.norm((data["T_world_ego"] - data["T_world_ego"][now])[:, :3, 3], axis=-1)
+        inner = np.arange(len(distance)) % (len(distance) - 1) > 0
+        then = self.instants.choose(distance, now, inner, np.random.default_rng(index))
+        rendered = current if then == now else _frame(data, then)
+        return Clip(current, history, (_frame(data, then - 1), _frame(data, then + 1)), cues, rendered.images_alone())
 
     def _render(self, what: str, suffix: str, render: Callable, settings: tuple) -> None:
         """Let `render(path, seed, *settings)` write the files that the cache lacks."""
