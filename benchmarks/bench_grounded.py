@@ -10,6 +10,7 @@ true one.
 
 import argparse
 from itertools import pairwise
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from letocc_core.data.truth import FREE, Truth
 from letocc_core.frame import FlowCue, Frame
 from letocc_core.geometry import camera
 from letocc_core.geometry.grid import GridSpec
-from letocc_core.losses.grounded_motion import GroundedConfig, grounded_motion
+from letocc_core.losses.grounded_motion import grounded_motion
 from letocc_core.metrics.frame_score import velocity_at
 
 SPEEDS = (0.0, 0.5, 2.0, 4.0, 8.0, 20.0)  # m/s, edges of the rows
@@ -65,7 +66,8 @@ def table(now: SimFrame, others: list[SimFrame]) -> np.ndarray:
     that is told over the true one, and the depth (m)."""
     frame = framed(now)
     cues = [cue(now, other) for other in others]
-    told = grounded_motion(frame, cues, GRID, GroundedConfig(stride=1, fewest=30))
+    with patch.multiple("letocc_core.losses.grounded_motion", STRIDE=1, FEWEST=30):
+        told = grounded_motion(frame, cues, GRID)
     true, movable = true_velocity(now, frame)
     velocity = np.zeros((*movable.shape, 2))
     known, moves, stands = (np.zeros(movable.shape, bool) for _ in range(3))

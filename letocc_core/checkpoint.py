@@ -96,6 +96,16 @@ def load_matching(path: str | Path, model: torch.nn.Module) -> list[str]:
     return [name for name in own if name not in matching]
 
 
+def set_threshold(path: str | Path, threshold: float) -> None:
+    """Write `model.occupancy_threshold` into a checkpoint's configuration; the file is replaced at once."""
+    path = Path(path)
+    metadata = read_metadata(path)
+    metadata["config"]["model"]["occupancy_threshold"] = threshold
+    temporary = path.with_name(f".{path.name}.tmp")
+    save_file(_read_tensors(path), str(temporary), {name: json.dumps(value) for name, value in metadata.items()})
+    temporary.replace(path)
+
+
 def read_metadata(path: str | Path) -> dict[str, Any]:
     """Metadata of a checkpoint, without reading its weights. Raises `CheckpointError`."""
     path = Path(path)

@@ -67,7 +67,7 @@ def from_dict(cls: type[T], data: Mapping[str, Any], source: str, prefix: str = 
     for key, value in data.items():
         name = f"{prefix}{key}"
         if key in removed:
-            if removed[key] is not ... and _plain(value) != removed[key]:
+            if not _means_the_same(_plain(value), removed[key]):
                 raise ConfigError(f"{source}: '{name}' is {SHORT.repr(value)}; this version knows {removed[key]} alone")
             continue
         if key not in known:
@@ -81,6 +81,13 @@ def from_dict(cls: type[T], data: Mapping[str, Any], source: str, prefix: str = 
     except TypeError as error:
         missing = [f.name for f in dataclasses.fields(cls) if f.name not in values and _required(f)]
         raise ConfigError(f"{source}: {prefix or 'top level'} lacks {', '.join(missing) or error}") from error
+
+
+def _means_the_same(value: Any, only: Any) -> bool:
+    """Whether a value of a removed key is the only one that is left; of a section, every key that is given."""
+    if isinstance(only, Mapping) and isinstance(value, Mapping):
+        return all(key in only and value[key] == only[key] for key in value)
+    return only is ... or value == only
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -10,9 +10,30 @@ from multiprocessing import get_context
 from typing import Any
 from unittest.mock import patch
 
+from letocc_core.errors import ConfigError
+
 # numpy's BLAS, torch and OpenCV read these as they load, before any code of ours runs in the new process
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+
+
+def require_device(name: str, what: str = "--device") -> None:
+    """Raise `ConfigError`, headed by `what` (the option or parameter), if this machine cannot use a device of torch."""
+    if name == "cpu":
+        return
+    import torch
+
+    try:
+        device = torch.device(name)
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():  # asks without taking memory
+            raise RuntimeError(f"torch {torch.__version__} finds {torch.cuda.device_count()} CUDA devices")
+        if device.type != "cuda":
+            torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(
+            f"{what} is '{name}', which this machine cannot use: {str(error).splitlines()[0]}; expected cpu, or cuda with a "
+            "GPU and a torch that was built for it"
+        ) from error
 
 
 @contextmanager

@@ -1,15 +1,11 @@
 """ROS messages <-> the arrays of `letocc_core`. The only module that knows how either is laid out.
 
 Images are decoded by `letocc_core.stream.images`, which the bag reader uses too, so that the live node and the offline
-replay see the same pixels; `cv_bridge`, where installed, adds the encodings which that does not know. Clouds and
-rotations come from `sensor_msgs_py` and `tf_transformations` where those are installed, with the same numbers.
+replay see the same pixels; `cv_bridge`, where installed, adds the encodings which that does not know.
 """
 
 import array
-import functools
-import importlib
 import sys
-from types import ModuleType
 
 import numpy as np
 from builtin_interfaces.msg import Time
@@ -41,22 +37,18 @@ def from_ns(stamp_ns: int) -> Time:
     return Time(sec=seconds, nanosec=nanoseconds)
 
 
-def image_to_rgb(message: Image | CompressedImage, topic: str) -> np.ndarray:
-    """uint8 RGB [h, w, 3] of a raw or compressed image; raises `DataError` that names the topic and the stamp."""
+def image_to_rgb(message: Image | CompressedImage, topic: str, depth: images.BitDepth | None = None) -> np.ndarray:
+    """uint8 RGB [h, w, 3] of a raw or compressed image; raises `DataError` that names the topic and the stamp.
+
+    Args:
+        depth: of the images of this topic so far; see `letocc_core.stream.images`.
+    """
     source = f"{topic} at {to_ns(message.header.stamp)} ns"
-    if isinstance(message, CompressedImage):
-        return images.decode_compressed(message.data, source)
-    if message.encoding not in images.ENCODINGS and (bridged := _bridge_to_rgb(message, source)) is not None:
-        return bridged
-    return images.decode_raw(
-        message.encoding,
-        message.height,
-        message.width,
-        message.step,
-        message.data,
-        bool(message.is_bigendian),
-        source,
-    )
+    if isinstance(message, Image) and message.encoding not in images.SUPPORTED:
+        bridged = _bridge_to_rgb(message, source)
+        if bridged is not None:
+            return bridged
+    return images.decode(message, source, depth)
 
 
 def rgb_to_image(image: np.ndarray, stamp_ns: int, frame_id: str) -> Image:
@@ -155,19 +147,9 @@ def to_point_cloud(answer: OccFlow, frame_id: str, lowest: float = -np.inf, high
     fields = [
         PointField(name=name, offset=4 * i, datatype=PointField.FLOAT32, count=1) for i, name in enumerate(POINT_FIELDS)
     ]
-    cloud = _cloud(make_header(answer.stamp_ns, frame_id), fields, rows)
-    cloud.is_dense = True
-    return cloud
-
-
-def _cloud(header: Header, fields: list[PointField], rows: np.ndarray) -> PointCloud2:
-    """A cloud of points [n, len(fields)], float32; made by sensor_msgs_py where that is installed."""
-    if (library := _installed("sensor_msgs_py.point_cloud2")) is not None:
-        points = np.ascontiguousarray(rows).view([(field.name, np.float32) for field in fields]).reshape(-1)
-        return library.create_cloud(header, fields, points)
     width = rows.itemsize * len(fields)
     return PointCloud2(
-        header=header,
+        header=make_header(answer.stamp_ns, frame_id),
         height=1,
         width=len(rows),
         fields=fields,
@@ -175,6 +157,7 @@ def _cloud(header: Header, fields: list[PointField], rows: np.ndarray) -> PointC
         point_step=width,
         row_step=width * len(rows),
         data=_bytes(rows),
+        is_dense=True,
     )
 
 
@@ -199,32 +182,20 @@ def to_costmap(answer: OccFlow, frame_id: str, lowest: float, highest: float) ->
     return message
 
 
-@functools.cache
-def _installed(name: str) -> ModuleType | None:
-    """A module that comes with a ROS installation, or None where it does not."""
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        return None
-
-
 def _bridge_to_rgb(message: Image, source: str) -> np.ndarray | None:
     """The image through cv_bridge, or None where that is not installed."""
-    if (library := _installed("cv_bridge")) is None:
+    try:
+        import cv_bridge
+    except ImportError:
         return None
     try:
-        return library.CvBridge().imgmsg_to_cv2(message, desired_encoding="rgb8")
-    except library.CvBridgeError as error:
+        return cv_bridge.CvBridge().imgmsg_to_cv2(message, desired_encoding="rgb8")
+    except cv_bridge.CvBridgeError as error:
         raise DataError(f"{source}: cv_bridge cannot turn encoding '{message.encoding}' into rgb8: {error}") from error
 
 
 def _matrix(q: Quaternion, t: Vector3 | Point) -> np.ndarray:
-    """[4, 4]; its rotation by tf_transformations where that is installed."""
-    quaternion = np.array([q.x, q.y, q.z, q.w])
-    T = se3.from_quaternion(quaternion, np.array([t.x, t.y, t.z]))  # refuses what is no rotation
-    if (library := _installed("tf_transformations")) is not None:
-        T[:3, :3] = library.quaternion_matrix(quaternion)[:3, :3]
-    return T
+    return se3.from_quaternion(np.array([q.x, q.y, q.z, q.w]), np.array([t.x, t.y, t.z]))
 
 
 def _between(grid: GridSpec, lowest: float, highest: float) -> np.ndarray:

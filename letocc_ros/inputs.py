@@ -2,7 +2,7 @@
 
 import time
 import traceback
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 
 from geometry_msgs.msg import TransformStamped
@@ -16,8 +16,10 @@ from tf2_msgs.msg import TFMessage
 from letocc_core.errors import DataError, LetOccError
 from letocc_core.geometry.calibration import from_camera_info
 from letocc_core.stream.assembler import FrameAssembler
+from letocc_core.stream.images import BitDepth
 from letocc_core.stream.stamps import require_stamp
 from letocc_core.stream.synchronizer import Dropped
+from letocc_core.stream.topics import info_names
 from letocc_core.stream.types import FrameSet
 from letocc_ros import conversions
 from letocc_ros.health import Health
@@ -51,6 +53,9 @@ class Inputs:
         self._pose_subscriptions: list[Subscription] = []  # some of them
         self._arrivals: OrderedDict[int, float] = OrderedDict()
         self._info_topics: dict[str, str] = {}
+        self._info_ranks: dict[str, int] = {}  # by camera, of the best camera_info that came: `info_topics`
+        self._depths: defaultdict[str, BitDepth] = defaultdict(BitDepth)  # by image topic
+        self._said: dict[str, str] = {}  # about them
         self.image_topics: dict[str, str] = {}
         self._rectified = parameters.rectified
         self._listen_to_poses(parameters)
@@ -69,9 +74,10 @@ class Inputs:
         for camera in p.cameras:
             topic = f"{camera}/{p.image_topic}{suffix}"
             self.image_topics[camera] = self._listen(kind, topic, images, self._on_image, camera)
-            self._info_topics[camera] = self._listen(
-                CameraInfo, f"{camera}/camera_info", qos_profile_sensor_data, self._on_camera_info, camera
-            )
+            for rank, topic in enumerate(info_topics(camera, p.image_topic)):  # the last one is for all images
+                self._info_topics[camera] = self._listen(
+                    CameraInfo, topic, qos_profile_sensor_data, self._on_camera_info, (camera, rank)
+                )
 
     def _listen_to_poses(self, p: NodeParameters) -> None:
         static = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -120,9 +126,22 @@ class Inputs:
         self._arrivals.setdefault(stamp_ns, time.monotonic())
         if len(self._arrivals) > REMEMBERED:
             self._arrivals.popitem(last=False)
-        self._assembler.add_image(camera, stamp_ns, conversions.image_to_rgb(message, topic))
+        image = conversions.image_to_rgb(message, topic, self._depths[topic])
+        self._say_depth(topic)
+        self._assembler.add_image(camera, stamp_ns, image)
 
-    def _on_camera_info(self, camera: str, topic: str, message: CameraInfo) -> None:
+    def _say_depth(self, topic: str) -> None:
+        """How many of 16 bits the images are taken to use, whenever that changes."""
+        remark = str(self._depths[topic])
+        if remark != self._said.get(topic, ""):
+            self._said[topic] = remark
+            self._node.get_logger().info(f"{topic}: {remark or '16-bit images that use all bits'}")
+
+    def _on_camera_info(self, about: tuple[str, int], topic: str, message: CameraInfo) -> None:
+        camera, rank = about
+        if rank > self._info_ranks.get(camera, rank):
+            return  # the images have a camera_info of their own
+        self._info_ranks[camera] = rank
         calibration = from_camera_info(message, self._rectified)
         self._assembler.add_calibration(camera, calibration, message.header.frame_id)
 
@@ -175,3 +194,9 @@ class Inputs:
         if item.reason in ("no_camera_info", "bad_camera_info") and item.camera is not None:
             text = f"{text} (topic {self._info_topics[item.camera]})"
         self._health.drop(item.reason, (item.camera or "set",), text, item.images)
+
+
+def info_topics(camera: str, image: str) -> list[str]:
+    """Topics of the `camera_info` that may belong to the images `<camera>/<image>`, the best first; by `stream.topics`."""
+    namespace, _, leaf = f"{camera}/{image}".rpartition("/")
+    return list(dict.fromkeys([*(f"{namespace}/{name}" for name in info_names(leaf)), f"{camera}/camera_info"]))

@@ -30,6 +30,7 @@ from letocc_core import checkpoint, config
 from letocc_core.errors import CheckpointError, ConfigError, DataError, LetOccError
 from letocc_core.frame import InputConfig
 from letocc_core.model.let_occ_flow import ModelConfig
+from letocc_core.processes import require_device
 from letocc_core.stream.pipeline import OccFlowPipeline
 from letocc_core.stream.types import FrameSet
 from letocc_core.versions import versions
@@ -301,7 +302,7 @@ def load_pipeline(p: NodeParameters) -> OccFlowPipeline:
     """The pipeline that the parameters ask for. Raises `CheckpointError` or `ConfigError`."""
     if p.threads:
         torch.set_num_threads(p.threads)
-    _check_device(p.device)
+    require_device(p.device, "parameter 'device'")
     model, input_config, _ = checkpoint.load_model(checkpoint_path(p), p.device, _expected(p.config))
     return OccFlowPipeline(model, input_config, p.threshold or None, p.device)
 
@@ -329,14 +330,6 @@ def shipped_checkpoint() -> Path:
             f"{SHIPPED_CHECKPOINT}: the package letocc_ros is not installed in this environment; "
             "source its setup.bash, or name a checkpoint: --ros-args -p checkpoint:=PATH"
         ) from error
-
-
-def _check_device(name: str) -> None:
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"parameter 'device' is '{name}', which this machine cannot use: {error}") from error
 
 
 def _expected(path: str) -> dict | None:

@@ -18,6 +18,7 @@ from rclpy.validate_topic_name import validate_topic_name
 
 from letocc_core.errors import ConfigError
 from letocc_core.stream.assembler import AssemblerConfig
+from letocc_core.stream.topics import is_rectified
 
 STREET_CAMERAS = (
     "camera_front",
@@ -158,12 +159,14 @@ class NodeParameters:
     @property
     def rectified(self) -> bool:
         """Whether the images are rectified before they come."""
-        return "rect" in self.image_topic
+        return is_rectified(self.image_topic)
 
     @property
     def assembler(self) -> AssemblerConfig:
         """How messages become sets."""
-        return AssemblerConfig(**{f.name: getattr(self, f.name) for f in dataclasses.fields(AssemblerConfig)})
+        own = {f.name for f in dataclasses.fields(self)}
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(AssemblerConfig) if f.name in own}
+        return AssemblerConfig(**values, odometry=bool(self.odometry_topic))
 
 
 def declare(node: Node) -> NodeParameters:

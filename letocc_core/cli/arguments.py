@@ -1,6 +1,38 @@
 """Arguments that several commands take, and how their text is read."""
 
 import argparse
+from typing import Any
+
+RECORDING = ("cameras", "base_frame", "fixed_frame", "odometry_topic", "lidar_topic", "slop")
+
+
+def add_recording(p: argparse.ArgumentParser, default: str = "") -> None:
+    """How a bag is to be read, the same for every command that takes one; `recording` gives what was said.
+
+    Args:
+        default: where the values come from that are not given; empty: they are those of `Recording`.
+    """
+    group = p.add_argument_group("how the bag is read", default or None)
+    group.add_argument("--cameras", type=cameras, metavar="NAME,...", help="some cameras only, the anchor first")
+    group.add_argument("--base-frame", metavar="FRAME", help="ego frame, on the road (base_link)")
+    group.add_argument("--fixed-frame", metavar="FRAME", help="frame in which the world stands still (odom)")
+    group.add_argument("--odometry-topic", metavar="TOPIC", help="ego poses from there instead of /tf")
+    group.add_argument("--lidar-topic", metavar="TOPIC", help="of the LiDAR (/points, or else the first)")
+    group.add_argument("--slop", type=float, metavar="S", help="largest distance of stamps in an image set, s (0.02)")
+
+
+def recording(options: argparse.Namespace) -> dict[str, Any]:
+    """The options of `add_recording` that were given, by the names that `Recording` has."""
+    return {name: value for name in RECORDING if (value := getattr(options, name)) is not None}
+
+
+def cameras(text: str) -> tuple[str, ...]:
+    """`front,left` as names."""
+    names = tuple(name.strip().strip("/") for name in text.split(","))
+    if not all(names) or len(set(names)) < len(names):
+        raise argparse.ArgumentTypeError(f"'{text}' is no list of different names such as front,left")
+    return names
+
 
 NEEDS_ROS = "'letocc {name}' needs ROS 2 ({error}); source a ROS installation or this project's scripts/env.sh"
 

@@ -3,8 +3,10 @@
 import argparse
 from pathlib import Path
 
-from letocc_core.cli.arguments import NEEDS_ROS, seed_range
+from letocc_core.cli.arguments import NEEDS_ROS, add_recording, recording, seed_range
 from letocc_core.errors import LetOccError
+
+OF_CHECKPOINT = "what is not given is as in the recordings that the checkpoint was trained on"
 
 
 def add_eval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -20,6 +22,10 @@ def add_eval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     p.add_argument("--frames", type=seed_range, help="of a bag: only these sets, for example 45-59")
     p.add_argument("--json", type=Path, help="write the result to this file")
     p.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
+    p.add_argument("--thresholds", action="store_true", help="print what other thresholds give, and the calibration")
+    p.add_argument("--choose-threshold", action="store_true", help="write the best one into the checkpoint")
+    p.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
+    add_recording(p, OF_CHECKPOINT)
     p.set_defaults(run=_eval)
 
 
@@ -31,6 +37,9 @@ def _eval(options: argparse.Namespace) -> None:
         raise LetOccError(
             "key=value and --dataset go with --table NAME; without a table, --data says what to measure on"
         )
+    given = recording(options)
+    if given and options.data == "simulator":
+        raise LetOccError(f"--{next(iter(given)).replace('_', '-')} says how a bag is read; give one: --data BAG")
     from letocc_core.evaluation.checkpoint import evaluate_checkpoint
 
     evaluate_checkpoint(
@@ -41,6 +50,10 @@ def _eval(options: argparse.Namespace) -> None:
         json=options.json,
         workers=options.workers,
         command=options.command_line,
+        thresholds=options.thresholds,
+        choose_threshold=options.choose_threshold,
+        device=options.device,
+        reading=given,
     )
 
 
@@ -80,6 +93,7 @@ def add_replay(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     which.add_argument("--compare", type=Path, nargs=2, metavar=("A", "B"), help="two checkpoints, side by side")
     p.add_argument("--out", type=Path, default=Path("out/replay"), help="folder to write to (default: out/replay)")
     p.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
+    add_recording(p, OF_CHECKPOINT)
     _add_viewers(p)
     p.add_argument("--view", dest="window", action="store_true", help="watch it in Rerun's window")
     p.set_defaults(run=_replay)
@@ -90,7 +104,13 @@ def _replay(options: argparse.Namespace) -> None:
 
     checkpoints = options.compare or [options.checkpoint]
     replay_to_folder(
-        options.bag, checkpoints, options.out, options.device, options.command_line, _view_options(options)
+        options.bag,
+        checkpoints,
+        options.out,
+        options.device,
+        options.command_line,
+        recording(options),
+        _view_options(options),
     )
 
 

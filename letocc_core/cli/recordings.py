@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from letocc_core.cli.arguments import add_recording, recording
 from letocc_core.errors import LetOccError
 
 FORMATS = ("bag", "nuscenes", "kitti-odometry", "kitti-tracking")  # that `letocc simulate` writes
@@ -54,6 +55,7 @@ def add_bag(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     kinds = bag.add_subparsers(required=True, metavar="WHAT")
     info = kinds.add_parser("info", help="what a bag holds and what it lacks")
     info.add_argument("bag", type=Path)
+    add_recording(info)
     info.set_defaults(run=_bag_info)
     for name, what in (
         ("kitti-tracking", "sequence"),
@@ -71,7 +73,7 @@ def add_bag(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 def _bag_info(options: argparse.Namespace) -> None:
     from letocc_core.data.bags.info import bag_info
 
-    print(bag_info(options.bag))
+    print(bag_info(options.bag, **recording(options)))
 
 
 def _bag_convert(options: argparse.Namespace) -> None:

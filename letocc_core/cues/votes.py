@@ -8,7 +8,7 @@ voxels, each by how well it knows its end. A voxel's share of votes for matter i
 free and occupied space, not in one that a sampling of points would make.
 
 What moves is somewhere else at other instants. Pixels of objects that could move vote only if the object stands, that is
-if its depth by parallax is the one at which its mask meets the road (`losses.contact`): motion would tell them apart.
+if its depth by parallax is the one at which its mask meets the road (`geometry.contact`): motion would tell them apart.
 What moves now votes now, at the depth at which it stands on the road, and no other instant votes where it is shown.
 """
 
@@ -24,10 +24,9 @@ from jaxtyping import Bool, Float, UInt8
 from letocc_core.errors import ConfigError
 from letocc_core.frame import Frame
 from letocc_core.geometry import camera, se3
+from letocc_core.geometry.contact import contact_depth
 from letocc_core.geometry.grid import GridSpec
-from letocc_core.losses.contact import contact_depth
 from letocc_core.model import plane_sweep
-from letocc_core.model.plane_sweep import PlaneSweepConfig
 
 SWEEP_STRIDE = 4  # px of the full images between the pixels that a plane sweep gives depth for
 ROWS = 2  # rays that take the place of one such pixel downwards: the road is seen at a grazing angle
@@ -179,7 +178,6 @@ def unpack(packed: UInt8[np.ndarray, "2 X Y Z"]) -> Float[np.ndarray, "2 X Y Z"]
 def _depth(frame: Frame, others: Sequence[Frame], config: VotesConfig):
     """Plane-sweep depth of every fourth pixel, and the standard deviation of its inverse (1/m)."""
     others = others or [frame]  # which shows no parallax, and so gives no depth
-    sweep = PlaneSweepConfig(depths=config.depths, nearest=config.nearest)
     T_cam = frame.T_ego_cam[None]
     grey, *other_grey = (F.avg_pool2d(plane_sweep.brightness(f.images[None]), 2) for f in (frame, *others))
     K, *other_K = (plane_sweep.half_intrinsics(f.K[None]) for f in (frame, *others))
@@ -188,7 +186,7 @@ def _depth(frame: Frame, others: Sequence[Frame], config: VotesConfig):
         for f in others
     ]
     valid = [(f.camera_valid & frame.camera_valid)[None] for f in others]
-    swept = plane_sweep.sweep_depth(grey, other_grey, K, other_K, T, valid, sweep)
+    swept = plane_sweep.sweep_depth(grey, other_grey, K, other_K, T, valid, config.depths, config.nearest)
     inverse = swept.inverse_depths.view(1, -1, 1, 1)
     off = inverse - 1 / swept.depth[0][:, None]
     return swept, (swept.probability[0] * off**2).sum(1).sqrt().numpy()

@@ -21,8 +21,11 @@ from letocc_core.evaluation.score import Tally, score_sequence
 from letocc_core.frame import InputConfig
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.metrics import baselines, results
+from letocc_core.metrics.occupancy import ProbabilityCounts
 from letocc_core.processes import single_threaded
 from letocc_core.versions import versions
+
+READING = ("base_frame", "fixed_frame", "slop", "odometry_topic", "lidar_topic")  # what a checkpoint knows of its bags
 
 
 def evaluate_checkpoint(
@@ -35,8 +38,12 @@ def evaluate_checkpoint(
     command: str = "",
     cache: Path = Path("runs/cache"),
     config: EvaluationConfig = EvaluationConfig(),
+    thresholds: bool = False,
+    choose_threshold: bool = False,
+    device: str = "cpu",
+    reading: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Measure a checkpoint, print the table, write the result file (docs/results-format.md).
+    """Measure a checkpoint, print the tables, write the result file (docs/results-format.md).
 
     Args:
         data: `simulator`, or a bag with LiDAR.
@@ -45,6 +52,10 @@ def evaluate_checkpoint(
         json: file to write.
         workers: processes, one thread each (simulator only).
         cache: folder for the mean of the training streets.
+        thresholds: print what other thresholds would give, and how often probabilities are right.
+        choose_threshold: write the threshold of the highest IoU into the checkpoint.
+        device: where the network runs: cpu, cuda, cuda:1, ...
+        reading: of a bag: arguments of `RecordedDrive` over those of the recordings that the checkpoint was trained on.
 
     Raises:
         CheckpointError: the checkpoint cannot be used.
@@ -53,21 +64,22 @@ def evaluate_checkpoint(
     from letocc_core.checkpoint import load_model
     from letocc_core.stream.pipeline import OccFlowPipeline
 
-    model, input_config, metadata = load_model(checkpoint)
+    model, input_config, metadata = load_model(checkpoint, device)
     warmup = model.config.temporal.frames
     spread = {}
     if data == "simulator":
         streets = _score_streets(
-            checkpoint, metadata["config"], model.config.grid, seeds, warmup, workers, cache, config
+            checkpoint, metadata["config"], model.config.grid, seeds, warmup, workers, cache, config, device
         )
         tally = sum(streets, start=Tally())
         spread = {"spread": results.spread([street.results() for street in streets])}
     else:
-        pipeline = OccFlowPipeline(model, input_config)
-        drive = RecordedDrive(Path(data), **bag_frames(metadata["config"]))
+        pipeline = OccFlowPipeline(model, input_config, device=device)
+        drive = RecordedDrive(Path(data), **bag_frames(metadata["config"], reading))
         chosen = range(warmup, sys.maxsize) if frames is None else frames
         track = drive.track if drive.truth else np.zeros((0, 3))
         tally = score_sequence(pipeline, drive, chosen, config=config, track=track)
+        print(drive.recording.report(), file=sys.stderr)
     if not tally.frames:
         raise DataError(f"{data}: nothing was scored; expected image sets after the warm-up, or after the first one")
     found = {
@@ -79,18 +91,42 @@ def evaluate_checkpoint(
         "versions": versions(),
         "command": command,
     }
-    print(results.markdown_table(results.rows(found)))
+    _print_tables(results.tables(results.rows(found)))
     if json is not None:
         results.write_results(json, found)
+    counts: ProbabilityCounts = tally.scores["letocc"].get("probability", ProbabilityCounts.none())
+    if thresholds:
+        _print_tables(counts.tables())
+    if choose_threshold:
+        _write_best_threshold(checkpoint, counts)
     return found
 
 
-def bag_frames(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Cameras, TF frames and slop of the recordings that a checkpoint was trained on (the defaults for any other), and input."""
+def _print_tables(tables: Mapping[str, list[list[str]]]) -> None:
+    for heading, cells in tables.items():
+        print(f"{heading}\n\n{results.markdown(cells)}\n")
+
+
+def _write_best_threshold(path: Path, counts: ProbabilityCounts) -> None:
+    """Put the threshold of the highest IoU into a checkpoint's configuration."""
+    from letocc_core.checkpoint import set_threshold
+
+    best = counts.best()
+    if best is None:
+        raise DataError(f"{path}: no threshold can be chosen: none gives a voxel that is occupied in truth")
+    set_threshold(path, best[0])
+    print(f"{path}: model.occupancy_threshold is {best[0]:g} now (IoU {best[1]:.3f} here)")
+
+
+def bag_frames(config: Mapping[str, Any], reading: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Arguments of `RecordedDrive`: as the recordings that a checkpoint was trained on were read, `reading` over that.
+
+    A checkpoint that was trained on something else has no say.
+    """
     trained = config.get("data", {}).get("bag") or {}
-    known = {k: trained[k] for k in ("base_frame", "fixed_frame", "slop", "odometry_topic") if k in trained}
+    known = {k: trained[k] for k in READING if k in trained}
     input = configuration.from_dict(InputConfig, config["input"], "checkpoint", "input.")
-    return {"cameras": tuple(trained.get("cameras", ())), "input": input, **known}
+    return {"cameras": tuple(trained.get("cameras", ())), "input": input, **known, **(reading or {})}
 
 
 def _score_streets(
@@ -102,6 +138,7 @@ def _score_streets(
     workers: int,
     cache: Path,
     config: EvaluationConfig,
+    device: str,
 ) -> list[Tally]:
     """Score simulated streets one by one, over processes of one thread each."""
     from tqdm import tqdm
@@ -109,7 +146,7 @@ def _score_streets(
     mean = training_mean(trained, grid, workers, cache, config)
     rig = _training_streets(trained)[1]
     with single_threaded(workers) as pool:
-        jobs = [pool.submit(_score_street, checkpoint, seed, rig, warmup, mean, config) for seed in seeds]
+        jobs = [pool.submit(_score_street, checkpoint, seed, rig, warmup, mean, config, device) for seed in seeds]
         bar = tqdm(jobs, unit="street", desc="evaluating", file=sys.stderr)
         return [job.result() for job in bar]
 
@@ -122,12 +159,12 @@ def _training_streets(trained: Mapping[str, Any]) -> tuple[range, str]:
 
 
 def _score_street(
-    checkpoint: Path, seed: int, rig: str, warmup: int, mean: np.ndarray, config: EvaluationConfig
+    checkpoint: Path, seed: int, rig: str, warmup: int, mean: np.ndarray, config: EvaluationConfig, device: str
 ) -> Tally:
     """One simulated street, in a process of its own."""
     from letocc_core.stream.pipeline import OccFlowPipeline
 
-    pipeline = OccFlowPipeline.from_checkpoint(checkpoint)
+    pipeline = OccFlowPipeline.from_checkpoint(checkpoint, device=device)
     street = simulated_street(seed, rig, pipeline.model.config.grid, pipeline.input.image_size, config.times())
     return score_sequence(pipeline, street, range(warmup, len(street)), mean, config)
 

@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 
 from letocc_core.data.truth import FREE, Truth
@@ -35,7 +34,7 @@ def moment_of(sample: Sample, output: OccFlow, cameras: Sequence[str], depth: bo
             "true_seen": truth.visible,
         }
     elif sample.lidar is not None:
-        known["true_occupied"] = _holding_returns(sample.lidar, grid)
+        known["true_occupied"] = grid.holding(sample.lidar)
     if depth:
         known["depth"] = depth_images(sdf_of(output), grid, frame_set)
         if truth is not None:
@@ -79,11 +78,3 @@ def _true_depth_images(truth: Truth, frame_set: FrameSet, grid: GridSpec) -> lis
         target = DepthTruth(frame_set.calibrations[i].K[None], frame_set.T_ego_cam[i][None], pixels, depth)
         out.append(np.where(target.inside(grid), depth, np.nan).reshape(truth.depth[i].shape))
     return out
-
-
-def _holding_returns(points: Float[np.ndarray, "P 3"], grid: GridSpec) -> np.ndarray:
-    """Voxels that hold a LiDAR return (m, ego axes)."""
-    voxel, inside = grid.to_voxel(torch.from_numpy(np.nan_to_num(points, nan=np.inf)))
-    occupied = np.zeros(grid.shape, bool)
-    occupied[tuple(voxel[inside].numpy().T)] = True
-    return occupied

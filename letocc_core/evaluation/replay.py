@@ -10,59 +10,22 @@ and report.html, which shows all of it.
 """
 
 import json
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from letocc_core.checkpoint import read_metadata
 from letocc_core.data.bags.reader import open_bag
-from letocc_core.data.bags.recording import Recording
 from letocc_core.errors import ConfigError
 from letocc_core.evaluation.candidate import Candidate, Gallery
 from letocc_core.evaluation.checkpoint import bag_frames
 from letocc_core.evaluation.moment import scene_of
 from letocc_core.evaluation.samples import RecordedDrive
 from letocc_core.metrics import results
-from letocc_core.stream.pipeline import OccFlowPipeline
-from letocc_core.stream.types import OccFlow
 from letocc_core.viz.viewers.logs import ViewOptions, open_logs
-
-
-class Replay:
-    """The answers for all sets of a bag, in order; each iteration starts from the beginning.
-
-    Args:
-        bag: folder or file.
-        checkpoint: of the model.
-        cameras: names, the first is the anchor; empty for all.
-        base_frame: ego frame.
-        fixed_frame: frame in which the world stands still.
-        threshold: a voxel is occupied above this probability (default: the model's own).
-
-    After an iteration `recording.dropped` and `pipeline.resets` say what was lost. Raises `CheckpointError` and
-    `DataError` as `checkpoint.load_model` and `Recording` do.
-    """
-
-    def __init__(
-        self,
-        bag: str | Path,
-        checkpoint: str | Path,
-        cameras: Sequence[str] = (),
-        base_frame: str = "base_link",
-        fixed_frame: str = "odom",
-        threshold: float | None = None,
-        device: str = "cpu",
-    ):
-        self.pipeline = OccFlowPipeline.from_checkpoint(checkpoint, threshold, device)
-        self.recording = Recording(bag, cameras, base_frame, fixed_frame, lidar=False)
-
-    def __iter__(self) -> Iterator[OccFlow]:
-        if self.pipeline.steps:
-            self.pipeline.reset("a new replay begins")
-        for item in self.recording:
-            yield self.pipeline.step(item.frame_set)
 
 
 def replay_to_folder(
@@ -71,6 +34,7 @@ def replay_to_folder(
     out: str | Path,
     device: str = "cpu",
     command: str = "",
+    reading: Mapping[str, Any] | None = None,
     view: ViewOptions = ViewOptions(),
 ) -> list[dict[str, Any]]:
     """Replay a bag with one or more checkpoints into `out`; returns a summary of each, which is also printed.
@@ -78,6 +42,7 @@ def replay_to_folder(
     One checkpoint writes into `out` itself, several into a folder each; `out/report.html` shows them side by side.
 
     Args:
+        reading: arguments of `RecordedDrive` over those of the recordings that the first checkpoint was trained on.
         view: where the sets go besides, as they are answered; for one checkpoint.
 
     Raises:
@@ -93,7 +58,7 @@ def replay_to_folder(
             "a viewer shows one checkpoint; replay them one after the other, or leave --save, --view and --web out"
         )
     bag, out = Path(bag), Path(out)
-    drive = RecordedDrive(bag, **bag_frames(read_metadata(checkpoints[0])["config"]))
+    drive = RecordedDrive(bag, **bag_frames(read_metadata(checkpoints[0])["config"], reading))
     candidates = _candidates([Path(c) for c in checkpoints], out, drive, device)
     gallery = Gallery(_count_sets(bag, drive))
     recording = drive.recording
@@ -110,6 +75,7 @@ def replay_to_folder(
                 gallery.consider(position, sample, answers, figures)
                 logs.add(scene_of(sample, answers[0], recording.cameras, figures_of(figures[0]), recording.dropped))
         wall = time.perf_counter() - begin
+        print(recording.report(), file=sys.stderr)
         summaries = [_summary(candidate, bag, drive, wall) for candidate in candidates]
         for candidate, summary in zip(candidates, summaries, strict=True):
             results.write_results(candidate.folder / "metrics.json", candidate.results(command))

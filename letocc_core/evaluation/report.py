@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from letocc_core.evaluation import score as evaluate
 from letocc_core.evaluation.moment import moment_of
 from letocc_core.metrics import results
 from letocc_core.versions import versions
@@ -20,6 +19,9 @@ if TYPE_CHECKING:
 CHARTS = (  # group, key, title
     ("ray_iou_objects", "mean", "RayIoU of objects"),
     ("ray_iou", "mean", "RayIoU"),
+    ("iou", "mean", "IoU of the voxels that a sensor reaches"),
+    ("precision", "mean", "precision of the same"),
+    ("recall", "mean", "recall of the same"),
     ("depth", "abs_rel", "depth, abs rel"),
     ("novel_view", "l1", "L1 of the images that the set before foretells"),
     ("motion", "mave", "mAVE (m/s)"),
@@ -70,13 +72,8 @@ def _scores(candidates: "Sequence[Candidate]", summaries: Sequence[Mapping[str, 
     if not any(s["scored"] for s in summaries):
         return []
     text = f"{summaries[0]['scored']} of {summaries[0]['sets']} sets have a truth to compare with."
-    shape, motion = ("ray_iou", "ray_iou_objects", "iou", "depth", "novel_view"), evaluate.MOTION_GROUPS
-    tables = []
-    for heading, groups, words in (("Geometry", shape, text), ("Motion", motion, "")):
-        shown = {name: values for name, values in rows.items() if values.keys() & groups}
-        if shown:
-            tables.append(Table(heading, results.table(shown, groups), words))
-    return tables
+    shown = results.tables(rows).items()
+    return [Table(heading, cells, "" if i else text) for i, (heading, cells) in enumerate(shown)]
 
 
 def _course(candidates: "Sequence[Candidate]", summaries: Sequence[Mapping[str, Any]]) -> Table:

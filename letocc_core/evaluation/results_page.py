@@ -61,7 +61,7 @@ class Section:
     heading: str
     text: str = ""
     rows: tuple[Row, ...] = ()
-    groups: tuple[str, ...] = tuple(results.GROUPS)
+    groups: tuple[str, ...] = results.HEADLINES
     budget: bool = False
     goals: tuple[Goal, ...] = ()
     orders: tuple[Order, ...] = ()

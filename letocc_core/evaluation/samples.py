@@ -79,14 +79,22 @@ class RecordedDrive:
         fixed_frame: str = "odom",
         slop: float = 0.02,
         odometry_topic: str = "",
+        lidar_topic: str = "",
         input: InputConfig | None = None,
     ):
-        """`cameras`: names; empty for all. A truth beside the bag knows the order of its own."""
+        """As `Recording`. A truth beside the bag knows the order of its own cameras."""
         from letocc_core.data.simulator.bags import TruthFolder
 
         self.truth = TruthFolder.beside(Path(bag))
-        cameras = cameras if self.truth is None else self.truth.cameras
-        self.recording = Recording(bag, cameras, base_frame, fixed_frame, slop=slop, odometry_topic=odometry_topic)
+        self.recording = Recording(
+            bag,
+            cameras if self.truth is None else self.truth.cameras,
+            base_frame,
+            fixed_frame,
+            lidar_topic=lidar_topic,
+            odometry_topic=odometry_topic,
+            slop=slop,
+        )
         self.input = input or InputConfig()
         self._rectifier = rectifier_of(self.input)
 

@@ -20,6 +20,7 @@ from letocc_core.evaluation.samples import Sample, lidar_track
 from letocc_core.metrics import baselines, frame_score
 from letocc_core.metrics.frame_score import DepthTruth, Prediction, RayTruth
 from letocc_core.metrics.novel_view import Earlier
+from letocc_core.metrics.occupancy import VoxelTruth
 from letocc_core.metrics.ray_iou import select_origins
 from letocc_core.metrics.sweep_motion import SweepMotionScore
 from letocc_core.stream.types import FrameSet, OccFlow
@@ -190,18 +191,20 @@ def score_frame(
     """
     grid, depths = output.grid, {} if depths is None else depths
     pixels = depth_truth(sample, config.depth_stride)
-    rays = _ray_truth(sample, track, output, pixels)
+    rays, voxels = _ray_truth(sample, track, output, pixels), _voxel_truth(sample, output)
 
     def score(prediction: Prediction) -> frame_score.Score:
         found = frame_score.score_rays(rays, prediction)
+        found = frame_score.add(found, frame_score.score_voxels(voxels, prediction, grid))
         if sample.truth is not None:
-            found = frame_score.add(found, frame_score.score_voxels(sample.truth, prediction))
+            found = frame_score.add(found, frame_score.score_voxel_motion(sample.truth, prediction))
         if sample.lidar is not None and sample.lidar_later is not None:
             found = frame_score.add(found, _score_sweeps(sample, prediction, output))
         return frame_score.add(found, frame_score.score_depth(pixels, prediction, grid, config.depth_limits))
 
     still = np.zeros_like(output.velocity)
-    predicted = Prediction(output.occupied, output.velocity, render_depth(sdf, grid, pixels, config))
+    depth = render_depth(sdf, grid, pixels, config)
+    predicted = Prediction(output.occupied, output.velocity, depth, output.probability, output.observed)
     scores = {"letocc": score(predicted)}
     sceneries = {"flat_road": baselines.flat_road(grid)}
     if mean_occupancy is not None:
@@ -241,3 +244,9 @@ def _ray_truth(sample: Sample, track: np.ndarray, output: OccFlow, cues: DepthTr
     T_ego_world = np.linalg.inv(sample.frame_set.T_world_ego)
     origins = track @ T_ego_world[:3, :3].T + T_ego_world[:3, 3]
     return RayTruth.from_grid(sample.truth, select_origins(origins, grid), grid, cues)
+
+
+def _voxel_truth(sample: Sample, output: OccFlow) -> VoxelTruth:
+    if sample.truth is None:
+        return VoxelTruth.from_sweep(sample.lidar, sample.lidar_origin, output.grid, output.observed)
+    return VoxelTruth.from_grid(sample.truth)

@@ -1,7 +1,8 @@
 """Intrinsics of a raw camera, as `sensor_msgs/CameraInfo` has them.
 
-Distortion models: plumb_bob (4 or 5 coefficients), rational_polynomial (8, 12 or 14), equidistant (4, fisheye; without
-coefficients, an ideal fisheye).
+Distortion models: plumb_bob (4 or 5 coefficients), rational_polynomial (8, 12 or 14; with 4 or 5 it is plumb_bob),
+equidistant (4, fisheye; without coefficients, an ideal fisheye). Drivers' other names for them are in `ALIASES`; coefficients
+beyond those of a model are left off where they are zero.
 """
 
 from dataclasses import dataclass, field
@@ -12,7 +13,15 @@ import numpy as np
 from letocc_core.errors import CalibrationError
 from letocc_core.geometry.camera import scale_intrinsics
 
-COEFFICIENTS = {"plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14), "equidistant": (4,)}
+COEFFICIENTS = {"plumb_bob": (4, 5), "rational_polynomial": (4, 5, 8, 12, 14), "equidistant": (4,)}
+ALIASES = {
+    "": "plumb_bob",
+    "radtan": "plumb_bob",
+    "fisheye": "equidistant",
+    "kannala_brandt": "equidistant",
+    "kannala_brandt4": "equidistant",
+}
+OFF_CENTRE = 0.25  # of the image's size: a principal point further from its middle is suspicious
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,15 +60,39 @@ def from_camera_info(message: Any, rectified: bool = False) -> Calibration:
     Args:
         rectified: the image is rectified already: P holds its intrinsics, and there is no distortion.
     """
-    full = np.array(message.p, np.float64).reshape(3, 4)[:, :3] if rectified else np.reshape(message.k, (3, 3))
-    K, roi = np.array(full, np.float64), message.roi
+    D = np.array(message.d, np.float64)
+    K, roi = np.reshape(np.array(message.k, np.float64), (3, 3)), message.roi
+    if rectified and (
+        np.any(message.p) or np.any(D)
+    ):  # drivers of rectified cameras may leave P empty: then K is the same
+        K = np.array(message.p, np.float64).reshape(3, 4)[:, :3]
     K[:2, 2] -= roi.x_offset, roi.y_offset
     bin_x, bin_y = max(message.binning_x, 1), max(message.binning_y, 1)
     K = scale_intrinsics(K, 1 / bin_x, 1 / bin_y)
     width, height = (roi.width or message.width) // bin_x, (roi.height or message.height) // bin_y
     if rectified:
         return Calibration(width, height, K)
-    return Calibration(width, height, K, np.array(message.d, np.float64), message.distortion_model or "plumb_bob")
+    model = ALIASES.get(message.distortion_model.lower(), message.distortion_model)
+    return Calibration(width, height, K, _without_zeros(D, COEFFICIENTS.get(model, ())), model)
+
+
+def _without_zeros(D: np.ndarray, counts: tuple[int, ...]) -> np.ndarray:
+    """D without the zeros that follow the coefficients of its model, of which there may be so many."""
+    if len(D) in counts or not D.any():
+        return D
+    fitting = [n for n in counts if n < len(D) and not D[n:].any()]
+    return D[: max(fitting)] if fitting else D
+
+
+def off_centre(calibration: Calibration) -> str | None:
+    """A sentence if the principal point lies far off the middle of the image, as if it were of an image of another size."""
+    x, y = calibration.K[0, 2] + 0.5, calibration.K[1, 2] + 0.5
+    if abs(x / calibration.width - 0.5) <= OFF_CENTRE and abs(y / calibration.height - 0.5) <= OFF_CENTRE:
+        return None
+    return (
+        f"the principal point ({x:.0f}, {y:.0f}) px lies far off the middle of the image of {calibration.width} x "
+        f"{calibration.height} px: is K of an image of another size, or is binning or the region of interest missing?"
+    )
 
 
 def validate(calibration: Calibration, source: str) -> None:
@@ -84,6 +117,11 @@ def validate(calibration: Calibration, source: str) -> None:
         raise CalibrationError(f"{source}: D is {D.tolist()}, expected finite numbers")
     if D.any() and D.size not in COEFFICIENTS[calibration.distortion_model]:
         expected = " or ".join(map(str, COEFFICIENTS[calibration.distortion_model]))
+        hint = ""
+        if calibration.distortion_model == "plumb_bob" and D.size in COEFFICIENTS["rational_polynomial"]:
+            hint = (
+                "; so many that are not zero are those of 'rational_polynomial': correct distortion_model in the driver"
+            )
         raise CalibrationError(
-            f"{source}: {D.size} distortion coefficients for '{calibration.distortion_model}', expected {expected}"
+            f"{source}: {D.size} distortion coefficients for '{calibration.distortion_model}', expected {expected}{hint}"
         )

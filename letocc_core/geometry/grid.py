@@ -67,6 +67,14 @@ class GridSpec:
         shape = torch.as_tensor(self.shape, device=points.device)
         return index, ((index >= 0) & (index < shape)).all(-1)
 
+    def holding(self, points: Float[np.ndarray, "n 3"]) -> Bool[np.ndarray, "X Y Z"]:
+        """The voxels that hold at least one of the points (m, ego axes); those outside or not finite are left out."""
+        points = points[np.isfinite(points).all(1)].astype(np.float64)
+        voxel = np.floor((points - self.lower) / self.voxel_size).astype(np.int64)
+        held = np.zeros(self.shape, bool)
+        held[tuple(voxel[((voxel >= 0) & (voxel < self.shape)).all(1)].T)] = True
+        return held
+
     def to_unit(self, points: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 3"]:
         """Points (m) as (x, y, z) in [-1, 1] across the box (faces, `align_corners=False`); outside is beyond that."""
         lower = torch.as_tensor(self.lower, dtype=points.dtype, device=points.device)

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from numba import njit
 
 from letocc_core.errors import DataError
+from letocc_core.geometry.grid import GridSpec
 
 MAX_STEPS_OUTSIDE = 1000  # steps after which a ray that starts outside is given up, as the kernel does
 FARTHEST = 1e9  # voxel units; no origin lies farther away
@@ -57,6 +58,52 @@ def cast(
     distance, voxel, hit = np.full(count, -1.0, np.float32), np.zeros((count, 3), np.int64), np.zeros(count, np.bool_)
     _cast(walled.reshape(-1), walled.shape, origins, directions, distance, voxel, hit)
     return RayHits(distance, voxel, hit)
+
+
+def count_crossings(
+    grid: GridSpec, origin: Float[np.ndarray, "3"], ends: Float[np.ndarray, "R 3"]
+) -> Int[np.ndarray, "X Y Z"]:
+    """How many rays cross each voxel; a ray does not cross the voxel that it ends in.
+
+    Args:
+        origin, ends: m, ego axes; either may lie outside the box.
+
+    Raises:
+        DataError: a point is not finite.
+    """
+    start, points = ((np.asarray(p, np.float64) - grid.lower) / grid.voxel_size for p in (origin, ends))
+    if not (np.abs(start) < FARTHEST).all() or not (np.abs(points) < FARTHEST).all():
+        raise DataError("rays: an origin or end is not a finite number; leave such points out before counting")
+    offsets = points - start
+    length = np.linalg.norm(offsets, axis=1)
+    apart = length > 0
+    last = np.floor(points[apart]).astype(np.int64)
+    crossing = np.zeros(grid.shape, np.int64)
+    directions = offsets[apart] / length[apart, None]
+    _count_crossings(crossing, np.add(grid.shape, 2), start, directions, length[apart], last)
+    return crossing
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _count_crossings(crossing, shape, origin, directions, length, last):
+    """Add to `crossing` the voxels that rays of this length cross before their `last`; `shape` counts the walls."""
+    for ray in range(len(directions)):
+        inside, (i, j, k), (x, y, z), step, delta = _enter(shape, origin, directions[ray])
+        while inside:
+            leaving = min(x, y, z)
+            if leaving >= length[ray] or (i == last[ray, 0] and j == last[ray, 1] and k == last[ray, 2]):
+                break
+            crossing[i, j, k] += 1
+            if x < y and x < z:
+                x += delta[0]
+                i += step[0]
+            elif x >= y and y < z:
+                y += delta[1]
+                j += step[1]
+            else:
+                z += delta[2]
+                k += step[2]
+            inside = 0 <= i < shape[0] - 2 and 0 <= j < shape[1] - 2 and 0 <= k < shape[2] - 2
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

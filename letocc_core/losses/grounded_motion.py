@@ -16,55 +16,34 @@ from torch import Tensor
 
 from letocc_core.errors import ConfigError
 from letocc_core.frame import FlowCue, Frame
-from letocc_core.geometry import camera
+from letocc_core.geometry import camera, contact
 from letocc_core.geometry.grid import GridSpec, sample_volume
 from letocc_core.geometry.masked import packed, take
 from letocc_core.geometry.surfaces import first_surface
-from letocc_core.losses import contact, optical_flow
+from letocc_core.losses import optical_flow
 from letocc_core.losses.mean import mean_over, weighted_mean
 from letocc_core.rendering.rays import Rays, pixel_rays, rays_through
 
 ROUNDS = 3  # of re-weighted least squares
 ROAD = 0.2  # m above the ground, up to which matter is the road's
 MATTER_STEP = 0.75  # voxels between the samples in which matter is looked for
-
-
-@dataclass(frozen=True)
-class GroundedConfig:
-    """How pixels are grouped, and when a group moves."""
-
-    stride: int = 2  # px between the pixels that vote, both ways
-    columns: int = 12  # px, width of a group; it has the whole height of the image
-    depth: float = 1.1  # factor of depth that a group spans
-    depth_tolerance: float = 1.1  # factor up to which another depth may explain the flow of what stands still
-    threshold: float = 0.7  # px of flow that a still world does not explain, beyond which a pixel seems to move
-    moves: float = 0.5  # share of a group's pixels that seem to move, from which it does
-    still: float = 0.15  # and below which it stands still
-    fewest: int = 8  # pixels of a group that teaches, over all cues
-    noise: float = 0.5  # px, errors of flow beyond which a pixel's vote is bounded (Huber)
-    misfit: float = 0.75  # px, mean error of flow of a group up to which its velocity is believed
-    known: float = 0.5  # share of a group's pixels whose flow is known, from which it is believed
-    unsure: float = 1.0  # m/s, standard error of a group's velocity, where it is least certain, up to which it teaches
-    unsure_share: float = 0.3  # the same as a share of its speed: of what moves the larger one counts
-    slow: float = 1.0  # m/s, speed below which a group may stand still
-    prior: float = 0.06  # px a m/s, strength of the belief that motion is slow: for what flow shows even less
-    matter: float = 2.5  # m from where an object stands, up to which the matter that its pixels show is taught as well
-    lowest: float = 0.6  # m above the ground, of pixels that teach: voxels further down hold road as well
-
-    def __post_init__(self):
-        if min(self.columns, self.stride) < 1 or not self.depth > 1 or self.depth_tolerance < 1:
-            raise ConfigError(
-                f"motion.grounded: stride {self.stride} px, columns {self.columns} px, depth {self.depth}, depth_tolerance "
-                f"{self.depth_tolerance}, expected at least 1 px and factors above 1"
-            )
-        if not 0 <= self.known <= 1 or not self.prior > 0:
-            raise ConfigError(
-                f"motion.grounded: known {self.known}, prior {self.prior}, expected a share from 0 to 1 and more than 0"
-            )
-        if not 0 <= self.still <= self.moves <= 1:
-            raise ConfigError(
-                f"motion.grounded: still {self.still}, moves {self.moves}, expected shares in this order from 0 to 1"
-            )
+STRIDE = 2  # px between the pixels that vote, both ways
+COLUMNS = 12  # px, width of a group; it has the whole height of the image
+DEPTH_SPAN = 1.1  # factor of depth that a group spans
+DEPTH_TOLERANCE = 1.1  # factor up to which another depth may explain the flow of what stands still
+THRESHOLD = 0.7  # px of flow that a still world does not explain, beyond which a pixel seems to move
+MOVES = 0.5  # share of a group's pixels that seem to move, from which it does
+STILL = 0.15  # and below which it stands still
+FEWEST = 8  # pixels of a group that teaches, over all cues
+NOISE = 0.5  # px, errors of flow beyond which a pixel's vote is bounded (Huber)
+MISFIT = 0.75  # px, mean error of flow of a group up to which its velocity is believed
+KNOWN = 0.5  # share of a group's pixels whose flow is known, from which it is believed
+UNSURE = 1.0  # m/s, standard error of a group's velocity, where it is least certain, up to which it teaches
+UNSURE_SHARE = 0.3  # the same as a share of its speed: of what moves the larger one counts
+SLOW = 1.0  # m/s, speed below which a group may stand still
+PRIOR = 0.06  # px a m/s, strength of the belief that motion is slow: for what flow shows even less
+MATTER = 2.5  # m from where an object stands, up to which the matter that its pixels show is taught as well
+LOWEST = 0.6  # m above the ground, of pixels that teach: voxels further down hold road as well
 
 
 @dataclass(frozen=True)
@@ -88,7 +67,7 @@ class GroundedMotion:
 
 
 @torch.no_grad()
-def grounded_motion(frame: Frame, cues: Sequence[FlowCue], grid: GridSpec, config: GroundedConfig) -> GroundedMotion:
+def grounded_motion(frame: Frame, cues: Sequence[FlowCue], grid: GridSpec) -> GroundedMotion:
     """The motion of movable objects inside the box, of each group by the cues that tell it best.
 
     Args:
@@ -100,13 +79,13 @@ def grounded_motion(frame: Frame, cues: Sequence[FlowCue], grid: GridSpec, confi
         raise ConfigError(
             "motion.cue: grounded wants masks of what could move, but the data has none: write them (letocc cues masks)"
         )
-    rays, t, there = _standing(frame, grid, config.stride)
-    group, groups = _groups(rays.pixels, t[..., 0], frame.images.shape[-1], config)
+    rays, t, there = _standing(frame, grid, STRIDE)
+    group, groups = _groups(rays.pixels, t[..., 0], frame.images.shape[-1])
     pixels = _sum(there.float(), group, groups)
     pairs = [cues[i : i + 2] for i in range(0, len(cues), 2)]
-    told = _Told.best([_tell(pair, rays, t, there, pixels, group, frame, config) for pair in pairs])
+    told = _Told.best([_tell(pair, rays, t, there, pixels, group, frame) for pair in pairs])
     points = rays.at(t)[..., 0, :]
-    teaches = there & (points[..., 2] > config.lowest) & (told.moves | told.still)[group]
+    teaches = there & (points[..., 2] > LOWEST) & (told.moves | told.still)[group]
     return GroundedMotion(
         rays.pixels,
         points,
@@ -123,15 +102,14 @@ def grounded_losses(
     grid: GridSpec,
     frame: Frame,
     cues: Sequence[FlowCue],
-    config: GroundedConfig,
 ) -> dict[str, Tensor]:
     """Errors (m/s) of the motion of voxels: `flow` on what moves, `parked` on what could, `still` on what cannot.
 
     An object's motion is taught where it stands, and in the matter that its pixels show, if that is nearby. What cannot
     move is matter of which no camera shows the centre on a movable object.
     """
-    told = grounded_motion(frame, cues, grid, config)
-    told = told.joined(_matter_shown(sdf, grid, told, frame, config))
+    told = grounded_motion(frame, cues, grid)
+    told = told.joined(_matter_shown(sdf, grid, told, frame))
     velocity = sample_volume(flow, grid, told.points, padding="border")
     off_objects = (sdf[:, 0].detach() < grid.voxel_size / 2) & ~on_objects(frame, grid)
     return {
@@ -149,7 +127,7 @@ def on_objects(frame: Frame, grid: GridSpec) -> Bool[Tensor, "B X Y Z"]:
 
 
 def _matter_shown(
-    sdf: Float[Tensor, "B 1 X Y Z"], grid: GridSpec, told: GroundedMotion, frame: Frame, config: GroundedConfig
+    sdf: Float[Tensor, "B 1 X Y Z"], grid: GridSpec, told: GroundedMotion, frame: Frame
 ) -> GroundedMotion:
     """The same of the matter above the road that the pixels show, where it is near where their objects stand."""
     told = told.taken(packed(told.weight > 0)[0])
@@ -157,7 +135,7 @@ def _matter_shown(
     step = grid.voxel_size * MATTER_STEP
     t = first_surface(sdf.detach(), grid, rays.origins, rays.directions, step, (ROAD, grid.upper[2]))
     points = rays.at(torch.where(t.isfinite(), t, 0.0)[..., None])[..., 0, :]
-    near = t.isfinite() & ((points - told.points).norm(dim=-1) < config.matter)
+    near = t.isfinite() & ((points - told.points).norm(dim=-1) < MATTER)
     return replace(told, points=points, weight=told.weight * near)
 
 
@@ -186,11 +164,11 @@ def _standing(
     return rays_through(take(rays.pixels.flatten(2, 3), chosen), frame.K, frame.T_ego_cam, grid), t[..., None], there
 
 
-def _votes(rays: Rays, t: Tensor, there: Tensor, frame: Frame, cue: FlowCue, config: GroundedConfig) -> _Votes:
+def _votes(rays: Rays, t: Tensor, there: Tensor, frame: Frame, cue: FlowCue) -> _Votes:
     target, known = optical_flow.cue_at(cue, rays.pixels)
     whole = torch.ones_like(t)
     still = optical_flow.rendered_flow(rays, t, whole, frame, cue)
-    nearest = optical_flow.nearest_static(target, still, rays, t, whole, frame, cue, config.depth_tolerance)
+    nearest = optical_flow.nearest_static(target, still, rays, t, whole, frame, cue, DEPTH_TOLERANCE)
 
     def flow(velocity: Tensor) -> Tensor:
         return optical_flow.rendered_flow(rays, t, whole, frame, cue, velocity[..., None, :])
@@ -198,15 +176,15 @@ def _votes(rays: Rays, t: Tensor, there: Tensor, frame: Frame, cue: FlowCue, con
     def slope(velocity: Tensor) -> tuple[Tensor, Tensor]:
         return optical_flow.flow_slope(rays, t, whole, frame, cue, velocity[..., None, :])
 
-    return _Votes(known & there, (target - nearest).norm(dim=-1) > config.threshold, target, flow, slope)
+    return _Votes(known & there, (target - nearest).norm(dim=-1) > THRESHOLD, target, flow, slope)
 
 
 def _groups(
-    pixels: Float[Tensor, "B N p 2"], depth: Float[Tensor, "B N p"], width: int, config: GroundedConfig
+    pixels: Float[Tensor, "B N p 2"], depth: Float[Tensor, "B N p"], width: int
 ) -> tuple[Int[Tensor, "B N p"], int]:
     """Number of the group of each pixel, and how many there are: by camera, column and depth (m)."""
-    strip, strips = (pixels[..., 0] // config.columns).long(), math.ceil(width / config.columns)
-    layer = (depth.log() / math.log(config.depth)).round().long()
+    strip, strips = (pixels[..., 0] // COLUMNS).long(), math.ceil(width / COLUMNS)
+    layer = (depth.log() / math.log(DEPTH_SPAN)).round().long()
     layer = layer - layer.min()
     layers = int(layer.max()) + 1
     view = torch.arange(pixels[..., 0, 0].numel(), device=pixels.device).view(*pixels.shape[:2], 1)
@@ -238,12 +216,11 @@ def _tell(
     pixels: Float[Tensor, "groups"],
     group: Int[Tensor, "B N p"],
     frame: Frame,
-    config: GroundedConfig,
 ) -> _Told:
     """What cues say of groups of so many pixels."""
-    votes = [_votes(rays, t, there, frame, cue, config) for cue in cues]
+    votes = [_votes(rays, t, there, frame, cue) for cue in cues]
     groups = len(pixels)
-    velocity, error = _velocity(votes, group, groups, config)
+    velocity, error = _velocity(votes, group, groups)
     count = _sum(sum(vote.known.float() for vote in votes), group, groups)
 
     def mean(values: Sequence[Tensor]) -> Tensor:
@@ -254,14 +231,14 @@ def _tell(
     share = mean([vote.moves for vote in votes])
     misfit = mean([(vote.target - vote.flow(velocity[group])).norm(dim=-1) for vote in votes])
     speed = velocity.norm(dim=-1)
-    believed = (count >= config.fewest) & (count >= config.known * len(votes) * pixels) & (misfit < config.misfit)
-    moves = believed & (error < torch.clamp(config.unsure_share * speed, min=config.unsure)) & (share >= config.moves)
-    still = believed & (error < config.unsure) & (share < config.still) & (speed < config.slow)
+    believed = (count >= FEWEST) & (count >= KNOWN * len(votes) * pixels) & (misfit < MISFIT)
+    moves = believed & (error < torch.clamp(UNSURE_SHARE * speed, min=UNSURE)) & (share >= MOVES)
+    still = believed & (error < UNSURE) & (share < STILL) & (speed < SLOW)
     return _Told(velocity * moves[:, None], moves, still, torch.where(believed, error, torch.inf))
 
 
 def _velocity(
-    votes: Sequence[_Votes], group: Int[Tensor, "B N p"], groups: int, config: GroundedConfig
+    votes: Sequence[_Votes], group: Int[Tensor, "B N p"], groups: int
 ) -> tuple[Float[Tensor, "groups 2"], Float[Tensor, "groups"]]:
     """Velocity (m/s) that explains the flow of each group, and its standard error in the least certain direction.
 
@@ -269,19 +246,19 @@ def _velocity(
     each other.
     """
     velocity = torch.zeros(groups, 2, device=group.device)
-    prior = config.prior**2 * torch.eye(2).to(velocity)
+    prior = PRIOR**2 * torch.eye(2).to(velocity)
     for _ in range(ROUNDS):
         normal, right = 0.0, 0.0
         for vote in votes:
             flow, slope = vote.slope(velocity[group])
             left = vote.target - flow
-            bounded = vote.known * (config.noise / left.norm(dim=-1).clamp(min=config.noise))
+            bounded = vote.known * (NOISE / left.norm(dim=-1).clamp(min=NOISE))
             weighted = slope.mT * bounded[..., None, None]
             normal = normal + _sum(weighted @ slope, group, groups)
             right = right + _sum(_times(weighted, left), group, groups)
         velocity = velocity + torch.linalg.solve(normal + prior, right - velocity @ prior)
     least = torch.linalg.eigvalsh(normal)[..., 0].clamp(min=1e-12)
-    return velocity, config.noise / least.sqrt()
+    return velocity, NOISE / least.sqrt()
 
 
 def _times(matrix: Float[Tensor, "*p 2 2"], vector: Float[Tensor, "*p 2"]) -> Float[Tensor, "*p 2"]:

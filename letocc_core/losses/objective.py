@@ -1,7 +1,7 @@
 """The objective of a stage: the terms that shape geometry (SelfOcc's), and with `MotionConfig` those that teach motion."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
@@ -14,7 +14,7 @@ from letocc_core.frame import Clip, FlowCue, Frame
 from letocc_core.geometry import camera
 from letocc_core.geometry.grid import GridSpec, sample_unit, sample_volume
 from letocc_core.losses import edge, eikonal, hessian, lidar, optical_flow, photometric, queries, semantics, sparsity
-from letocc_core.losses.grounded_motion import GroundedConfig, grounded_losses, on_objects
+from letocc_core.losses.grounded_motion import grounded_losses, on_objects
 from letocc_core.losses.mean import mean_over, total
 from letocc_core.losses.reprojection import as_rendered
 from letocc_core.rendering.draws import Draws
@@ -99,9 +99,17 @@ class MotionConfig:
     disentangle: bool = True  # tell moving rays from the others; False: all supervise motion and geometry (Table 5)
     rays: int = 0  # a camera, half of them on movable objects; 0: those of the geometry
     depth_tolerance: float = 1.0  # factor up to which another depth of a ray may explain its flow; 1: none may (eq. 10)
-    grounded: GroundedConfig = field(default_factory=GroundedConfig)  # how flow is read with `cue: grounded`
 
-    REMOVED: ClassVar = {"apart": ..., "similarity": ..., "speed": 0.0}
+    REMOVED: ClassVar = {
+        "apart": ...,
+        "similarity": ...,
+        "speed": 0.0,
+        "grounded": {
+            **{"stride": 2, "columns": 12, "depth": 1.1, "depth_tolerance": 1.1, "threshold": 0.7, "moves": 0.5},
+            **{"still": 0.15, "fewest": 8, "noise": 0.5, "misfit": 0.75, "known": 0.5, "unsure": 1.0},
+            **{"unsure_share": 0.3, "slow": 1.0, "prior": 0.06, "matter": 2.5, "lowest": 0.6},
+        },
+    }
 
     def renders(self) -> bool:
         """Whether motion is learned along rays."""
@@ -241,7 +249,7 @@ def motion_terms(
     if not clip.cues:
         raise ConfigError("a motion stage wants flow cues: set data.simulator.cue or data.bag.cue to dis")
     if config.cue == "grounded":
-        return grounded_losses(fields.sdf, fields.flow, grid, clip.current, clip.cues, config.grounded)
+        return grounded_losses(fields.sdf, fields.flow, grid, clip.current, clip.cues)
     found = [_cue_terms(seen, rays, clip, cue, config) for cue in clip.cues]
     return {name: sum(terms[name] for terms in found) / len(found) for name in found[0]}
 

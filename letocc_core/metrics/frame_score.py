@@ -16,12 +16,11 @@ from letocc_core.geometry.ray_casting import RayHits
 from letocc_core.metrics.depth import DepthRange, DepthScore
 from letocc_core.metrics.flow2d import FlowScore
 from letocc_core.metrics.motion import MATCH_DISTANCE, MotionScore
-from letocc_core.metrics.occupancy import VoxelCounts
+from letocc_core.metrics.occupancy import OBJECT_HEIGHT, ProbabilityCounts, VoxelTruth, score_occupancy
 from letocc_core.metrics.ray_iou import RayCounts, Rays, distance_error
 
 Score = Mapping[str, Any]
 
-OBJECT_HEIGHT = 0.4  # m above base_link's ground: a LiDAR return higher than this counts as an object
 CUE_MAX_FLOW = 20.0  # px, longer optical flow is beyond what a cue can measure
 CUE_MIN_DEPTH = 4.0  # m, nearer points move too fast in the image
 CUE_DEPTH_AGREEMENT = 1.0  # m between a voxel and the surface its pixel sees
@@ -34,6 +33,8 @@ class Prediction:
     occupied: Bool[np.ndarray, "X Y Z"]
     velocity: Float[np.ndarray, "X Y Z 2"]  # m/s
     depth: Float[np.ndarray, "N M"] | None = None  # m, rendered at the pixels of the frame's `DepthTruth`
+    probability: Float[np.ndarray, "X Y Z"] | None = None  # of being occupied; None: it gives none
+    observed: Bool[np.ndarray, "X Y Z"] | None = None  # voxels that cameras look at; None: all
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,10 +109,8 @@ class RayTruth:
         voxel = np.floor((points - grid.lower) / grid.voxel_size).astype(np.int64)
         inside = ((voxel >= 0) & (voxel < grid.shape)).all(1)
         inside[inside] = observed[tuple(voxel[inside].T)]
-        points, voxel = points[inside], voxel[inside]
-        occupied, objects = np.zeros(grid.shape, bool), np.zeros(grid.shape, bool)
-        occupied[tuple(voxel.T)] = True
-        objects[tuple(voxel[points[:, 2] > OBJECT_HEIGHT].T)] = True
+        points = points[inside]
+        occupied, objects = grid.holding(points), grid.holding(points[points[:, 2] > OBJECT_HEIGHT])
         rays = Rays.between(np.broadcast_to(origin, points.shape), points, grid)
         hits = rays.cast(occupied)
         return cls(rays, hits, objects[tuple(hits.voxel.T)])
@@ -137,14 +136,20 @@ def score_rays(truth: RayTruth, prediction: Prediction) -> dict[str, Any]:
     return score
 
 
-def score_voxels(truth: Truth, prediction: Prediction) -> dict[str, Any]:
-    """`iou`, and the part of `motion` that voxels tell; among the voxels that a sensor could see."""
-    occupied = truth.occupancy != FREE
-    both = occupied & prediction.occupied & truth.visible
-    return {
-        "iou": VoxelCounts.of(occupied, prediction.occupied, truth.visible),
-        "motion": MotionScore.of_voxels(truth.velocity[both], prediction.velocity[both], len(MOVABLE_CLASSES)),
-    }
+def score_voxels(truth: VoxelTruth, prediction: Prediction, grid: GridSpec) -> dict[str, Any]:
+    """`iou`, `precision`, `recall`, each also `_by_distance`, and `probability` where the prediction gives one."""
+    score: dict[str, Any] = dict(score_occupancy(truth, prediction.occupied, grid))
+    if prediction.probability is not None:
+        observed = np.ones(grid.shape, bool) if prediction.observed is None else prediction.observed
+        score["probability"] = ProbabilityCounts.of(truth, prediction.probability, observed)
+    return score
+
+
+def score_voxel_motion(truth: Truth, prediction: Prediction) -> dict[str, Any]:
+    """The part of `motion` that voxels tell, among those that a sensor could see."""
+    both = (truth.occupancy != FREE) & prediction.occupied & truth.visible
+    motion = MotionScore.of_voxels(truth.velocity[both], prediction.velocity[both], len(MOVABLE_CLASSES))
+    return {"motion": motion}
 
 
 def score_depth(truth: DepthTruth, prediction: Prediction, grid: GridSpec, limits: DepthRange) -> dict[str, Any]:

@@ -8,11 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from letocc_core.errors import DataError
+from letocc_core.metrics.occupancy import REGIONS, RING_NAMES, TENTHS
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "ray_iou": ("1m", "2m", "4m", "mean"),
     "ray_iou_objects": ("1m", "2m", "4m", "mean"),
-    "iou": ("mean",),
+    "iou": REGIONS,
+    "precision": REGIONS,
+    "recall": REGIONS,
+    "iou_by_distance": RING_NAMES,
+    "precision_by_distance": RING_NAMES,
+    "recall_by_distance": RING_NAMES,
+    "probability": ("best_threshold", "best_iou", "calibration_error", *TENTHS),
     "depth": ("abs_rel", "sq_rel", "rmse", "rmse_log", "a1", "a2", "a3"),
     "motion": ("mave", "mave_supervised", "direction_error_deg", "false_motion"),
     "flow2d": ("epe", "epe_fg"),
@@ -31,7 +38,21 @@ ABOUT: dict[str, type] = {
     "command": str,
     "tables": dict,
 }
-SHARES = {"ray_iou", "ray_iou_objects", "iou", "sweep_motion"}  # groups whose values lie in [0, 1]
+SHARES = {  # groups whose values lie in [0, 1]
+    *("ray_iou", "ray_iou_objects", "iou", "precision", "recall", "probability", "sweep_motion"),
+    *("iou_by_distance", "precision_by_distance", "recall_by_distance"),
+}
+TABLES = {  # by heading: the groups that are shown together
+    "Rays and depth": ("ray_iou", "ray_iou_objects", "depth", "novel_view"),
+    "Voxels": ("iou", "precision", "recall"),
+    "IoU by distance": ("iou_by_distance",),
+    "Precision by distance": ("precision_by_distance",),
+    "Recall by distance": ("recall_by_distance",),
+    "Probabilities: the threshold that would be best, and the share that is occupied by what is said": ("probability",),
+    "Motion": ("motion", "flow2d", "scene_flow", "sweep_motion"),
+}
+KINDS = ("IoU", "precision", "recall")
+HEADLINES = tuple(g for g in GROUPS if g != "probability" and not g.endswith("_by_distance"))
 NOT_RUN = "not run"  # what a table says of a method without results
 
 COLUMNS = (  # heading, group, key, decimals
@@ -44,6 +65,18 @@ COLUMNS = (  # heading, group, key, decimals
     ("objects@4", "ray_iou_objects", "4m", 3),
     ("objects", "ray_iou_objects", "mean", 3),
     ("IoU", "iou", "mean", 3),
+    ("precision", "precision", "mean", 3),
+    ("recall", "recall", "mean", 3),
+    ("IoU 12 m", "iou", "12m", 3),
+    ("precision 12 m", "precision", "12m", 3),
+    ("IoU standing", "iou", "standing", 3),
+    ("recall standing", "recall", "standing", 3),
+    ("IoU all", "iou", "all", 3),
+    *((f"{kind} {ring}", f"{kind.lower()}_by_distance", ring, 3) for kind in KINDS for ring in RING_NAMES),
+    ("best threshold", "probability", "best_threshold", 3),
+    ("its IoU", "probability", "best_iou", 3),
+    ("calibration error", "probability", "calibration_error", 3),
+    *((name, "probability", name, 3) for name in TENTHS),
     ("abs rel", "depth", "abs_rel", 3),
     ("RMSE (m)", "depth", "rmse", 2),
     ("mAVE (m/s)", "motion", "mave", 2),
@@ -124,7 +157,13 @@ def rows(results: Mapping[str, Any], name: str = "letocc") -> dict[str, Mapping[
     return {name: results, **results.get("baselines", {})}
 
 
-def markdown_table(methods: Mapping[str, Mapping[str, Any] | None], groups: Collection[str] = tuple(GROUPS)) -> str:
+def tables(methods: Mapping[str, Mapping[str, Any]]) -> dict[str, list[list[str]]]:
+    """The cells of `TABLES` by heading: those of which a method has something, and in each the methods that have."""
+    shown = {h: {n: m for n, m in methods.items() if m.keys() & set(groups)} for h, groups in TABLES.items()}
+    return {heading: table(found, TABLES[heading]) for heading, found in shown.items() if found}
+
+
+def markdown_table(methods: Mapping[str, Mapping[str, Any] | None], groups: Collection[str] = HEADLINES) -> str:
     """A Markdown table, one row a method; columns that no method has are left out. Spreads are given as `0.12 ± 0.03`.
 
     Args:
@@ -132,14 +171,18 @@ def markdown_table(methods: Mapping[str, Mapping[str, Any] | None], groups: Coll
             for one that was not run.
         groups: those to show.
     """
-    cells = table(methods, groups)
+    return markdown(table(methods, groups))
+
+
+def markdown(cells: list[list[str]]) -> str:
+    """Cells, the first row being the heads of the columns, as a Markdown table."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [_line(row, widths) for row in cells]
     rule = _line(["-" * widths[0], *("-" * (w - 1) + ":" for w in widths[1:])], widths)
     return "\n".join([lines[0], rule, *lines[1:]])
 
 
-def table(methods: Mapping[str, Mapping[str, Any] | None], groups: Collection[str] = tuple(GROUPS)) -> list[list[str]]:
+def table(methods: Mapping[str, Mapping[str, Any] | None], groups: Collection[str] = HEADLINES) -> list[list[str]]:
     """The cells of `markdown_table`: the heads of the columns, then a row a method."""
     wanted = [c for c in COLUMNS if c[1] in groups]
     columns = [c for c in wanted if any(c[2] in (m or {}).get(c[1], {}) for m in methods.values())] or [("", "", "", 0)]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from letocc_core.errors import ConfigError
 
+FLOW_SCALE = 10.0  # m/s, velocity of a unit of the last layer's output
 MOST_VOXELS = 2**19  # at which an MLP is evaluated at once, to bound the memory of its hidden layer
 
 
@@ -22,9 +23,8 @@ class FieldsConfig:
     class_names: tuple[str, ...] = ()  # of these classes, in the order of their numbers; empty: numbers alone
     sdf_scale: float = 1.0  # m, SDF of a unit of the last layer's output
     sdf_start: float = 0.5  # m, SDF everywhere before training: free
-    flow_scale: float = 10.0  # m/s, velocity of a unit of the last layer's output
 
-    REMOVED: ClassVar = {"dynamic": False}
+    REMOVED: ClassVar = {"dynamic": False, "flow_scale": 10.0}
 
     def __post_init__(self):
         if self.class_names and len(self.class_names) != self.classes:
@@ -72,7 +72,7 @@ class FieldHeads(nn.Module):
         """Fields of a refined volume, the flow field only if `motion` is wanted."""
         sdf = self._evaluate(self.sdf, volume) * self.config.sdf_scale + self.config.sdf_start
         semantics = None if self.semantics is None else self._evaluate(self.semantics, volume)
-        flow = self._evaluate(self.flow, volume) * self.config.flow_scale if motion and self.flow else None
+        flow = self._evaluate(self.flow, volume) * FLOW_SCALE if motion and self.flow else None
         return Fields(sdf, flow, semantics)
 
     @staticmethod

@@ -82,8 +82,8 @@ class LetOccFlow(nn.Module):
         self.fields = FieldHeads(config.fields, config.dim // 2, motion=config.motion_branch is None)
         self.motion = None
         if config.motion_branch:
-            frames, scale = config.temporal.frames, config.fields.flow_scale
-            self.motion = MotionBranch(config.motion_branch, config.grid, config.dim // 2, frames, scale)
+            frames = config.temporal.frames
+            self.motion = MotionBranch(config.motion_branch, config.grid, config.dim // 2, frames)
         if config.checkpoint_activations:
             recompute_activations(self._blocks())
 
@@ -149,17 +149,16 @@ class LetOccFlow(nn.Module):
         self, current: EncodedFrame, past: Sequence[EncodedFrame], T_past_now: Sequence[Tensor]
     ) -> Float[Tensor, "B C X Y Z"] | None:
         """Evidence at every output voxel, or None without a sweep in the configuration."""
-        config = self.config.sweep
-        if config is None:
+        if self.config.sweep is None:
             return None
         K, *past_K = (plane_sweep.half_intrinsics(frame.K) for frame in (current, *past))
         T = [se3.inverse(p.T_ego_cam) @ t[:, None] @ current.T_ego_cam for p, t in zip(past, T_past_now, strict=True)]
         valid = [p.camera_valid & current.camera_valid for p in past]
         grey, *past_grey = (F.avg_pool2d(frame.grey, 2) for frame in (current, *past))
-        swept = plane_sweep.sweep_depth(grey, past_grey, K, past_K, T, valid, config)
-        return plane_sweep.lift(swept, self.config.grid, K, current.T_ego_cam, config.truncation)
+        swept = plane_sweep.sweep_depth(grey, past_grey, K, past_K, T, valid)
+        return plane_sweep.lift(swept, self.config.grid, K, current.T_ego_cam)
 
     def _with_prior(self, fields: Fields, evidence: Float[Tensor, "B C X Y Z"]) -> Fields:
         """The network's SDF as a correction of the plane sweep's signed distance, where that is known."""
-        distance, known = evidence[:, :1] * self.config.sweep.truncation, evidence[:, 3:4]
+        distance, known = evidence[:, :1] * plane_sweep.TRUNCATION, evidence[:, 3:4]
         return replace(fields, sdf=fields.sdf + known * (distance - self.config.fields.sdf_start))

@@ -8,6 +8,7 @@ plane reads these similarities beside the volume: objects are wider than a voxel
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -19,38 +20,36 @@ from letocc_core.geometry import camera, se3
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.geometry.masked import packed, take
 from letocc_core.geometry.surfaces import first_surface
+from letocc_core.model.fields import FLOW_SCALE
 
 FLAT = 0.03  # contrast below which a patch has no texture
 HIDDEN = 96  # channels between the similarities and the network
 TEMPERATURES = (0.03, 0.12)  # of similarities, in which velocities are expected
 FAST = 10.0  # m/s, unit of these velocities
+STRIDE = 4  # px between the rays that look for surfaces
+RAY_STEP = 0.3  # m between the samples of such a ray
+LOWEST = 0.2  # m, height of the lowest surfaces that may move: above the road
+HIGHEST = 3.0  # m, and of the highest
+PATCHES = (1, 4)  # px of the image to a pixel of the 3 x 3 patches that are compared
+WIDTH = 32  # channels of each input; the network has 2, 3 and 4 times as many, from fine to coarse
 
 
 @dataclass(frozen=True)
 class MotionBranchConfig:
-    """Velocities tried, in ego axes and relative to the world, where they are tried, and the network's width."""
+    """Velocities tried, in ego axes and relative to the world."""
 
     forward: float = 14.0  # m/s, fastest along x, either way
     sideways: float = 6.0  # m/s, fastest along y
     step: float = 2.0  # m/s between the velocities tried
-    stride: int = 4  # px between the rays that look for surfaces
-    ray_step: float = 0.3  # m between the samples of such a ray
-    lowest: float = 0.2  # m, height of the lowest surfaces that may move: above the road
-    highest: float = 3.0  # m, and of the highest
-    patches: tuple[int, ...] = (1, 4)  # px of the image to a pixel of the 3 x 3 patches that are compared
-    width: int = 32  # channels of each input; the network has 2, 3 and 4 times as many, from fine to coarse
     expectations: bool = False  # a further input: the velocities that the similarities expect
+
+    REMOVED: ClassVar = {"stride": 4, "ray_step": 0.3, "lowest": 0.2, "highest": 3.0, "patches": [1, 4], "width": 32}
 
     def __post_init__(self):
         if not (self.step > 0 and self.forward >= self.step and self.sideways >= 0):
             raise ConfigError(
                 f"motion_branch: up to {self.forward} and {self.sideways} m/s in steps of {self.step} m/s, expected "
                 "positive speeds of at least one step"
-            )
-        if self.stride < 1 or not self.patches or min(self.patches) < 1 or not self.ray_step > 0:
-            raise ConfigError(
-                f"motion_branch: stride {self.stride} px, patches {self.patches}, ray_step {self.ray_step} m, "
-                "expected at least 1 px, one patch size and a positive length"
             )
 
     def velocities(self) -> Float[Tensor, "M 2"]:
@@ -86,21 +85,20 @@ class MotionBranch(nn.Module):
         grid: output voxels; the network works on columns of twice their size.
         dim: channels of the volume.
         past: frames of history.
-        flow_scale: m/s, velocity of a unit of the last layer's output.
     """
 
-    def __init__(self, config: MotionBranchConfig, grid: GridSpec, dim: int, past: int, flow_scale: float):
+    def __init__(self, config: MotionBranchConfig, grid: GridSpec, dim: int, past: int):
         super().__init__()
-        self.config, self.grid, self.past, self.flow_scale = config, grid, past, flow_scale
-        layers, width = grid.coarser(2).shape[2], config.width
-        self.similarities = past * (len(config.patches) * len(config.velocities()) + 1)
+        self.config, self.grid, self.past = config, grid, past
+        layers, width = grid.coarser(2).shape[2], WIDTH
+        self.similarities = past * (len(PATCHES) * len(config.velocities()) + 1)
         self.read_motion = nn.Sequential(
             nn.Conv2d(self.similarities, HIDDEN, 1), nn.ReLU(), nn.Conv2d(HIDDEN, width, 1)
         )
         self.read_volume = nn.Conv2d((dim + 1) * layers, width, 1)
         self.read_expected, inputs = None, 2
         if config.expectations:
-            lists, inputs = past * len(config.patches) + 1, 3
+            lists, inputs = past * len(PATCHES) + 1, 3
             self.read_expected = nn.Sequential(
                 nn.Conv2d(4 * len(TEMPERATURES) * lists, HIDDEN, 1), nn.ReLU(), nn.Conv2d(HIDDEN, width, 1)
             )
@@ -131,7 +129,7 @@ class MotionBranch(nn.Module):
         """
         occupied = F.max_pool3d(torch.sigmoid(-sdf / (0.25 * self.grid.voxel_size)), 2)
         columns = torch.cat([F.avg_pool3d(volume, 2), occupied], dim=1).movedim(-1, 2).flatten(1, 2)
-        surfaces = find_surfaces(sdf, self.grid, now, self.config)
+        surfaces = find_surfaces(sdf, self.grid, now)
         similarity = sweep_velocity(surfaces, now, past, T_past_now, self.grid.coarser(2), self.config)
         return torch.cat([similarity, columns], dim=1)
 
@@ -164,7 +162,7 @@ class MotionBranch(nn.Module):
         for block, finer in zip(self.up, levels[:0:-1], strict=True):
             out = F.interpolate(out, size=finer.shape[-2:], mode="bilinear", align_corners=False)
             out = block(torch.cat([out, finer], dim=1))
-        velocity = self.last(out).unflatten(1, (2, -1)).movedim(2, -1) * self.flow_scale
+        velocity = self.last(out).unflatten(1, (2, -1)).movedim(2, -1) * FLOW_SCALE
         velocity = F.interpolate(velocity, scale_factor=2, mode="trilinear", align_corners=False)
         return self._still_road(velocity, sdf)
 
@@ -181,8 +179,8 @@ class MotionBranch(nn.Module):
         return torch.cat([lists, rest], dim=1).flip(2, 3)
 
     def _still_road(self, velocity: Float[Tensor, "B 2 X Y Z"], sdf: Float[Tensor, "B 1 X Y Z"]) -> Tensor:
-        """Nothing below `lowest` moves, but the foot of what does: in the layer below, what has two of matter above it."""
-        above = min(int((self.grid.axes()[2] <= self.config.lowest).sum()), self.grid.shape[2] - 1)
+        """Nothing below `LOWEST` moves, but the foot of what does: in the layer below, what has two of matter above it."""
+        above = min(int((self.grid.axes()[2] <= LOWEST).sum()), self.grid.shape[2] - 1)
         stands = (sdf[..., above : above + 2] < self.grid.voxel_size / 2).all(-1, keepdim=True)
         foot = velocity[..., above : above + 1] * stands
         road = torch.zeros_like(velocity[..., :above])
@@ -223,14 +221,14 @@ def expected_velocities(
 
 
 @torch.no_grad()
-def find_surfaces(sdf: Float[Tensor, "B 1 X Y Z"], grid: GridSpec, now: View, config: MotionBranchConfig) -> Surfaces:
-    """Where rays through every `stride`-th pixel first meet a negative SDF (m), between the two heights."""
+def find_surfaces(sdf: Float[Tensor, "B 1 X Y Z"], grid: GridSpec, now: View) -> Surfaces:
+    """Where rays through every `STRIDE`-th pixel first meet a negative SDF (m), between the two heights."""
     B, N, H, W = now.grey.shape
-    v, u = (torch.arange(config.stride // 2, n, config.stride, device=sdf.device) for n in (H, W))
+    v, u = (torch.arange(STRIDE // 2, n, STRIDE, device=sdf.device) for n in (H, W))
     pixels = torch.cartesian_prod(v, u).flip(-1).to(sdf).expand(B, N, -1, -1)
     directions = camera.ray_directions(pixels, now.K) @ now.T_ego_cam[..., :3, :3].mT
     origins = now.T_ego_cam[..., None, :3, 3].expand_as(directions)
-    t = first_surface(sdf, grid, origins, directions, config.ray_step, (config.lowest, config.highest))
+    t = first_surface(sdf, grid, origins, directions, RAY_STEP, (LOWEST, HIGHEST))
     there = t.isfinite() & now.camera_valid[..., None]
     hit = origins + torch.where(there, t, 0.0)[..., None] * directions
     index, there = packed(there)
@@ -254,14 +252,14 @@ def sweep_velocity(
     velocities = config.velocities().to(now.grey)
     column, inside = _columns(surfaces, grid)
     weight = (surfaces.there & inside).to(now.grey)
-    here = [_at(descriptors(now.grey, size), surfaces.pixels[..., None, :], size) for size in config.patches]
+    here = [_at(descriptors(now.grey, size), surfaces.pixels[..., None, :], size) for size in PATCHES]
     similarities, known = [], []
     for other, T in zip(past, T_past_now, strict=True):
         pixels, shown = _project_moved(surfaces.points, velocities, now, other, T)
         shown = shown * weight[..., None]
         count = _mean_of_columns(shown, column, grid)
         known.append((count[:, len(velocities) // 2] > 0).to(count))
-        for size, patch in zip(config.patches, here, strict=True):
+        for size, patch in zip(PATCHES, here, strict=True):
             alike = torch.einsum("ecpm,ecpk->epk", patch, _at(descriptors(other.grey, size), pixels, size))
             mean = _mean_of_columns(alike.view_as(shown) * shown, column, grid) / count.clamp(min=1e-3)
             still = mean[:, len(velocities) // 2, None]

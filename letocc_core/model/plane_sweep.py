@@ -7,45 +7,51 @@ probabilities, which `lift` carries to the voxels.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from letocc_core.errors import ConfigError
 from letocc_core.geometry import camera
 from letocc_core.geometry.grid import GridSpec
 
 CHANNELS = 4  # of the lifted evidence: signed distance, surface, hidden, known (see `lift`)
 FLAT = 1e-6  # variance of brightness below which a window has no texture
+# Costs are 1 - correlation.
+DEPTHS = 48  # inverse depths tried, evenly spaced
+NEAREST = 2.0  # m
+FARTHEST = 60.0  # m
+WINDOW = 5  # px at half resolution, odd: side of the window over which images are compared
+WORST_COST = 0.6  # a worse match counts no more than this: occlusion, motion, reflections
+UNSEEN_COST = 0.4  # of a hypothesis that no past image shows: a match must be better to be believed
+SMALL_STEP = 0.2  # cost of neighbours that differ by one inverse depth
+LARGE_STEP = 1.5  # cost of neighbours that differ by more
+TEMPERATURE = 0.1  # of the softmax over the aggregated costs
+LEAST_PARALLAX = 1.5  # px at half resolution between nearest and farthest; less is no evidence
+TRUNCATION = 1.5  # m, of the signed distance
 
 
 @dataclass(frozen=True)
 class PlaneSweepConfig:
-    """Sampling and scoring of the sweep. Costs are 1 - correlation."""
+    """How the network uses the sweep."""
 
-    depths: int = 48  # inverse depths tried, evenly spaced
-    nearest: float = 2.0  # m
-    farthest: float = 60.0  # m
-    window: int = 5  # px at half resolution, odd: side of the window over which images are compared
-    worst_cost: float = 0.6  # a worse match counts no more than this: occlusion, motion, reflections
-    unseen_cost: float = 0.4  # of a hypothesis that no past image shows: a match must be better to be believed
-    small_step: float = 0.2  # cost of neighbours that differ by one inverse depth
-    large_step: float = 1.5  # cost of neighbours that differ by more
-    temperature: float = 0.1  # of the softmax over the aggregated costs
-    least_parallax: float = 1.5  # px at half resolution between nearest and farthest; less is no evidence
-    truncation: float = 1.5  # m, of the signed distance
     prior: bool = False  # the SDF starts from the evidence, and the network learns what to add to it
 
-    def __post_init__(self):
-        if self.window % 2 == 0:
-            raise ConfigError(f"sweep.window is {self.window} px, expected an odd number")
-        if self.depths < 3 or not 0 < self.nearest < self.farthest:
-            raise ConfigError(
-                f"sweep: {self.depths} depths from {self.nearest} to {self.farthest} m, expected at least 3 depths and "
-                "0 < nearest < farthest"
-            )
+    REMOVED: ClassVar = {
+        "depths": 48,
+        "nearest": 2.0,
+        "farthest": 60.0,
+        "window": 5,
+        "worst_cost": 0.6,
+        "unseen_cost": 0.4,
+        "small_step": 0.2,
+        "large_step": 1.5,
+        "temperature": 0.1,
+        "least_parallax": 1.5,
+        "truncation": 1.5,
+    }
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,8 @@ def sweep_depth(
     past_K: Sequence[Float[Tensor, "B N 3 3"]],
     T_past_now: Sequence[Float[Tensor, "B N 4 4"]],
     past_valid: Sequence[Bool[Tensor, "B N"]],
-    config: PlaneSweepConfig,
+    depths: int = DEPTHS,
+    nearest: float = NEAREST,
 ) -> SweptDepth:
     """Depth of every second pixel of half-resolution images from the same cameras' past images.
 
@@ -87,21 +94,23 @@ def sweep_depth(
         K, past_K: of the half-resolution images.
         T_past_now: the camera's frame now -> its frame in the past (m).
         past_valid: the camera has an image both now and then.
+        depths: how many inverse depths are tried.
+        nearest: m, the nearest of them.
     """
     B, N, h, w = grey.shape
-    inverse = torch.linspace(1 / config.farthest, 1 / config.nearest, config.depths, device=grey.device)
+    inverse = torch.linspace(1 / FARTHEST, 1 / nearest, depths, device=grey.device)
     target = grey.reshape(B * N, 1, h, w) - 0.5  # around zero the variances keep more digits
     cost, seen = torch.zeros(()), torch.zeros(())
     for past, K_past, T, valid in zip(past_grey, past_K, T_past_now, past_valid, strict=True):
         grid, behind = _hypotheses((h, w), K, K_past, T, inverse)
         images = past.reshape(B * N, 1, h, w) - 0.5
         warped = F.grid_sample(images, grid.flatten(1, 2), padding_mode="border", align_corners=False).view_as(behind)
-        mismatch = (1 - correlation(target, warped.movedim(-1, 1), config.window)).clamp_(max=config.worst_cost)
-        shown = _shown(grid[:, ::2, ::2], behind[:, ::2, ::2], config) & valid.view(-1, 1, 1, 1)
+        mismatch = (1 - correlation(target, warped.movedim(-1, 1), WINDOW)).clamp_(max=WORST_COST)
+        shown = _shown(grid[:, ::2, ::2], behind[:, ::2, ::2]) & valid.view(-1, 1, 1, 1)
         cost = cost + mismatch * shown
         seen = seen + shown.float()
-    cost = torch.where(seen > 0, cost / seen.clamp(min=1), config.unseen_cost)
-    logits = aggregate(cost, config.small_step, config.large_step) / -config.temperature
+    cost = torch.where(seen > 0, cost / seen.clamp(min=1), UNSEEN_COST)
+    logits = aggregate(cost, SMALL_STEP, LARGE_STEP) / -TEMPERATURE
     return _summarise(logits.movedim(1, -1).softmax(-1).movedim(-1, 1), seen > 0, inverse, B)
 
 
@@ -124,12 +133,12 @@ def _hypotheses(
     return line[:2].div_(z.clamp_(min=0.05)).movedim(0, -1), behind
 
 
-def _shown(grid: Tensor, behind: Tensor, config: PlaneSweepConfig) -> Bool[Tensor, "M depths h w"]:
+def _shown(grid: Tensor, behind: Tensor) -> Bool[Tensor, "M depths h w"]:
     """Hypotheses that the past image shows, of pixels that move enough between the farthest and the nearest."""
     h, w = 2 * grid.shape[1], 2 * grid.shape[2]
     inside = (grid[..., 0].abs() <= 1) & (grid[..., 1].abs() <= 1) & ~behind
     path = (grid[..., -1, :] - grid[..., 0, :]) * grid.new_tensor([w / 2, h / 2])
-    return (inside & (path.norm(dim=-1) >= config.least_parallax)[..., None]).movedim(-1, 1)
+    return (inside & (path.norm(dim=-1) >= LEAST_PARALLAX)[..., None]).movedim(-1, 1)
 
 
 def correlation(
@@ -192,11 +201,10 @@ def lift(
     grid: GridSpec,
     K: Float[Tensor, "B N 3 3"],
     T_ego_cam: Float[Tensor, "B N 4 4"],
-    truncation: float,
 ) -> Float[Tensor, "B CHANNELS X Y Z"]:
     """The cameras' evidence at every voxel, weighted by confidence; zeros where no camera has any.
 
-    Channels: signed distance to the surface along the ray in units of `truncation`, in [-1, 1]; probability that the
+    Channels: signed distance to the surface along the ray in units of `TRUNCATION`, in [-1, 1]; probability that the
     surface is at this depth; that it is nearer (so that the voxel is hidden); how well the distance is known, 0 to 1.
 
     Args:
@@ -211,7 +219,7 @@ def lift(
     u, v = u.clamp(0, w - 1), v.clamp(0, h - 1)
 
     weight = swept.confidence.flatten(0, 1)[view, v, u]
-    distance = ((swept.depth.flatten(0, 1)[view, v, u] - depth) / truncation).clamp(-1, 1)
+    distance = ((swept.depth.flatten(0, 1)[view, v, u] - depth) / TRUNCATION).clamp(-1, 1)
     known = weight * (distance > -1)  # what lies far behind a surface is not known
     probability = swept.probability.flatten(0, 1)
     nearer = probability.flip(1).cumsum(1).flip(1)  # probability that the surface is at this inverse depth or above

@@ -4,6 +4,7 @@ The live node and the replay of bags both drive it, so both give the pipeline th
 the calls alone: no clock, no thread.
 """
 
+import copy
 from collections import Counter, deque
 from dataclasses import dataclass
 
@@ -30,6 +31,9 @@ class AssemblerConfig:
     camera_timeout: float = 1.0  # s of stamps after which a camera without images is not waited for; 0: for ever
     require_all: bool = False  # drop sets in which a camera is missing, instead of going on without it
     tf_duration: float = 10.0  # s of transforms that are kept
+    odometry: bool = (
+        False  # poses come from odometry alone: what transforms say of the base frame's parent does not count
+    )
 
 
 class FrameAssembler:
@@ -49,6 +53,8 @@ class FrameAssembler:
         self._synchronizer: Synchronizer[np.ndarray] = Synchronizer(
             config.cameras, config.slop, config.max_wait, config.camera_timeout, config.require_all
         )
+        self._by_odometry = config.odometry
+        self._mounts = PoseBuffer(config.tf_duration, config.max_extrapolation) if config.odometry else self.poses
         self._restarts = 0
         self._calibrations: dict[str, tuple[Calibration, str]] = {}
         self._queue: deque[ImageSet[np.ndarray]] = deque()
@@ -74,6 +80,7 @@ class FrameAssembler:
             self._take(self._synchronizer.poll())
             self._resolve(final=True)
             self.poses.forget_after(stamp_ns)
+            self._mounts.forget_after(stamp_ns)
         self._take(self._synchronizer.poll())
 
     def add_calibration(self, camera: str, calibration: Calibration, frame_id: str) -> None:
@@ -97,19 +104,57 @@ class FrameAssembler:
 
     def add_transform(self, parent: str, child: str, stamp_ns: int, T: np.ndarray, static: bool = False) -> None:
         """Take in a transform (child -> parent, [4, 4], m); see `PoseBuffer.set_transform`."""
-        self.poses.set_transform(parent, child, stamp_ns, T, static)
+        self._mounts.set_transform(parent, child, stamp_ns, T, static)
+        if self._by_odometry and child.strip("/") != self.config.base_frame:
+            self.poses.set_transform(parent, child, stamp_ns, T, static)
 
     def add_odometry(self, parent: str, child: str, stamp_ns: int, T: np.ndarray) -> None:
         """Take in where odometry says that a frame of the vehicle is (child -> parent, [4, 4], m).
 
-        An unnamed child is the base frame. Another frame than that must be mounted to it by a known transform.
+        An unnamed child is the base frame. Another frame than that must be mounted to it by a known transform. From the
+        first on, the ego poses are those of odometry, whatever transforms say of the base frame's parent.
 
         Raises `PoseError` if it is not.
         """
         base = self.config.base_frame
         if child.strip("/") not in ("", base):
-            T = T @ self.poses.lookup(child, base, stamp_ns)
+            try:
+                T = T @ self._mounts.lookup(child, base, stamp_ns)
+            except PoseError as error:
+                raise PoseError(
+                    f"{error}; odometry is of '{child.strip('/')}': if that is the ego frame, name it: --base-frame "
+                    f"{child.strip('/')} (data.bag.base_frame, parameter 'base_frame')",
+                    error.frames,
+                ) from error
+        if not self._by_odometry:
+            self._by_odometry, self._mounts = True, copy.deepcopy(self.poses)
         self.poses.set_transform(parent, base, stamp_ns, T)
+
+    def locate(self, frame_id: str, stamp_ns: int, extrapolate: bool = False) -> np.ndarray:
+        """`T_fixed_frame` [4, 4] (m) of a frame of the vehicle at a stamp; raises `PoseError`."""
+        return self.ego_pose(stamp_ns, extrapolate) @ self.mount(frame_id, stamp_ns, extrapolate)
+
+    def mount(self, frame_id: str, stamp_ns: int, extrapolate: bool = False) -> np.ndarray:
+        """`T_base_frame` [4, 4] (m) of a frame of the vehicle at a stamp; raises `PoseError`."""
+        return self._mounts.lookup(self.config.base_frame, frame_id, stamp_ns, extrapolate)
+
+    def ego_pose(self, stamp_ns: int, extrapolate: bool = False) -> np.ndarray:
+        """`T_fixed_base` [4, 4] (m) at a stamp.
+
+        Raises `PoseError`; an absent frame is named with the option that takes another name.
+        """
+        base, fixed = self.config.base_frame, self.config.fixed_frame
+        try:
+            return self.poses.lookup(fixed, base, stamp_ns, extrapolate)
+        except PoseError as error:
+            known = {*self.poses.frames(), *self.poses.frames().values()}
+            hints = [
+                f"the {kind} frame is called '{name}' here: --{kind}-frame NAME (data.bag.{kind}_frame, parameter "
+                f"'{kind}_frame') takes another"
+                for kind, name in (("base", base), ("fixed", fixed))
+                if known and name.strip("/") not in known
+            ]
+            raise PoseError("; ".join([str(error), *hints]), error.frames) from error
 
     def poll(self) -> list[FrameSet | Dropped]:
         """What was decided since the last call: sets with increasing stamps, and what was dropped."""
@@ -142,7 +187,7 @@ class FrameAssembler:
     def _place(self, group: ImageSet[np.ndarray], waited: bool) -> bool:
         """Give a set out, or drop it; False if it should wait."""
         try:
-            T_world_ego = self._lookup(self.config.fixed_frame, self.config.base_frame, group.stamp_ns, waited)
+            T_world_ego = self.ego_pose(group.stamp_ns, waited)
         except PoseError as error:
             if waited:
                 self._drop(Dropped("no_pose", group.stamp_ns, str(error), None, _count(group)))
@@ -191,18 +236,13 @@ class FrameAssembler:
                 "bad_camera_info",
                 f"image of {width} x {height} px, but camera_info is of {calibration.width} x {calibration.height} px",
             )
-        base, fixed = self.config.base_frame, self.config.fixed_frame
         try:
-            T = self._lookup(base, frame_id, stamp_ns, waited)
+            T = self.mount(frame_id, stamp_ns, extrapolate=waited)
             if stamp_ns != set_ns:
-                T_fixed_then = self._lookup(fixed, base, stamp_ns, waited)
-                T = np.linalg.inv(self._lookup(fixed, base, set_ns, waited)) @ T_fixed_then @ T
+                T = np.linalg.inv(self.ego_pose(set_ns, waited)) @ self.ego_pose(stamp_ns, waited) @ T
         except PoseError as error:
             return refuse("no_transform", str(error))
         return T
-
-    def _lookup(self, target: str, source: str, stamp_ns: int, waited: bool) -> np.ndarray:
-        return self.poses.lookup(target, source, stamp_ns, extrapolate=waited)
 
     def _frame_set(
         self, group: ImageSet[np.ndarray], placed: list[np.ndarray | None], T_world_ego: np.ndarray

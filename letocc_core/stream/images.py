@@ -1,13 +1,13 @@
 """Image payloads as ROS 2 carries them <-> RGB arrays. Pure numpy and OpenCV, shared by the live node and bag reader.
 
 Raw payloads are `sensor_msgs/Image` (encoding, height, width, step, bytes), compressed ones
-`sensor_msgs/CompressedImage` (JPEG or PNG bytes). Arrays are uint8 RGB [height, width, 3]. Of 16-bit channels the
-upper byte is taken: 65535 is white.
+`sensor_msgs/CompressedImage` (JPEG or PNG bytes). Arrays are uint8 RGB [height, width, 3]. Many sensors use 10, 12 or 14
+bits of 16-bit channels: `BitDepth` says which value is white.
 """
 
 import re
 import struct
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -43,31 +43,101 @@ ENCODINGS: dict[str, tuple[int, int, int | None]] = {
     "yuv422_yuy2": (2, 1, cv2.COLOR_YUV2RGB_YUY2),
     "yuyv": (2, 1, cv2.COLOR_YUV2RGB_YUY2),
 }
+BITS = {  # encodings of 16-bit channels of which so many bits are used
+    f"{name}{bits}": bits
+    for name in ("mono", "bayer_rggb", "bayer_bggr", "bayer_gbrg", "bayer_grbg")
+    for bits in (10, 12, 14)
+}
+ENCODINGS |= {name: ENCODINGS[name[:-2] + "16"] for name in BITS}
+PLANES = {  # brightness of each pixel, then colour of each 2 x 2 pixels
+    "nv12": cv2.COLOR_YUV2RGB_NV12,
+    "nv21": cv2.COLOR_YUV2RGB_NV21,
+    "i420": cv2.COLOR_YUV2RGB_I420,
+    "yv12": cv2.COLOR_YUV2RGB_YV12,
+}
+SUPPORTED = (*ENCODINGS, *PLANES)
+VIDEO = {"h264": "H.264", "avc": "H.264", "h265": "H.265", "hevc": "H.265", "av1": "AV1", "vp8": "VP8", "vp9": "VP9"}
+VIDEO_REMEDY = "convert the recording first: letocc bag decode BAG --out NEW_BAG"
+START_CODES = (b"\0\0\0\1", b"\0\0\1")  # with which H.264 and H.265 begin
 
 MAX_PIXELS = 2**26  # of a compressed image: a few bytes can claim any size
 MAX_PADDING = 16  # bytes before a JPEG marker that are none of the picture's: webcams' own encoders leave up to ten
 START_OF_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # JPEG markers that are followed by the image's size
 
 
+class BitDepth:
+    """How many bits of 16-bit channels one stream of images uses: by its encoding's name, or by the largest value so far.
+
+    Values that all fit into 10, 12 or 14 bits are taken to use no more; from the first that does not fit, more are used.
+    """
+
+    def __init__(self):
+        self.bits: int | None = None  # 10, 12, 14 or 16; None before the first image of 16-bit channels
+
+    def __str__(self) -> str:
+        """A remark for people; empty where there is nothing to say."""
+        if self.bits is None or self.bits == 16:
+            return ""
+        return f"16-bit images of which {self.bits} bits are used, by their largest value or their encoding: {2**self.bits - 1} is white"
+
+    def to_bytes(self, values: np.ndarray, encoding: str = "") -> np.ndarray:
+        """uint16 -> uint8 of the same shape; the largest value that the bits hold is white."""
+        if encoding in BITS:
+            self.bits = BITS[encoding]
+        else:
+            largest = int(values.max(initial=0))
+            self.bits = max(self.bits or 10, next(bits for bits in (10, 12, 14, 16) if largest < 2**bits))
+        return (values >> (self.bits - 8)).clip(max=255).astype(np.uint8)
+
+
+def decode(message: Any, source: str, depth: BitDepth | None = None) -> np.ndarray:
+    """RGB array, uint8 [h, w, 3], of a `sensor_msgs` Image or CompressedImage, of rclpy or of rosbags.
+
+    Raises as `decode_raw` and `decode_compressed` do.
+    """
+    if hasattr(message, "format"):
+        return decode_compressed(message.data, source, message.format, depth)
+    return decode_raw(
+        message.encoding,
+        message.height,
+        message.width,
+        message.step,
+        message.data,
+        bool(message.is_bigendian),
+        source,
+        depth,
+    )
+
+
 def decode_raw(
-    encoding: str, height: int, width: int, step: int, data: bytes | np.ndarray, bigendian: bool, source: str
+    encoding: str,
+    height: int,
+    width: int,
+    step: int,
+    data: bytes | np.ndarray,
+    bigendian: bool,
+    source: str,
+    depth: BitDepth | None = None,
 ) -> np.ndarray:
     """RGB array, uint8 [height, width, 3], of a raw image payload.
 
     Args:
         step: bytes a row, padding included.
         source: topic (and stamp) for the messages.
+        depth: of the images of this topic so far; None: of this image alone.
 
     Raises:
         DataError: an encoding that is no colour or grey image, a step too small for a row, or too few bytes.
     """
+    data = np.frombuffer(data, np.uint8)
+    if encoding.lower() in PLANES:
+        return _decode_planes(encoding.lower(), height, width, step, data, source)
     if encoding not in ENCODINGS:
         raise DataError(
-            f"{source}: image encoding '{encoding}' is not supported; expected one of {', '.join(ENCODINGS)}"
+            f"{source}: image encoding '{encoding}' is not supported; expected one of {', '.join(SUPPORTED)}"
         )
     channels, size, conversion = ENCODINGS[encoding]
     row = width * channels * size
-    data = np.frombuffer(data, np.uint8)
     if height <= 0 or width <= 0 or step < row:
         raise DataError(
             f"{source}: {width} x {height} image in '{encoding}' with {step} bytes a row, expected at least {row}; "
@@ -77,7 +147,8 @@ def decode_raw(
         raise DataError(f"{source}: image payload of {len(data)} bytes, expected {step * height} ({height} x {step})")
     rows = np.lib.stride_tricks.as_strided(data, (height, row), (step, 1), writeable=False)
     if size == 2:
-        rows = (np.ascontiguousarray(rows).view(">u2" if bigendian else "<u2") >> 8).astype(np.uint8)
+        values = np.ascontiguousarray(rows).view(">u2" if bigendian else "<u2")
+        rows = (depth or BitDepth()).to_bytes(values, encoding)
     image = np.ascontiguousarray(rows).reshape(height, width, channels)
     try:
         return image if conversion is None else cv2.cvtColor(image, conversion)
@@ -85,22 +156,74 @@ def decode_raw(
         raise DataError(f"{source}: {width} x {height} image is not possible in '{encoding}': {error}") from error
 
 
-def decode_compressed(data: bytes | np.ndarray, source: str) -> np.ndarray:
+def _decode_planes(encoding: str, height: int, width: int, step: int, data: np.ndarray, source: str) -> np.ndarray:
+    """YUV 4:2:0: `height` rows of brightness, then half as many bytes of colour, with the same padding a row."""
+    step = step if len(data) >= step * height * 3 // 2 and step > width else width
+    expected = step * height * 3 // 2
+    if height <= 0 or width <= 0 or height % 2 or width % 2 or len(data) < expected:
+        raise DataError(
+            f"{source}: {width} x {height} image in '{encoding}' of {len(data)} bytes, expected even numbers of pixels and "
+            f"{width * height * 3 // 2} bytes or more"
+        )
+    rows = data[:expected]
+    if step > width and encoding in ("i420", "yv12"):  # half a row of colour has half the padding
+        grey, colour = rows[: step * height].reshape(height, step)[:, :width], rows[step * height :]
+        colour = colour.reshape(height, step // 2)[:, : width // 2] if step % 2 == 0 else colour[:0]
+        rows = np.concatenate([grey.reshape(-1), colour.reshape(-1)])
+    elif step > width:
+        rows = rows.reshape(height * 3 // 2, step)[:, :width].reshape(-1)
+    if len(rows) != width * height * 3 // 2:
+        raise DataError(f"{source}: '{encoding}' with an odd number of bytes a row ({step}) has no half rows")
+    return cv2.cvtColor(np.ascontiguousarray(rows).reshape(height * 3 // 2, width), PLANES[encoding])
+
+
+def decode_compressed(
+    data: bytes | np.ndarray, source: str, format: str = "", depth: BitDepth | None = None
+) -> np.ndarray:
     """RGB array, uint8 [h, w, 3], of the bytes of a JPEG or PNG file.
 
     As the sensor sees it: an orientation in the file, as of telephones, would contradict the calibration.
+
+    Args:
+        format: of `sensor_msgs/CompressedImage`: a grey file with `bayer_...` there is the sensor's mosaic.
+        depth: of the images of this topic so far; None: of this image alone.
 
     Raises `DataError` for another format, for a file that is cut off or damaged as far as its format can tell, and for
     one that claims a size beyond `MAX_PIXELS`, before memory is taken for it.
     """
     data = np.frombuffer(data, np.uint8)
+    _refuse_video(data[:4].tobytes(), format, source)
     name, complete = _container(data.tobytes(), source)
     if not complete:
         raise DataError(f"{source}: {name} image of {len(data)} bytes is truncated; it was cut off when it was written")
     height, width = _declared_size(data.tobytes(), name)
     if height * width > MAX_PIXELS:
         raise DataError(f"{source}: {name} image that claims {width} x {height} px, expected {MAX_PIXELS} px or less")
-    return _decode_jpeg(data, source) if name == "JPEG" else _decode_png(data, source)
+    image = _decode_jpeg(data, source) if name == "JPEG" else _decode_png(data, source)
+    encoding = format.partition(";")[0].strip()
+    if image.dtype == np.uint16:
+        image = (depth or BitDepth()).to_bytes(image, encoding)
+    if image.shape[2] == 1:
+        return cv2.cvtColor(image, _mosaic(encoding, source) if encoding.startswith("bayer") else cv2.COLOR_GRAY2RGB)
+    return image
+
+
+def _mosaic(encoding: str, source: str) -> int:
+    """OpenCV's conversion of a mosaic."""
+    if encoding not in ENCODINGS:
+        known = ", ".join(name for name in ENCODINGS if name.startswith("bayer"))
+        raise DataError(f"{source}: the format says '{encoding}', which is no known mosaic; expected one of {known}")
+    return ENCODINGS[encoding][2]
+
+
+def _refuse_video(start: bytes, format: str, source: str) -> None:
+    """Single images are needed: a video's depend on those before."""
+    words = re.split(r"[^a-z0-9]+", format.lower().replace(".", ""))
+    name = next((VIDEO[word] for word in words if word in VIDEO), None)
+    if name is None and start.startswith(START_CODES):
+        name = "H.264 or H.265"
+    if name is not None:
+        raise DataError(f"{source}: {name} video, expected single images (JPEG, PNG); {VIDEO_REMEDY}")
 
 
 def encode(image: np.ndarray, kind: Literal["jpeg", "png"], quality: int = 95) -> bytes:
@@ -125,10 +248,14 @@ def _container(data: bytes, source: str) -> tuple[str, bool]:
 
 
 def _decode_jpeg(data: np.ndarray, source: str, strict: bool = True) -> np.ndarray:
-    """The decoder of OpenCV, which would fill what it cannot read with grey and say nothing, with its warnings heard."""
+    """uint8 [h, w, 3] RGB, or [h, w, 1] of a grey file.
+
+    By the decoder of OpenCV, which would fill what it cannot read with grey and say nothing, with its warnings heard.
+    """
     try:
-        return simplejpeg.decode_jpeg(data, strict=strict)
-    except ValueError as error:
+        grey = simplejpeg.decode_jpeg_header(data, strict=False)[2] == "Gray"
+        return simplejpeg.decode_jpeg(data, colorspace="GRAY" if grey else "RGB", strict=strict)
+    except (ValueError, KeyError) as error:  # KeyError: of a colour space that no JPEG has
         padding = re.search(r"(\d+) extraneous bytes before marker", str(error))
         if strict and padding and int(padding[1]) <= MAX_PADDING:
             return _decode_jpeg(data, source, strict=False)
@@ -136,13 +263,16 @@ def _decode_jpeg(data: np.ndarray, source: str, strict: bool = True) -> np.ndarr
 
 
 def _decode_png(data: np.ndarray, source: str) -> np.ndarray:
+    """uint8 or uint16, [h, w, 3] RGB, or [h, w, 1] of a grey file."""
+    grey = len(data) > 25 and data[25] in (0, 4)  # colour type: grey, grey with transparency
+    kind = cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR
     try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        image = cv2.imdecode(data, kind | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error:
         image = None
     if image is None:
         raise _damaged("PNG", data, source)
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return image[..., None] if grey else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def _damaged(name: str, data: np.ndarray, source: str, reason: str = "") -> DataError:

@@ -55,7 +55,9 @@ def test_project_lidar_by_hand():
 # Sets with LiDAR
 
 
-def drive(path: Path, frames: int = 12, sweeps: range | None = None, delay_ns: int = 0) -> Path:
+def drive(
+    path: Path, frames: int = 12, sweeps: range | None = None, delay_ns: int = 0, cloud_frame: str = "lidar"
+) -> Path:
     """10 Hz, 1 m a frame along x; a wall at world x = 30 m seen by a LiDAR 1 m ahead of base_link, `delay_ns` late."""
     camera = np.array([[0, 0, 1, 1.5], [-1, 0, 0, 0], [0, -1, 0, 1.2], [0, 0, 0, 1]])
     with BagWriter(path) as bag:
@@ -67,9 +69,9 @@ def drive(path: Path, frames: int = 12, sweeps: range | None = None, delay_ns: i
             bag.write_encoded_image("front", stamp, png(i), "png")
             if i in (range(frames) if sweeps is None else sweeps):
                 at = stamp + delay_ns
-                wall = np.float32(30 - (at * 1e-8 - 1) - 1)
+                wall = np.float32(30 - (at * 1e-8 - 1) - (cloud_frame == "lidar"))
                 columns = {"x": np.full(3, wall), "y": np.arange(3, dtype=np.float32), "z": np.zeros(3, np.float32)}
-                bag.write_points(at, "lidar", columns)
+                bag.write_points(at, cloud_frame, columns)
     return path
 
 
@@ -82,6 +84,13 @@ def test_sweeps_are_moved_to_the_stamp_of_the_images(tmp_path, delay_ns):
         np.testing.assert_allclose(item.sweep.origin, [1 + delay_ns * 1e-8, 0, 0], atol=1e-5)
 
 
+def test_a_cloud_in_ego_axes_comes_from_amid_the_cameras(tmp_path):
+    sets = list(Recording(drive(tmp_path / "bag", delay_ns=30_000_000, cloud_frame="base_link")))
+    for i, item in enumerate(sets[1:-1], start=1):
+        np.testing.assert_allclose(item.sweep.points[:, 0], 30 - i, atol=1e-4)
+        np.testing.assert_allclose(item.sweep.origin, [1.5 + 0.3, 0, 1.2], atol=1e-5)
+
+
 def test_sets_without_a_sweep_near_them_have_none(tmp_path):
     sets = list(Recording(drive(tmp_path / "bag", sweeps=range(0, 3))))
     assert [s.sweep is not None for s in sets] == [True] * 4 + [False] * 8
@@ -91,7 +100,7 @@ def test_recording_without_poses_says_why(tmp_path):
     with BagWriter(tmp_path / "bag") as bag:
         bag.write_camera_info("front", 1, Calibration(30, 20, K))
         bag.write_encoded_image("front", 1, png(0), "png")
-    with pytest.raises(DataError, match=r"no image set with a pose; 1 x no_pose.*'base_link'"):
+    with pytest.raises(DataError, match=r"no image set with a pose; 1 x set: no_pose.*'base_link'"):
         list(Recording(tmp_path / "bag"))
 
 

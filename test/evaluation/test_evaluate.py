@@ -18,6 +18,7 @@ from letocc_core.evaluation.score import Recorded, Tally
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.metrics import results
 from letocc_core.metrics.baselines import signed_distance
+from letocc_core.metrics.occupancy import REGIONS
 from letocc_core.stream.types import Calibration, FrameSet, OccFlow
 
 GRID = GridSpec((-8.0, -8.0, -1.0), (8.0, 8.0, 3.0), 0.5)
@@ -90,7 +91,9 @@ def test_an_oracle_scores_one_and_beats_every_baseline(drive):
     found = evaluate.evaluate(oracle, [drive, drive[:3]], warmup=2, mean_occupancy=share, config=CONFIG)
     assert (oracle.steps, oracle.resets, found["scenes"], found["frames"]) == (7, 2, 2, 3)
     assert found["ray_iou"] == found["ray_iou_objects"] == {"1m": 1, "2m": 1, "4m": 1, "mean": 1}
-    assert found["iou"] == {"mean": 1}
+    assert found["iou"] == found["precision"] == dict.fromkeys(REGIONS, 1)
+    assert found["recall_by_distance"] == {"0-4m": 1, "4-8m": 1, "8-12m": 1}
+    assert found["probability"]["best_iou"] == 1 and found["probability"]["calibration_error"] == 0
     assert found["depth"]["abs_rel"] < 0.03
     assert found["motion"]["mave"] == 0
     for name in ("flat_road", "mean_occupancy"):
@@ -143,7 +146,9 @@ def test_a_lidar_sweep_is_truth_enough():
     assert found["frames"] == 1
     assert found["ray_iou"]["1m"] == 1 and found["ray_iou_objects"]["1m"] == 1
     assert found["depth"]["abs_rel"] < 0.05
-    assert not {"motion", "iou", "flow2d"} & set(found)
+    assert found["recall"]["mean"] == found["recall"]["standing"] == 1
+    assert found["baselines"]["flat_road"]["recall"]["standing"] == 0
+    assert not {"motion", "flow2d"} & set(found) and "all" not in found["iou"]
 
 
 def test_nothing_to_score_is_an_error(drive):

@@ -17,7 +17,7 @@ from letocc_core.data.bags.reader import open_bag
 from letocc_core.data.simulator.bags import simulate, truth_folder
 from letocc_core.errors import DataError
 from letocc_core.evaluation import score as evaluate
-from letocc_core.evaluation.replay import Replay, replay_to_folder
+from letocc_core.evaluation.replay import replay_to_folder
 from letocc_core.evaluation.samples import RecordedDrive
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.metrics import results
@@ -117,7 +117,8 @@ def test_the_bag_of_answers_holds_what_the_pipeline_says(replayed: Path, bag: Pa
         stored = [m for _, _, m in written.raw(["/occ_flow_node/occupancy"])]
         clouds = [m for _, _, m in written.raw(["/occ_flow_node/points"])]
         assert len(list(written.transforms())) == SETS
-    answers = list(Replay(bag, models[0], RecordedDrive(bag).recording.cameras))
+    pipeline = OccFlowPipeline.from_checkpoint(models[0])
+    answers = [pipeline.step(sample.frame_set) for sample in RecordedDrive(bag)]
     for message, cloud, answer in zip(stored, clouds, answers, strict=True):
         packed = pack(answer)
         np.testing.assert_array_equal(message.probability, packed.probability.reshape(-1))

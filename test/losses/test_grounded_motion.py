@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -11,8 +12,8 @@ from letocc_core.errors import ConfigError
 from letocc_core.frame import Clip, FlowCue, Frame
 from letocc_core.geometry import camera, se3
 from letocc_core.geometry.grid import GridSpec
+from letocc_core.losses import grounded_motion as grounded
 from letocc_core.losses.grounded_motion import (
-    GroundedConfig,
     GroundedMotion,
     grounded_losses,
     grounded_motion,
@@ -67,6 +68,11 @@ def moved(x: float, y: float = 0.0) -> Tensor:
     return T
 
 
+def settings(**changes: float):
+    """Other values of the module's constants, by their names in lower case."""
+    return patch.multiple("letocc_core.losses.grounded_motion", **{k.upper(): v for k, v in changes.items()})
+
+
 def told(
     velocity: tuple[float, float], seconds: float = 0.1, drive: Tensor | None = None, depth: float = AHEAD, **changes
 ) -> GroundedMotion:
@@ -76,7 +82,8 @@ def told(
         flow_of(now, depth, velocity, seconds, drive),
         flow_of(now, depth, velocity, -seconds, se3.inverse(drive)),
     ]
-    return grounded_motion(now, cues, GRID, GroundedConfig(**{"prior": 1e-3, "stride": 1} | changes))
+    with settings(**{"prior": 1e-3, "stride": 1} | changes):
+        return grounded_motion(now, cues, GRID)
 
 
 def image(found: GroundedMotion, values: Tensor) -> Tensor:
@@ -124,7 +131,8 @@ def test_in_a_turned_world_the_velocity_is_turned():
         flow_of(now, AHEAD, turned_velocity, seconds, R @ moved(drive) @ R.T)
         for seconds, drive in ((0.1, 0.4), (-0.1, -0.4))
     ]
-    turned = grounded_motion(now, cues, GRID, GroundedConfig(prior=1e-3, stride=1)).velocity
+    with settings(prior=1e-3, stride=1):
+        turned = grounded_motion(now, cues, GRID).velocity
     torch.testing.assert_close(turned, plain @ R[:2, :2].T, atol=1e-2, rtol=0)
     assert turned.abs().max() > 2
 
@@ -150,12 +158,13 @@ def test_a_third_of_the_flow_may_be_wrong():
     good = flow_of(now, AHEAD, (0.0, 3.0), 0.1, moved(0.0))
     wrong = torch.rand(HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0)) < 0.33
     flow = torch.where(wrong, torch.tensor([20.0, -5.0]).view(1, 1, 2, 1, 1), good.flow)
-    found = grounded_motion(now, [dataclasses.replace(good, flow=flow)], GRID, GroundedConfig(misfit=20.0))
+    with settings(misfit=20.0):
+        found = grounded_motion(now, [dataclasses.replace(good, flow=flow)], GRID)
     across = found.velocity[found.moves][:, 1]
     assert len(across)
     torch.testing.assert_close(across, torch.full_like(across, 3.0), atol=1.0, rtol=0)
 
-    strict = grounded_motion(now, [dataclasses.replace(good, flow=flow)], GRID, GroundedConfig())
+    strict = grounded_motion(now, [dataclasses.replace(good, flow=flow)], GRID)
     assert not strict.moves.any()  # so much disagreement teaches nothing
 
 
@@ -164,14 +173,14 @@ def test_what_is_not_known_teaches_nothing():
     cut, small = (slice(60, HEIGHT), slice(0, 24)), (slice(57, 59), slice(100, 102))
     now = frame(movable=masked(cut, small))
     cue = flow_of(now, AHEAD, (0.0, 3.0), 0.1, moved(0.0))
-    found = grounded_motion(now, [cue], GRID, GroundedConfig())
+    found = grounded_motion(now, [cue], GRID)
     assert not (found.moves | found.still).any() and found.velocity.abs().max() == 0
     now = frame()
     for other, blind in (
         (dataclasses.replace(cue, valid=torch.zeros_like(cue.valid)), now),
         (cue, dataclasses.replace(now, camera_valid=torch.zeros_like(now.camera_valid))),
     ):
-        found = grounded_motion(blind, [other], GRID, GroundedConfig())
+        found = grounded_motion(blind, [other], GRID)
         assert not (found.moves | found.still).any()
 
 
@@ -180,22 +189,23 @@ def test_a_motion_that_flow_hardly_shows_teaches_nothing():
     assert not told((0.5, 0.0), unsure=1e-3).still.any() and told((0.5, 0.0), unsure=10.0).still.any()
 
 
-def test_of_several_intervals_each_group_is_told_by_the_one_that_tells_it_best():
+def test_of_several_intervals_each_group_is_told_by_the_one_that_tells_it_best(monkeypatch):
     """The plate drives ahead at 5 m/s: 0.05 s show too little, 0.4 s enough, unless their flow is lost in its left half."""
     now = frame()
 
     def cues(seconds: float) -> list[FlowCue]:
         return [flow_of(now, AHEAD, (5.0, 0.0), s, moved(0.0)) for s in (-seconds, seconds)]
 
-    config = GroundedConfig(prior=1e-3, stride=1, moves=0.3)
+    for name, value in (("PRIOR", 1e-3), ("STRIDE", 1), ("MOVES", 0.3)):
+        monkeypatch.setattr(grounded, name, value)
     short, long = cues(0.05), cues(0.4)
-    assert not grounded_motion(now, short, GRID, config).moves.any()
-    told_by_both = grounded_motion(now, [*short, *long], GRID, config)
+    assert not grounded_motion(now, short, GRID).moves.any()
+    told_by_both = grounded_motion(now, [*short, *long], GRID)
     assert torch.equal(image(told_by_both, told_by_both.moves), upper(masked(PLATE)))
-    assert (told_by_both.velocity - grounded_motion(now, long, GRID, config).velocity).abs().max() == 0
+    assert (told_by_both.velocity - grounded_motion(now, long, GRID).velocity).abs().max() == 0
     seen = torch.arange(WIDTH) >= WIDTH // 2
     long = [dataclasses.replace(cue, valid=cue.valid & seen) for cue in long]
-    half = grounded_motion(now, [*short, *long], GRID, config)
+    half = grounded_motion(now, [*short, *long], GRID)
     assert torch.equal(image(half, half.moves), upper(masked(PLATE)) & seen)
 
 
@@ -204,7 +214,8 @@ def test_a_group_is_believed_if_enough_of_its_flow_is_known(share: float, teache
     now = frame()
     cue = flow_of(now, AHEAD, (0.0, 3.0), 0.1, moved(0.0))
     cue = dataclasses.replace(cue, valid=cue.valid & (torch.arange(HEIGHT) % 4 < 4 * share)[:, None])
-    assert bool(grounded_motion(now, [cue], GRID, GroundedConfig(stride=1)).moves.any()) == teaches
+    with settings(stride=1):
+        assert bool(grounded_motion(now, [cue], GRID).moves.any()) == teaches
 
 
 @pytest.mark.parametrize("slow, stands", [(1.0, True), (0.2, False)])
@@ -214,7 +225,7 @@ def test_what_hardly_shows_flow_stands_only_if_its_velocity_says_so_too(slow: fl
     assert bool(found.still.any()) == stands and not found.moves.any()
 
 
-def test_cameras_and_clips_do_not_mix():
+def test_cameras_and_clips_do_not_mix(monkeypatch):
     """Two clips of two cameras each, of which one plate moves to the left, one to the right, one not at all."""
     now = frame()
     speeds = ((0.0, 3.0), (0.0, -3.0), (0.0, 0.0), (4.0, 0.0))
@@ -233,9 +244,12 @@ def test_cameras_and_clips_do_not_mix():
     flow = torch.cat([f.flow for f in flows]).view(2, 2, 2, HEIGHT, WIDTH)
     cue = FlowCue(two(flows[0].stamp), four(now.K), four(now.T_ego_cam), two(flows[0].T_world_ego), flow,
                   four(flows[0].valid))  # fmt: skip
-    together = grounded_motion(frames, [cue], GRID, GroundedConfig(prior=1e-3, stride=1, threshold=0.3))
+    monkeypatch.setattr(grounded, "STRIDE", 1)
+    monkeypatch.setattr(grounded, "PRIOR", 1e-3)
+    monkeypatch.setattr(grounded, "THRESHOLD", 0.3)
+    together = grounded_motion(frames, [cue], GRID)
     for i, alone in enumerate(flows):
-        found = grounded_motion(now, [alone], GRID, GroundedConfig(prior=1e-3, stride=1, threshold=0.3))
+        found = grounded_motion(now, [alone], GRID)
         for a, b in ((together.velocity, found.velocity), (together.moves, found.moves), (together.still, found.still)):
             torch.testing.assert_close(a.flatten(0, 1)[i], b[0, 0], atol=1e-4, rtol=0)
 
@@ -257,13 +271,14 @@ def at(volume: Tensor, *point: float) -> Tensor:
     return volume.detach()[0, :, i, j, k]
 
 
-def test_a_free_grid_learns_the_motion_of_what_stands_although_its_geometry_is_wrong():
+def test_a_free_grid_learns_the_motion_of_what_stands_although_its_geometry_is_wrong(monkeypatch):
     """The plate is 7.5 m ahead, but the geometry knows only a wall 12 m ahead."""
     sdf = (12.0 - GRID.centres()[..., 0])[None, None].clone().requires_grad_()
     scene = Scene(sdf, torch.zeros(1, 2, *GRID.shape, requires_grad=True))
     now = frame()
     clip = Clip(now, (), (now,), (flow_of(now, AHEAD, (4.0, 2.0), 0.1, moved(0.3)),))
-    motion = MotionConfig(cue="grounded", flow=1.0, still=0.2, grounded=GroundedConfig(prior=1e-3))
+    motion = MotionConfig(cue="grounded", flow=1.0, still=0.2)
+    monkeypatch.setattr(grounded, "PRIOR", 1e-3)
     optimizer = torch.optim.Adam([scene.flow], lr=0.2)
     for _ in range(60):
         optimizer.zero_grad()
@@ -282,7 +297,8 @@ def test_matter_that_an_objects_pixels_show_nearby_learns_its_motion_too(distanc
     flow = torch.zeros(1, 2, *GRID.shape, requires_grad=True)
     now = frame()
     cues = [flow_of(now, AHEAD, (4.0, 2.0), 0.1, moved(0.3))]
-    grounded_losses(sdf, flow, GRID, now, cues, GroundedConfig(prior=1e-3))["flow"].backward()
+    with settings(prior=1e-3):
+        grounded_losses(sdf, flow, GRID, now, cues)["flow"].backward()
     learns = flow.grad.abs().sum(1)[0] > 0
     beyond = GRID.centres()[..., 0] > AHEAD + 1.0
     assert learns[~beyond].any() and learns[beyond].any() == taught
@@ -310,13 +326,5 @@ def test_matter_that_no_camera_shows_on_an_object_stands_still():
     free = (GRID.centres()[..., 0] < 11.0)[None, None]
     cue = flow_of(now, AHEAD, (0.0, 0.0), 0.1, moved(0.0))
     for still, expected in ((flow, 0.0), (flow + 9 * free, 0.0), (flow + 2 * ~free, 2 * math.sqrt(2))):
-        found = grounded_losses(sdf, still, GRID, now, [cue], GroundedConfig())["still"]
+        found = grounded_losses(sdf, still, GRID, now, [cue])["still"]
         assert float(found) == pytest.approx(expected, abs=1e-5)
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"depth": 1.0}, {"still": 0.6}, {"columns": 0}, {"stride": 0}, {"known": 2.0}, {"prior": 0.0}]
-)
-def test_wrong_groups_are_refused(wrong: dict[str, float]):
-    with pytest.raises(ConfigError, match="grounded"):
-        GroundedConfig(**wrong)

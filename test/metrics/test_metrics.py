@@ -10,14 +10,14 @@ import pytest
 from letocc_core.data.truth import CLASS_NAMES, FREE, Truth
 from letocc_core.errors import DataError
 from letocc_core.geometry.grid import GridSpec
-from letocc_core.geometry.ray_casting import cast
+from letocc_core.geometry.ray_casting import cast, count_crossings
 from letocc_core.metrics import frame_score, results
 from letocc_core.metrics.baselines import flat_road, mean_occupancy, mean_of, signed_distance
 from letocc_core.metrics.depth import DepthRange, DepthScore, depth_errors
 from letocc_core.metrics.flow2d import FlowScore
 from letocc_core.metrics.frame_score import DepthTruth, Prediction, RayTruth
 from letocc_core.metrics.motion import MotionScore, direction_error_deg
-from letocc_core.metrics.occupancy import VoxelCounts
+from letocc_core.metrics.occupancy import REGIONS, ProbabilityCounts, Shares, VoxelTruth, score_occupancy
 from letocc_core.metrics.ray_iou import RayCounts, lidar_directions, select_origins
 
 ROAD, CAR, PEDESTRIAN = (CLASS_NAMES.index(name) for name in ("road", "car", "pedestrian"))
@@ -139,12 +139,103 @@ def test_no_ray_gives_no_number():
     assert nothing.summary() == {}
 
 
-def test_voxel_iou_counts_only_what_is_visible():
-    true, predicted, visible = (np.zeros((1, 1, 4), bool) for _ in range(3))
-    true[..., :2] = predicted[..., 1:3] = visible[..., :3] = True
-    predicted[..., 3] = True
-    assert VoxelCounts.of(true, predicted, visible).summary() == {"mean": 1 / 3}
-    assert VoxelCounts().summary() == {}
+def test_crossings_by_hand():
+    grid = GridSpec((0.0, 0.0, 0.0), (5.0, 2.0, 1.0), 1.0)
+    origin = np.array([-1.5, 0.5, 0.5])  # outside the box
+    along = [[3.5, 0.5, 0.5], [3.2, 0.6, 0.5], [9.0, 0.5, 0.5], [-0.5, 0.5, 0.5], [-1.5, 0.5, 0.5]]
+    crossed = count_crossings(grid, origin, np.array([*along, [1.5, 1.4, 0.5]]))
+    # two end in voxel 3, one passes through all five, one ends before the box and one where it begins; the last one has
+    # y = 0.95 where it enters the box and 1.25 where it leaves voxel 0
+    np.testing.assert_array_equal(crossed[:, 0, 0], [4, 3, 3, 1, 1])
+    np.testing.assert_array_equal(crossed[:, 1, 0], [1, 0, 0, 0, 0])
+    with pytest.raises(DataError, match="not a finite number"):
+        count_crossings(grid, origin, np.array([[np.nan, 0, 0]]))
+
+
+def test_rays_cross_what_sampling_finds_them_in():
+    grid = GridSpec((-2.0, -2.0, -1.0), (2.0, 2.0, 1.0), 0.25)
+    origin, ends = np.array([0.1, -0.2, 0.3]), np.random.default_rng(2).uniform(-3, 3, (60, 3))
+    crossed = count_crossings(grid, origin, ends)
+    way = origin + np.linspace(0, 1, 10_001)[:, None, None] * (ends - origin)
+    expected = np.sum([grid.holding(way[:, i]) & ~grid.holding(ends[i : i + 1]) for i in range(60)], axis=0)
+    assert (crossed != expected).sum() <= 3  # corners that are cut by less than a step
+    assert expected.sum() > 300
+
+
+def test_iou_precision_and_recall_by_hand():
+    grid = GridSpec((0.0, -0.5, 0.0), (10.0, 0.5, 1.0), 1.0)  # a row of voxels, their centres 0.5 to 9.5 m ahead
+    labels = np.array([ROAD, ROAD, FREE, CAR, CAR, CAR, FREE, FREE, ROAD, FREE], np.uint8).reshape(grid.shape)
+    predicted = np.array([1, 1, 0, 1, 0, 1, 1, 0, 0, 1], bool).reshape(grid.shape)
+    visible = np.ones(grid.shape, bool)
+    visible[[5, 9]] = False
+    nothing = np.zeros((1, 1, 1), np.float32)
+    truth = Truth(
+        nothing, None, None, nothing > 0, nothing.astype(np.uint8), labels, np.zeros((*grid.shape, 2)), visible
+    )
+    prediction = Prediction(predicted, np.zeros((*grid.shape, 2)))
+    score = frame_score.summary(frame_score.score_voxels(VoxelTruth.from_grid(truth), prediction, grid))
+    # visible: five occupied, four said to be, three of these rightly; standing: voxels 2, 3, 4, 6, 7
+    assert score["iou"] == {"mean": 3 / 6, "all": 4 / 8, "standing": 1 / 3, "12m": 3 / 6}
+    assert score["precision"] == {"mean": 3 / 4, "all": 4 / 6, "standing": 1 / 2, "12m": 3 / 4}
+    assert score["recall"] == {"mean": 3 / 5, "all": 4 / 6, "standing": 1 / 2, "12m": 3 / 5}
+    assert score["iou_by_distance"] == {"0-4m": 1, "4-8m": 0, "8-12m": 0}
+    assert score["precision_by_distance"] == {"0-4m": 1, "4-8m": 0}  # nothing is said to be at 8.5 m
+    assert score["recall_by_distance"] == {"0-4m": 1, "4-8m": 0, "8-12m": 0}
+
+
+def test_frames_are_added_before_dividing():
+    first, second = Shares({"mean": (1, 2), "all": (0, 0)}), Shares({"mean": (3, 3), "12m": (1, 4)})
+    assert (first + second).summary() == {"mean": 4 / 5, "12m": 1 / 4}
+    assert Shares().summary() == {}
+
+
+def test_a_sweep_tells_what_is_free_by_hand():
+    grid = GridSpec((0.0, 0.0, 0.0), (6.0, 1.0, 2.0), 1.0)
+    origin = np.array([0.5, 0.5, 1.5])
+    wall, road = [4.5, 0.5, 1.5], [2.5, 0.5, 0.2]
+    everywhere = np.ones(grid.shape, bool)
+    truth = VoxelTruth.from_sweep(np.array([wall] * 4 + [road, [np.nan] * 3]), origin, grid, everywhere)
+    assert np.argwhere(truth.occupied).tolist() == [[2, 0, 0], [4, 0, 1]]
+    assert np.argwhere(truth.known & ~truth.occupied).tolist() == [[x, 0, 1] for x in range(4)]
+    full = frame_score.summary(score_occupancy(truth, everywhere, grid))
+    assert full["iou"] == full["precision"] == {"mean": 2 / 6, "standing": 1 / 5, "12m": 2 / 6}  # nothing said of all
+    assert full["recall_by_distance"] == {"0-4m": 1, "4-8m": 1}
+    few = VoxelTruth.from_sweep(np.array([wall] * 3), origin, grid, everywhere)
+    assert np.argwhere(few.known).tolist() == [[4, 0, 1]]  # three cross the others
+    assert not VoxelTruth.from_sweep(np.array([wall] * 4), origin, grid, ~everywhere).known.any()
+
+
+def test_a_ray_says_nothing_of_the_ground_that_it_grazes():
+    """From 1.5 m down to the road 9 m ahead: it is more than a voxel above the road for the first third of its way."""
+    grid = GridSpec((0.0, 0.0, 0.0), (10.0, 1.0, 2.0), 1.0)
+    origin, road = np.array([0.5, 0.5, 1.5]), np.array([[9.5, 0.5, 0.0]] * 4)
+    low = VoxelTruth.from_sweep(road, origin, grid, np.ones(grid.shape, bool))
+    assert np.argwhere(low.known & ~low.occupied).tolist() == [[x, 0, 1] for x in range(3)]
+    # a wall of that height instead: to its foot the way is free, from 1 m down at 5.8 m in the lower layer
+    foot = np.array([[9.5, 0.5, 0.45]] * 4)
+    wall = VoxelTruth.from_sweep(foot, origin, grid, np.ones(grid.shape, bool))
+    assert np.argwhere((wall.known & ~wall.occupied)[:, 0, 1]).ravel().tolist() == list(range(5))
+    assert np.argwhere((wall.known & ~wall.occupied)[:, 0, 0]).ravel().tolist() == list(range(4, 9))
+
+
+def test_probabilities_are_counted_by_hand():
+    grid_row = (6, 1, 1)
+    probability = np.array([0.05, 0.15, 0.75, 0.75, 0.95, 1.0]).reshape(grid_row)
+    occupied = np.array([0, 1, 1, 0, 1, 1], bool).reshape(grid_row)
+    observed, known = np.ones(grid_row, bool), np.ones(grid_row, bool)
+    observed[4] = False
+    truth = VoxelTruth(occupied, known, np.zeros(grid_row, bool), False)
+    counts = ProbabilityCounts.of(truth, probability, observed)
+    at = counts.at_thresholds()
+    # above 0.2: voxels 2, 3, 5, two of them rightly, of four; the one that no camera looks at is missed at any threshold
+    assert (at["iou"][19], at["precision"][19], at["recall"][19]) == (2 / 5, 2 / 3, 2 / 4)
+    assert (at["iou"][9], at["iou"][0], at["recall"][98]) == (3 / 5, 3 / 6, 1 / 4)
+    expected = {"best_threshold": 0.05, "best_iou": 3 / 5, "calibration_error": (0.05 + 0.85 + 2 * 0.25) / 5}
+    assert counts.summary() == pytest.approx(expected | {"0-10%": 0, "10-20%": 1, "70-80%": 0.5, "90-100%": 1})
+    twice = (counts + counts).summary()
+    assert twice == pytest.approx(counts.summary())
+    empty = VoxelTruth(~known, ~known, ~known, False)
+    assert ProbabilityCounts.of(empty, probability, observed).summary() == {}
 
 
 def test_depth_errors_by_hand():
@@ -200,7 +291,7 @@ def test_false_motion_counts_occupied_visible_voxels_of_every_class():
     hidden = truth.visible.copy()
     hidden[:2] = False
     score = frame_score.summary(
-        frame_score.score_voxels(dataclasses.replace(truth, visible=hidden), Prediction(occupied, velocity))
+        frame_score.score_voxel_motion(dataclasses.replace(truth, visible=hidden), Prediction(occupied, velocity))
     )
     road = (truth.occupancy == ROAD) & hidden
     assert score["motion"]["false_motion"] == pytest.approx(road[:4].sum() / road.sum())
@@ -236,10 +327,11 @@ def test_a_perfect_prediction_scores_one():
     truth, cues = scene()
     rays = RayTruth.from_grid(truth, np.array([[0.0, 0.0, 1.6]]), GRID, cues)
     perfect = Prediction(truth.occupancy != FREE, truth.velocity, np.array([[2.5, 2.5]]))
-    score = frame_score.add(frame_score.score_rays(rays, perfect), frame_score.score_voxels(truth, perfect))
+    score = frame_score.add(frame_score.score_rays(rays, perfect), frame_score.score_voxel_motion(truth, perfect))
+    score = frame_score.add(score, frame_score.score_voxels(VoxelTruth.from_grid(truth), perfect, GRID))
     score = frame_score.summary(frame_score.add(score, frame_score.score_depth(cues, perfect, GRID, DepthRange())))
     assert score["ray_iou"] == score["ray_iou_objects"] == {"1m": 1, "2m": 1, "4m": 1, "mean": 1}
-    assert score["iou"] == {"mean": 1}
+    assert score["iou"] == score["precision"] == score["recall"] == dict.fromkeys(REGIONS, 1)
     assert score["depth"] == {"abs_rel": 0, "sq_rel": 0, "rmse": 0, "rmse_log": 0, "a1": 1, "a2": 1, "a3": 1}
     assert score["motion"]["mave"] == score["motion"]["direction_error_deg"] == 0
 

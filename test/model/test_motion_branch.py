@@ -9,6 +9,7 @@ from torch import Tensor
 
 from letocc_core.errors import ConfigError
 from letocc_core.geometry.grid import GridSpec, sample_volume
+from letocc_core.model import motion_branch
 from letocc_core.model.motion_branch import (
     MotionBranch,
     MotionBranchConfig,
@@ -25,9 +26,15 @@ DISTANCE = 8.0  # m, of the wall
 FORWARD = torch.tensor([[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 1.0], [0, 0, 0, 1]])
 GRID = GridSpec((4.8, -4.8, -1.6), (11.2, 4.8, 4.8), 0.4)
 COLUMNS = GRID.coarser(2)
-CONFIG = MotionBranchConfig(forward=4.0, sideways=6.0, patches=(1, 2), width=8)
+CONFIG = MotionBranchConfig(forward=4.0, sideways=6.0)
 SECONDS = 0.2
 STILL = len(CONFIG.velocities()) // 2
+
+
+@pytest.fixture(autouse=True)
+def _small_branch(monkeypatch):
+    monkeypatch.setattr(motion_branch, "PATCHES", (1, 2))
+    monkeypatch.setattr(motion_branch, "WIDTH", 8)
 
 
 def texture(shift: float) -> Tensor:
@@ -50,7 +57,7 @@ def wall() -> Tensor:
 
 
 def sweep(now: View, past: list[View], T_past_now: list[Tensor], config: MotionBranchConfig = CONFIG) -> Tensor:
-    surfaces = find_surfaces(wall(), GRID, now, config)
+    surfaces = find_surfaces(wall(), GRID, now)
     return sweep_velocity(surfaces, now, past, T_past_now, COLUMNS, config)
 
 
@@ -63,10 +70,10 @@ def best_velocity(similarity: Tensor, patch: int) -> Tensor:
 
 
 def test_surfaces_lie_where_the_signed_distance_crosses_zero():
-    surfaces = find_surfaces(wall(), GRID, view(0.0), CONFIG)
+    surfaces = find_surfaces(wall(), GRID, view(0.0))
     points = surfaces.points[surfaces.there]
     torch.testing.assert_close(points[:, 0], torch.full_like(points[:, 0], DISTANCE), atol=1e-3, rtol=0)
-    assert points[:, 2].min() > CONFIG.lowest and points[:, 2].max() < CONFIG.highest
+    assert points[:, 2].min() > motion_branch.LOWEST and points[:, 2].max() < motion_branch.HIGHEST
     seen = points @ FORWARD[:3, :3] - FORWARD[:3, 3] @ FORWARD[:3, :3]
     pixels = seen[:, :2] / seen[:, 2:] * FOCAL + torch.tensor([WIDTH / 2 - 0.5, HEIGHT / 2 - 0.5])
     torch.testing.assert_close(pixels, surfaces.pixels[surfaces.there], atol=1e-3, rtol=0)
@@ -78,13 +85,13 @@ def test_surfaces_of_a_rough_field_are_those_of_a_walk_along_every_ray():
     noise = torch.rand(1, 1, *(n // 4 for n in GRID.shape), generator=generator)
     sdf = F.interpolate(noise, GRID.shape, mode="trilinear") * 2 - 0.7
     now = view(0.0)
-    surfaces = find_surfaces(sdf, GRID, now, CONFIG)
+    surfaces = find_surfaces(sdf, GRID, now)
     found = dict(zip(map(tuple, surfaces.pixels[0, 0].tolist()), surfaces.points[0, 0], strict=True))
     found = {pixel: found[pixel] for pixel, there in zip(found, surfaces.there[0, 0], strict=True) if there}
-    for v in range(2, HEIGHT, CONFIG.stride):
-        for u in range(2, WIDTH, CONFIG.stride):
+    for v in range(2, HEIGHT, motion_branch.STRIDE):
+        for u in range(2, WIDTH, motion_branch.STRIDE):
             direction = torch.tensor([1.0, (WIDTH / 2 - 0.5 - u) / FOCAL, (HEIGHT / 2 - 0.5 - v) / FOCAL])
-            t = 0.5 + CONFIG.ray_step * torch.arange(40)
+            t = 0.5 + motion_branch.RAY_STEP * torch.arange(40)
             points = FORWARD[:3, 3] + t[:, None] * direction
             inside = ((points > torch.tensor(GRID.lower)) & (points < torch.tensor(GRID.upper))).all(-1)
             values = sample_volume(sdf, GRID, points[None], padding="border")[0, :, 0]
@@ -93,15 +100,15 @@ def test_surfaces_of_a_rough_field_are_those_of_a_walk_along_every_ray():
             if len(hits):
                 k = int(hits[0])
                 before, behind = float(values[k - 1].clamp(min=0)), float(values[k].clamp(max=-1e-6))
-                point = FORWARD[:3, 3] + (t[k] + CONFIG.ray_step * behind / (before - behind)) * direction
-            if point is not None and CONFIG.lowest < point[2] < CONFIG.highest:
+                point = FORWARD[:3, 3] + (t[k] + motion_branch.RAY_STEP * behind / (before - behind)) * direction
+            if point is not None and motion_branch.LOWEST < point[2] < motion_branch.HIGHEST:
                 torch.testing.assert_close(found.pop((float(u), float(v))), point, atol=1e-3, rtol=0)
     assert not found
 
 
 def test_no_surface_in_an_empty_box_or_without_cameras():
-    assert not find_surfaces(torch.ones_like(wall()), GRID, view(0.0), CONFIG).there.any()
-    assert not find_surfaces(wall(), GRID, view(0.0, valid=False), CONFIG).there.any()
+    assert not find_surfaces(torch.ones_like(wall()), GRID, view(0.0)).there.any()
+    assert not find_surfaces(wall(), GRID, view(0.0, valid=False)).there.any()
 
 
 @pytest.mark.parametrize("patch", [0, 1])
@@ -138,7 +145,7 @@ def test_a_batch_is_its_samples_one_by_one():
     def join(views: list[View]) -> View:
         return View(**{f.name: torch.cat([getattr(v, f.name) for v in views]) for f in dataclasses.fields(View)})
 
-    surfaces = find_surfaces(wall().expand(2, -1, -1, -1, -1), GRID, join(now), CONFIG)
+    surfaces = find_surfaces(wall().expand(2, -1, -1, -1, -1), GRID, join(now))
     both = sweep_velocity(surfaces, join(now), [join(then)], [T.repeat(2, 1, 1)], COLUMNS, CONFIG)
     torch.testing.assert_close(both, torch.cat(alone))
 
@@ -161,7 +168,7 @@ def test_the_velocities_hold_standing_still():
     assert velocities.tolist() == [[x, y] for x in (-4, -2, 0, 2, 4) for y in (-2, 0, 2)]
 
 
-@pytest.mark.parametrize("wrong", [{"step": 0.0}, {"forward": 1.0}, {"stride": 0}, {"patches": ()}, {"ray_step": 0.0}])
+@pytest.mark.parametrize("wrong", [{"step": 0.0}, {"forward": 1.0}])
 def test_impossible_settings_are_refused(wrong: dict):
     with pytest.raises(ConfigError, match="expected"):
         MotionBranchConfig(**wrong)
@@ -169,7 +176,7 @@ def test_impossible_settings_are_refused(wrong: dict):
 
 def test_the_branch_starts_near_standing_still_and_leaves_geometry_alone():
     torch.manual_seed(0)
-    branch = MotionBranch(CONFIG, GRID, dim=4, past=1, flow_scale=10.0)
+    branch = MotionBranch(CONFIG, GRID, dim=4, past=1)
     volume = torch.randn(1, 4, *GRID.shape, requires_grad=True)
     sdf = wall().requires_grad_()
     flow = branch(
@@ -181,9 +188,10 @@ def test_the_branch_starts_near_standing_still_and_leaves_geometry_alone():
     assert all(p.grad is not None for p in branch.parameters())
 
 
-def test_the_road_stands_still_under_what_moves():
+def test_the_road_stands_still_under_what_moves(monkeypatch):
     """Layers at -1.4, -1.0, ... m: the one at 0.2 m is the lowest that is known as road, the next may move."""
-    branch = MotionBranch(dataclasses.replace(CONFIG, lowest=0.3), GRID, dim=4, past=1, flow_scale=10.0)
+    monkeypatch.setattr(motion_branch, "LOWEST", 0.3)
+    branch = MotionBranch(CONFIG, GRID, dim=4, past=1)
     moving = torch.full((1, 2, *GRID.shape), 3.0)
     sdf = torch.ones(1, 1, *GRID.shape)
     sdf[:, :, 5] = -0.1  # a wall across one row of columns
@@ -212,7 +220,7 @@ def test_the_velocity_that_similarities_expect():
 def test_after_half_a_turn_the_branch_sees_the_same_scene(expectations: bool):
     """Evidence and geometry of a scene that has been turned, in every part by hand; turning twice changes nothing."""
     torch.manual_seed(0)
-    branch = MotionBranch(dataclasses.replace(CONFIG, expectations=expectations), GRID, 4, 2, 10.0)
+    branch = MotionBranch(dataclasses.replace(CONFIG, expectations=expectations), GRID, 4, 2)
     velocities = CONFIG.velocities()
     M, tried = len(velocities), 2 * 2 * len(velocities)
     x, y = COLUMNS.shape[:2]

@@ -1,6 +1,7 @@
 """The plane sweep measures depth where there is parallax, and says so where there is none."""
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from analytic_street import INTERVAL, AnalyticStreet, Rig
@@ -8,9 +9,12 @@ from analytic_street import INTERVAL, AnalyticStreet, Rig
 from letocc_core.geometry import camera, se3
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.model import plane_sweep
-from letocc_core.model.plane_sweep import PlaneSweepConfig, SweptDepth
+from letocc_core.model.plane_sweep import SweptDepth
 
-CONFIG = PlaneSweepConfig(window=3)
+
+@pytest.fixture(autouse=True)
+def _small_window(monkeypatch):
+    monkeypatch.setattr(plane_sweep, "WINDOW", 3)  # the street's texture is fine
 
 
 def sweep(speed: float, **changes) -> tuple[SweptDepth, torch.Tensor, dict]:
@@ -22,13 +26,13 @@ def sweep(speed: float, **changes) -> tuple[SweptDepth, torch.Tensor, dict]:
     poses = [frame.T_world_ego[None] for frame, _ in seen]
     T = [se3.inverse(T_ego_cam) @ se3.relative(p, poses[0])[:, None] @ T_ego_cam for p in poses[1:]]
     arguments = {"K": K, "past_K": [K, K], "T_past_now": T, "past_valid": [torch.ones(1, 3, dtype=torch.bool)] * 2}
-    swept = plane_sweep.sweep_depth(grey[0], grey[1:], **{**arguments, **changes}, config=CONFIG)
+    swept = plane_sweep.sweep_depth(grey[0], grey[1:], **{**arguments, **changes})
     return swept, seen[0][1][None, :, ::4, ::4], {"K": K, "T_ego_cam": T_ego_cam, "grey": grey, **arguments}
 
 
 def test_depth_is_right_where_it_is_confident():
     swept, truth, _ = sweep(speed=6.0)
-    near = (truth > CONFIG.nearest) & (truth < 25)
+    near = (truth > plane_sweep.NEAREST) & (truth < 25)
     error = (swept.depth - truth).abs() / truth
     confident = near & (swept.confidence > 0.5)
     assert confident.sum() > 0.5 * near.sum()
@@ -38,7 +42,7 @@ def test_depth_is_right_where_it_is_confident():
 def test_standing_still_is_no_evidence():
     swept, _, about = sweep(speed=0.0)
     assert (swept.confidence == 0).all()
-    assert not plane_sweep.lift(swept, GridSpec(), about["K"], about["T_ego_cam"], 1.5).any()
+    assert not plane_sweep.lift(swept, GridSpec(), about["K"], about["T_ego_cam"]).any()
 
 
 def test_cameras_without_a_past_image_have_no_evidence():
@@ -51,7 +55,7 @@ def test_exposure_does_not_matter():
     swept, _, about = sweep(speed=6.0)
     brighter = [0.6 * grey + 0.2 for grey in about["grey"][1:]]
     again = plane_sweep.sweep_depth(
-        about["grey"][0], brighter, *(about[k] for k in ("K", "past_K", "T_past_now", "past_valid")), CONFIG
+        about["grey"][0], brighter, *(about[k] for k in ("K", "past_K", "T_past_now", "past_valid"))
     )
     sure = swept.confidence > 0.8
     assert ((again.depth - swept.depth).abs() / swept.depth)[sure].mean() < 0.02
@@ -77,8 +81,9 @@ def test_aggregation_by_hand_and_without_penalties():
     assert torch.allclose(plane_sweep.aggregate(noise, 0.0, 0.0), noise, atol=1e-6)
 
 
-def test_lifting_a_known_wall():
+def test_lifting_a_known_wall(monkeypatch):
     """A wall 8 m before a camera at the origin that looks along x."""
+    monkeypatch.setattr(plane_sweep, "TRUNCATION", 2.0)
     grid = GridSpec((0.0, -4.0, -2.0), (12.0, 4.0, 2.0), 0.5)
     K = torch.tensor([[20.0, 0, 15.5], [0, 20.0, 11.5], [0, 0, 1]]).view(1, 1, 3, 3)
     T_ego_cam = torch.tensor([[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]]).view(1, 1, 4, 4)
@@ -86,7 +91,7 @@ def test_lifting_a_known_wall():
     one = torch.ones(1, 1, 12, 16)
     probability = torch.zeros(1, 1, 20, 12, 16)
     probability[:, :, int((inverse - 1 / 8).abs().argmin())] = 1
-    out = plane_sweep.lift(SweptDepth(probability, 8 * one, one, inverse), grid, K, T_ego_cam, truncation=2.0)
+    out = plane_sweep.lift(SweptDepth(probability, 8 * one, one, inverse), grid, K, T_ego_cam)
     distance, surface, hidden, known = out[0, :, :, 8, 4]  # the voxels at y = z = 0.25 m
     x = grid.centres()[:, 8, 4, 0]
     assert torch.allclose(distance[(x > 1) & (x < 9.9)], ((8 - x) / 2).clamp(-1, 1)[(x > 1) & (x < 9.9)], atol=1e-5)

@@ -22,9 +22,9 @@ from std_srvs.srv import Trigger
 from letocc_core.data.bags import pointcloud
 from letocc_core.data.bags.answers import read_answers
 from letocc_core.data.bags.reader import open_bag
+from letocc_core.data.bags.recording import Recording
 from letocc_core.errors import CheckpointError, ConfigError, DataError, LetOccError
-from letocc_core.evaluation.replay import Replay
-from letocc_core.stream.pipeline import reproduce
+from letocc_core.stream.pipeline import OccFlowPipeline, reproduce
 from letocc_core.stream.snapshot import Snapshot
 from letocc_core.stream.types import OccFlow
 from letocc_ros import conversions
@@ -58,7 +58,8 @@ def bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def offline(bag: Path, checkpoint: Path) -> list[OccFlow]:
-    return list(Replay(bag, checkpoint, cameras=CAMERAS))
+    pipeline = OccFlowPipeline.from_checkpoint(checkpoint)
+    return [pipeline.step(item.frame_set) for item in Recording(bag, CAMERAS, lidar=False)]
 
 
 @pytest.fixture(scope="class")

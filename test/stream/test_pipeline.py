@@ -10,9 +10,9 @@ import yaml
 
 from letocc_core import checkpoint
 from letocc_core import config as configuration
+from letocc_core.data.bags.recording import Recording
 from letocc_core.data.bags.writer import BagWriter, optical_frame
 from letocc_core.errors import CalibrationError, CheckpointError, DataError
-from letocc_core.evaluation.replay import Replay
 from letocc_core.frame import InputConfig
 from letocc_core.geometry import camera as cameras
 from letocc_core.model.let_occ_flow import LetOccFlow, ModelConfig
@@ -201,13 +201,13 @@ def test_a_bag_gives_what_its_sets_give(tmp_path, saved, model):
             for name, image, calibration in zip(names, item.images, item.calibrations, strict=True):
                 bag.write_camera_info(name, item.stamp_ns, calibration)
                 bag.write_image(name, item.stamp_ns, image, kind="png")
-    replay = Replay(tmp_path / "bag", saved)
-    pipeline = OccFlowPipeline(model, INPUT)
-    answers = list(replay)
+    recording, pipeline = Recording(tmp_path / "bag"), OccFlowPipeline(model, INPUT)
+    recorded = OccFlowPipeline.from_checkpoint(saved)
+    answers = [recorded.step(item.frame_set) for item in recording]
     assert [a.stamp_ns for a in answers] == [item.stamp_ns for item in sets]
     for answer, item in zip(answers, sets, strict=True):
         np.testing.assert_allclose(answer.probability, pipeline.step(item).probability, atol=1e-5)
-    assert not replay.recording.dropped
+    assert not recording.dropped
 
 
 def test_a_checkpoint_gives_the_model_back(saved, model, plain):

@@ -20,7 +20,7 @@ from letocc_core.training.loop import StageObjective, forward_clip
 
 def test_geometry_is_computed_once_a_clip(tmp_path):
     torch.manual_seed(0)
-    model = LetOccFlow(model_config(sweep={}, motion_branch={"forward": 4.0, "sideways": 2.0, "width": 8}))
+    model = LetOccFlow(model_config(sweep={}, motion_branch={"forward": 4.0, "sideways": 2.0}))
     now, *past = frames()
     computed = []
 
@@ -66,7 +66,7 @@ def test_geometry_that_learns_is_not_kept():
 def test_half_turns_are_drawn_for_each_clip():
     """A share of one turns all clips, which is another flow of the same geometry; a share of a half some of them."""
     torch.manual_seed(0)
-    model = LetOccFlow(model_config(sweep={}, motion_branch={"forward": 4.0, "sideways": 2.0, "width": 8})).eval()
+    model = LetOccFlow(model_config(sweep={}, motion_branch={"forward": 4.0, "sideways": 2.0})).eval()
     now, *past = frames()
     clip = Clip(now, tuple(past), ())
 

@@ -1,6 +1,10 @@
-"""What a bag holds, and what it lacks for running the model on it or for training one from it."""
+"""What a bag holds, and what it lacks for running the model on it or for training one from it.
 
-from collections import defaultdict
+Nothing is promised by names alone: an image of each camera is decoded, and the first seconds go through the assembler of
+the live node.
+"""
+
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -10,14 +14,21 @@ import numpy as np
 
 from letocc_core.data.bags import pointcloud
 from letocc_core.data.bags import reader as bags
-from letocc_core.data.bags.recording import WHOLE_RECORDING, choose_odometry, feed
+from letocc_core.data.bags.recording import WHOLE_RECORDING, choose_lidar, choose_odometry, feed
+from letocc_core.data.bags.storage import show
 from letocc_core.errors import DataError, PoseError
+from letocc_core.geometry.calibration import off_centre
 from letocc_core.stream.assembler import AssemblerConfig, FrameAssembler
-from letocc_core.stream.pose_buffer import PoseBuffer
-from letocc_core.stream.types import Calibration
+from letocc_core.stream.synchronizer import ImageSet, Synchronizer
+from letocc_core.stream.topics import CameraTopics, image_of
+from letocc_core.stream.types import Calibration, FrameSet
 
 MIN_TRAINING_DISTANCE = 5.0  # m that the ego vehicle should drive: geometry is learned from parallax
 MAX_FRAME_INTERVAL = 0.5  # s between images of a camera that training can still relate
+TRIED = 3.0  # s from the first image on that go through the assembler
+MOST = 0.9  # share of image sets that should be complete
+SLOP_STEP = 0.005  # s, to which a slop is rounded up
+STEEP = 0.7  # of a unit vector, that points this much up
 
 
 @dataclass(frozen=True)
@@ -26,10 +37,13 @@ class CameraSummary:
 
     name: str
     image_topic: str
+    info_topic: str
     frame_id: str
     images: int
     rate_hz: float  # images a second; 0 with fewer than two
+    offset: float  # s, median distance of its images from the nearest of the anchor camera
     calibration: Calibration
+    rectified: bool
 
 
 @dataclass(frozen=True)
@@ -40,7 +54,7 @@ class LidarSummary:
     frame_id: str
     sweeps: int
     rate_hz: float
-    points: int  # of the first sweep
+    points: int  # of the first sweep that has any
     fields: tuple[str, ...]
 
 
@@ -56,6 +70,17 @@ class Edge:
 
 
 @dataclass(frozen=True)
+class Grouping:
+    """What the live assembler makes of the first seconds."""
+
+    seconds: float
+    sets: int
+    complete: int  # of these, with an image of every camera
+    slop: float  # s
+    dropped: tuple[str, ...]  # a sentence a reason
+
+
+@dataclass(frozen=True)
 class BagInfo:
     """Summary of a bag; `str()` gives the report."""
 
@@ -64,184 +89,462 @@ class BagInfo:
     messages: int
     cameras: tuple[CameraSummary, ...]
     lidars: tuple[LidarSummary, ...]
+    lidar_topic: str  # of which training and evaluation take the sweeps; empty: none
     edges: tuple[Edge, ...]
     odometry_topics: tuple[str, ...]
     odometry_topic: str  # from which the ego poses come; empty: from /tf
     driven: float | None  # m along the path of the base frame; None without poses
+    grouping: Grouping | None  # None without cameras
+    left_out: Mapping[str, str]  # topics that are not used, and why
+    notes: tuple[str, ...]  # what to look at, though nothing is missing
     missing_to_run: tuple[str, ...]  # each a sentence with the remedy
     missing_to_train: tuple[str, ...]  # besides those
 
     def __str__(self) -> str:
-        lines = [f"{self.path}: {self.seconds:.1f} s, {self.messages} messages", "", f"cameras: {len(self.cameras)}"]
+        lines = [f"{show(self.path)}: {self.seconds:.1f} s, {self.messages} messages", ""]
+        lines.append(f"cameras: {len(self.cameras)}")
         for c in self.cameras:
             size = f"{c.calibration.width} x {c.calibration.height}"
+            apart = f", {1e3 * c.offset:+.0f} ms from {self.cameras[0].name}" if abs(c.offset) >= 1e-3 else ""
             lines.append(
-                f"  {c.name}: {c.images} images of {size} at {c.rate_hz:.1f} Hz, {_lens(c.calibration)}, "
-                f"frame {c.frame_id}"
+                f"  {c.name}: {c.images} images of {size} at {c.rate_hz:.1f} Hz, {_lens(c)}, frame {c.frame_id}{apart}"
             )
-            lines.append(f"    {c.image_topic}")
+            lines.append(f"    {c.image_topic} with {c.info_topic}")
         lines.append(f"LiDAR: {len(self.lidars)}")
         for sensor in self.lidars:
+            used = ", used" if sensor.topic == self.lidar_topic and len(self.lidars) > 1 else ""
             lines.append(
                 f"  {sensor.topic}: {sensor.sweeps} sweeps at {sensor.rate_hz:.1f} Hz, {sensor.points} points "
-                f"({', '.join(sensor.fields)}), frame {sensor.frame_id}"
+                f"({', '.join(sensor.fields)}), frame {sensor.frame_id}{used}"
             )
+        if self.left_out:
+            lines.append("left out:")
+            lines += [f"  {topic}: {reason}" for topic, reason in self.left_out.items()]
         lines += ["transforms:", *_draw_tree(self.edges)]
         for topic in self.odometry_topics:
             lines.append(f"odometry: {topic}" + (", with the ego poses" if topic == self.odometry_topic else ""))
         if self.driven is not None:
             lines.append(f"driven: {self.driven:.1f} m")
+        if (g := self.grouping) is not None:
+            lines.append(
+                f"image sets of the first {g.seconds:.1f} s: {g.sets}, {g.complete} with all {len(self.cameras)} cameras "
+                f"(slop {g.slop:g} s)"
+            )
+            lines += [f"  {sentence}" for sentence in g.dropped]
+        lines += [f"note: {sentence}" for sentence in self.notes]
         for purpose, missing in (("run", self.missing_to_run), ("train", self.missing_to_run + self.missing_to_train)):
             lines.append(f"ready to {purpose}: {'no' if missing else 'yes'}")
         lines += [f"  - {sentence}" for sentence in self.missing_to_run + self.missing_to_train]
         return "\n".join(lines)
 
 
-def bag_info(path: str | Path, base_frame: str = "base_link", fixed_frame: str = "odom") -> BagInfo:
-    """Look through a bag. Raises `DataError` for a bag that cannot be read at all (see `open_bag`)."""
+def bag_info(
+    path: str | Path,
+    cameras: Sequence[str] = (),
+    base_frame: str = "base_link",
+    fixed_frame: str = "odom",
+    odometry_topic: str = "",
+    lidar_topic: str = "",
+    slop: float = AssemblerConfig.slop,
+) -> BagInfo:
+    """Look through a bag; the arguments are those of `Recording`.
+
+    Raises `DataError` for a bag that cannot be read at all (see `open_bag`).
+    """
     with bags.open_bag(path) as bag:
-        stamps = _stamps(bag)
-        problems: list[str] = []
-        cameras = _cameras(bag, stamps, problems)
-        odometry_topic = _odometry_topic(bag, base_frame, fixed_frame, problems)
-        assembler = FrameAssembler(
-            AssemblerConfig(
-                tuple(bag.cameras) or ("none",),
-                base_frame=base_frame,
-                fixed_frame=fixed_frame,
-                tf_duration=WHOLE_RECORDING,
-            )
+        look = _Look(bag)
+        chosen = look.tried(lambda: bag.choose_cameras(cameras)) or ()
+        odometry = look.tried(lambda: choose_odometry(bag, odometry_topic, base_frame, fixed_frame)) or ""
+        lidar = look.tried(lambda: choose_lidar(bag, lidar_topic)) or ""
+        stamps = look.stamps(bag.topics(bags.IMAGE, bags.COMPRESSED, bags.POINTS))
+        found = look.cameras(chosen, stamps)
+        config = AssemblerConfig(
+            tuple(c.name for c in found) or ("none",),
+            base_frame=base_frame,
+            fixed_frame=fixed_frame,
+            slop=slop,
+            tf_duration=WHOLE_RECORDING,
+            odometry=bool(odometry),
         )
-        edges = _transforms(bag, odometry_topic, assembler, problems)
-        tree = _Placement(assembler.poses, base_frame, fixed_frame)
-        for camera in cameras:
-            tree.check(
-                base_frame, camera.frame_id, stamps[camera.image_topic], f"{camera.name} cannot be placed", problems
-            )
-        problems += _shared_frames(cameras)
-        driven = None
-        if cameras:
-            driven = tree.drive(stamps[cameras[0].image_topic], problems)
-        lidars = tuple(_lidar(bag, topic, stamps[topic]) for topic in bag.lidar_topics)
+        assembler = FrameAssembler(config)
+        edges = look.transforms(odometry, assembler)
+        tree = _Placement(assembler, look)
+        for camera in found:
+            tree.check(camera, stamps[camera.image_topic])
+        look.shared_frames(found)
+        driven = tree.drive(stamps[found[0].image_topic]) if found else None
+        grouping = look.group(found, config, odometry, stamps) if found else None
+        look.unpaired(chosen)
         times = [t for values in stamps.values() for t in values]
         return BagInfo(
             path=Path(path),
             seconds=(max(times) - min(times)) * 1e-9 if times else 0.0,
             messages=sum(c.msgcount for c in bag.connections),
-            cameras=cameras,
-            lidars=lidars,
+            cameras=found,
+            lidars=tuple(_lidar(bag, topic, stamps[topic]) for topic in bag.lidar_topics),
+            lidar_topic=lidar,
             edges=edges,
             odometry_topics=tuple(bag.odometry_topics),
-            odometry_topic=odometry_topic,
+            odometry_topic=odometry,
             driven=driven,
-            missing_to_run=tuple(problems),
-            missing_to_train=tuple(_training_problems(cameras, driven)),
+            grouping=grouping,
+            left_out={**bag.skipped, **_without(bag.no_pictures, chosen), **bag.no_lidars},
+            notes=tuple(look.notes + list(bag.remarks)),
+            missing_to_run=tuple(dict.fromkeys(look.problems)),
+            missing_to_train=tuple(_training_problems(found, driven)),
         )
 
 
-def _lens(calibration: Calibration) -> str:
+def _without(no_pictures: Mapping[str, str], chosen: Sequence[CameraTopics]) -> dict[str, str]:
+    used = {camera.image_topic for camera in chosen}
+    return {topic: reason for topic, reason in no_pictures.items() if topic not in used}
+
+
+def _lens(camera: CameraSummary) -> str:
+    calibration = camera.calibration
     if calibration.fisheye:
         degrees = np.degrees(calibration.width / calibration.K[0, 0])
         return f"fisheye (equidistant) of about {degrees:.0f} degrees"
+    if camera.rectified:
+        return "rectified"
     return calibration.distortion_model if calibration.D.any() else "no distortion"
 
 
-def _stamps(bag: bags.Bag) -> dict[str, list[int]]:
-    """Header stamps (ns) by topic, of images and point clouds."""
-    topics = bag.topics(bags.IMAGE, bags.COMPRESSED, bags.POINTS)
-    out: dict[str, list[int]] = {topic: [] for topic in topics}
-    for topic, _, message in bag.raw(topics):
-        out[topic].append(bags.stamp_ns(message.header))
+class _Look:
+    """Goes through a bag and keeps what is wrong with it.
+
+    Attributes:
+        problems: sentences; each keeps the bag from being run.
+        notes: sentences about what may be right.
+    """
+
+    def __init__(self, bag: bags.Bag):
+        self.bag = bag
+        self.problems: list[str] = []
+        self.notes: list[str] = []
+
+    def tried(self, call):
+        """What a call gives; None and a problem if it cannot."""
+        try:
+            return call()
+        except DataError as error:
+            self.problems.append(str(error))
+            return None
+
+    def stamps(self, topics: Sequence[str]) -> dict[str, list[int]]:
+        """Header stamps (ns) by topic, of what can be read."""
+        out: dict[str, list[int]] = {topic: [] for topic in topics}
+        damaged: Counter[str] = Counter()
+        for topic, message in self.bag.readable(topics, lambda topic, error: damaged.update([topic])):
+            out[topic].append(bags.stamp_ns(message.header))
+        self.notes += [f"{topic}: {count} damaged messages are left out" for topic, count in damaged.items()]
+        return out
+
+    def cameras(self, chosen: Sequence[CameraTopics], stamps: Mapping[str, list[int]]) -> tuple[CameraSummary, ...]:
+        """Those whose images and intrinsics can be used."""
+        found = []
+        for topics in chosen:
+            summary = self._camera(topics, stamps, found[0].image_topic if found else topics.image_topic)
+            if summary is not None:
+                found.append(summary)
+        return tuple(found)
+
+    def _camera(self, topics: CameraTopics, stamps: Mapping[str, list[int]], anchor: str) -> CameraSummary | None:
+        name, times = topics.name, stamps[topics.image_topic]
+        message = next((m for _, m in self.bag.readable([topics.info_topic])), None)
+        image = self._image(topics)
+        if message is None or image is None:
+            if message is None:
+                self.problems.append(f"{name}: no message on {topics.info_topic} can be read")
+            return None
+        calibration = self.tried(lambda: bags.calibration(message, topics.info_topic, topics.rectified))
+        if calibration is None:
+            return None
+        height, width = image.shape[:2]
+        if (width, height) != (calibration.width, calibration.height):
+            self.problems.append(
+                f"{name}: images on {topics.image_topic} are of {width} x {height} px, but {topics.info_topic} is of "
+                f"{calibration.width} x {calibration.height} px; they must describe the same image: correct the driver, "
+                "or record the camera_info that belongs to these images"
+            )
+        if (sentence := off_centre(calibration)) is not None:
+            self.notes.append(f"{name}: {sentence}")
+        depth = str(self.bag.bit_depths[topics.image_topic])
+        self.notes += [f"{name}: {depth}"] if depth else []
+        return CameraSummary(
+            name,
+            topics.image_topic,
+            topics.info_topic,
+            message.header.frame_id,
+            len(times),
+            _rate(times),
+            _offset(times, stamps[anchor]),
+            calibration,
+            topics.rectified,
+        )
+
+    def _image(self, topics: CameraTopics) -> np.ndarray | None:
+        """The first image that can be decoded; a problem if there is none."""
+        first = None
+        for topic, message in self.bag.readable([topics.image_topic]):
+            try:
+                return self.bag.picture(topic, message)
+            except DataError as error:
+                first = first or error
+        self.problems.append(f"{topics.name}: {first or f'no image on {topics.image_topic} can be read'}")
+        return None
+
+    def unpaired(self, chosen: Sequence[CameraTopics]) -> None:
+        """Say which images have no camera_info, and which belong to a camera of which others are taken."""
+        images = [t for t in self.bag.topics(bags.IMAGE, bags.COMPRESSED) if t not in self.bag.no_pictures]
+        known = {camera.image_topic: camera for camera in [*self.bag.cameras.values(), *chosen]}
+        beside = {camera.name: image for image, camera in known.items()}
+        for topic in images:
+            namespace = image_of(topic).rpartition("/")[0].strip("/")
+            if topic in known:
+                continue
+            if namespace in beside:
+                if image_of(topic) != image_of(beside[namespace]):
+                    self.notes.append(f"images on {topic} are not used: those on {beside[namespace]} are")
+                continue
+            self.problems.append(
+                f"images on {topic} have no camera_info beside them: record {f'/{namespace}'.rstrip('/')}/camera_info"
+            )
+        for topic, kind in self.bag.videos.items():
+            self.problems.append(f"{topic}: {kind}")
+        if not chosen and not self.problems:
+            self.problems.append("no camera: images and camera_info of at least one are needed")
+
+    def shared_frames(self, cameras: Sequence[CameraSummary]) -> None:
+        """Two cameras of one frame would sit at one place."""
+        names = defaultdict(list)
+        for camera in cameras:
+            names[camera.frame_id].append(camera.name)
+        self.problems += [
+            f"{' and '.join(group)} have the same frame '{frame}', so they would sit at one place: set a frame_id of its "
+            "own for each in the cameras' drivers"
+            for frame, group in names.items()
+            if len(group) > 1
+        ]
+
+    def transforms(self, odometry_topic: str, assembler: FrameAssembler) -> tuple[Edge, ...]:
+        """All transforms and odometry into the assembler; the transforms as edges."""
+        stamps: dict[tuple[str, str, bool], list[int]] = defaultdict(list)
+        damaged: list[DataError] = []
+        odometry = self.bag.odometry(odometry_topic, damaged.append) if odometry_topic else ()
+        for message in chain(self.bag.transforms(damaged=damaged.append), odometry):
+            if isinstance(message, bags.TransformMessage):
+                stamps[message.parent, message.child, message.static].append(message.stamp_ns)
+            try:
+                feed(assembler, message)
+            except PoseError as error:
+                self.problems.append(str(error))
+        if damaged:
+            self.notes.append(f"{len(damaged)} transforms or poses are left out, the first one: {damaged[0]}")
+        self._two_parents(stamps, assembler.config)
+        return tuple(Edge(*key, len(times), 0.0 if key[2] else _rate(times)) for key, times in sorted(stamps.items()))
+
+    def _two_parents(self, edges: Mapping[tuple[str, str, bool], list[int]], config: AssemblerConfig) -> None:
+        parents = defaultdict(set)
+        for parent, child, _ in edges:
+            if not (config.odometry and child == config.base_frame):  # of which odometry alone knows the place
+                parents[child].add(parent)
+        self.problems += [
+            f"'{child}' has several parents, {' and '.join(sorted(names))}, of which only the latest can count: find the "
+            "publisher that is wrong, or choose odometry for the ego poses: --odometry-topic TOPIC"
+            for child, names in parents.items()
+            if len(names) > 1
+        ]
+
+    def group(
+        self,
+        cameras: Sequence[CameraSummary],
+        config: AssemblerConfig,
+        odometry_topic: str,
+        stamps: Mapping[str, list[int]],
+    ) -> Grouping:
+        """The first seconds through the live assembler; a problem for each camera that never joins."""
+        assembler = FrameAssembler(config)
+        sets, details, first = [], {}, None
+        last = None
+
+        def take(items: list) -> None:
+            for item in items:
+                if isinstance(item, FrameSet):
+                    sets.append(item)
+                else:
+                    details.setdefault((item.reason, item.camera), []).append(item.detail)
+
+        for message in self.bag.messages(
+            config.cameras,
+            odometry_topic=odometry_topic,
+            damaged=lambda error: details.setdefault(("damaged", None), []).append(str(error)),
+        ):
+            if isinstance(message, bags.ImageMessage):
+                first = message.stamp_ns if first is None else first
+                if message.stamp_ns > first + TRIED * 1e9:
+                    break
+                last = message.stamp_ns
+            try:
+                feed(assembler, message)
+            except DataError:  # named by the look at transforms and cameras
+                continue
+            take(assembler.poll())
+        take(assembler.flush())
+        joined = Counter(
+            name for item in sets for name, image in zip(config.cameras, item.images, strict=True) if image is not None
+        )
+        complete = sum(all(image is not None for image in item.images) for item in sets)
+        self._judge(cameras, config, stamps, joined, len(sets), complete, details)
+        dropped = tuple(f"{len(texts)} x {reason}: {texts[0]}" for (reason, _), texts in details.items())
+        return Grouping(0.0 if last is None else (last - first) * 1e-9, len(sets), complete, config.slop, dropped)
+
+    def _judge(
+        self,
+        cameras: Sequence[CameraSummary],
+        config: AssemblerConfig,
+        stamps: Mapping[str, list[int]],
+        joined: Mapping[str, int],
+        sets: int,
+        complete: int,
+        details: Mapping[tuple[str, str | None], list[str]],
+    ) -> None:
+        if not sets and self.problems:  # which say why
+            return
+        if not sets:
+            reasons = "; ".join(texts[0] for texts in details.values()) or "no camera has an image"
+            self.problems.append(f"no image set of the first {TRIED:g} s can be used: {reasons}")
+            return
+        never = [c for c in cameras if not joined.get(c.name)]
+        apart = [c for c in never if ("unmatched", c.name) in details]
+        if apart or (complete < MOST * sets and any(abs(c.offset) > config.slop for c in cameras)):
+            self.problems.append(
+                _apart(apart or [c for c in cameras if abs(c.offset) > config.slop], cameras, config, stamps)
+            )
+        for camera in never:
+            if camera not in apart:
+                texts = [text for (_, name), found in details.items() if name == camera.name for text in found]
+                why = texts[0] if texts else f"it has no image in the first {TRIED:g} s"
+                self.problems.append(f"{camera.name} joins no image set: {why}")
+        if not never and complete < MOST * sets:
+            self.notes.append(f"only {complete} of {sets} image sets have all cameras; the others go on without")
+
+
+def _apart(
+    late: Sequence[CameraSummary],
+    cameras: Sequence[CameraSummary],
+    config: AssemblerConfig,
+    stamps: Mapping[str, list[int]],
+) -> str:
+    """A sentence about cameras that do not fire together, with what would group them."""
+    offsets = ", ".join(f"{c.name} {1e3 * c.offset:+.0f} ms" for c in late)
+    text = f"cameras do not fire together: from {cameras[0].name}, {offsets}, with a slop of {config.slop:g} s; "
+    times = {c.name: stamps[c.image_topic] for c in cameras}
+    period = 1 / cameras[0].rate_hz if cameras[0].rate_hz else np.inf
+    best = max(_candidates(times, period), key=lambda item: (item[2], -item[1]), default=None)
+    if best is None or not best[2]:
+        return (
+            text
+            + "no slop groups them: record them with one clock, or name those that fire together: --cameras NAME,NAME"
+        )
+    names, slop, complete = best
+    first = "" if names[0] == cameras[0].name else f"--cameras {','.join(names)} "
+    option = f"{first}--slop {slop:g}"
+    keys = ("data.bag.cameras and " if first else "") + "data.bag.slop"
+    return f"{text}{option} groups {complete} of {len(times[names[0]])} (in training {keys}, live the parameters of that name)"
+
+
+def _candidates(times: Mapping[str, list[int]], period: float) -> list[tuple[tuple[str, ...], float, int]]:
+    """For each camera as the anchor: names with it first, the slop (s) that takes in the others, complete sets with it."""
+    out = []
+    for anchor in times:
+        names = (anchor, *(name for name in times if name != anchor))
+        far = max(
+            (
+                float(np.quantile(np.abs(_differences(times[name], times[anchor])), 0.95))
+                for name in names[1:]
+                if times[name]
+            ),
+            default=0.0,
+        )
+        slop = float(np.ceil((far + 0.001) / SLOP_STEP) * SLOP_STEP)
+        if slop < 0.6 * period:
+            out.append((names, round(slop, 3), _complete(times, names, slop)))
     return out
 
 
-def _cameras(bag: bags.Bag, stamps: Mapping[str, list[int]], problems: list[str]) -> tuple[CameraSummary, ...]:
-    used = {camera.image_topic for camera in bag.cameras.values()}
-    alone = [t for t in bag.topics(bags.IMAGE, bags.COMPRESSED) if t not in used and not _beside(t, bag)]
-    problems += [
-        f"images on {topic} have no camera_info beside them: record {topic.rpartition('/image')[0]}/camera_info"
-        for topic in alone
-    ]
-    if not bag.cameras:
-        problems.append("no camera: images and camera_info of at least one are needed")
-    out = []
-    for camera in bag.cameras.values():
-        _, _, message = next(bag.raw([camera.info_topic]))
-        try:
-            calibration = bags.calibration(message, camera.info_topic, camera.rectified)
-        except DataError as error:
-            problems.append(str(error))
-            continue
-        times = stamps[camera.image_topic]
-        out.append(
-            CameraSummary(
-                camera.name, camera.image_topic, message.header.frame_id, len(times), _rate(times), calibration
-            )
-        )
-    return tuple(out)
+def _complete(times: Mapping[str, list[int]], names: Sequence[str], slop: float) -> int:
+    """Complete sets of these stamps."""
+    synchronizer: Synchronizer[int] = Synchronizer(names, slop, camera_timeout=0)
+    found = 0
+    arrivals = [(stamp, camera) for camera in names for stamp in times[camera]]
+    for stamp, camera in sorted(arrivals):
+        synchronizer.add(camera, stamp, 0)
+        found += _count_complete(synchronizer.poll())
+    return found + _count_complete(synchronizer.flush())
 
 
-def _beside(topic: str, bag: bags.Bag) -> bool:
-    """Another topic of a camera that has a camera_info, such as its raw images beside the compressed ones."""
-    return any(topic.startswith(camera.info_topic.removesuffix("camera_info")) for camera in bag.cameras.values())
+def _count_complete(items: Sequence) -> int:
+    return sum(isinstance(item, ImageSet) and None not in item.items for item in items)
 
 
 def _lidar(bag: bags.Bag, topic: str, times: Sequence[int]) -> LidarSummary:
-    _, _, message = next(bag.raw([topic]))
-    points = pointcloud.to_structured(message, topic)
-    return LidarSummary(
-        topic, message.header.frame_id, len(times), _rate(times), len(points), tuple(points.dtype.names or ())
-    )
-
-
-def _odometry_topic(bag: bags.Bag, base_frame: str, fixed_frame: str, problems: list[str]) -> str:
-    try:
-        return choose_odometry(bag, "", base_frame, fixed_frame)
-    except DataError as error:
-        problems.append(str(error))
-        return ""
-
-
-def _transforms(bag: bags.Bag, odometry_topic: str, assembler: FrameAssembler, problems: list[str]) -> tuple[Edge, ...]:
-    """All transforms and odometry into the assembler; the transforms as edges."""
-    stamps: dict[tuple[str, str, bool], list[int]] = defaultdict(list)
-    odometry = bag.odometry(odometry_topic) if odometry_topic else ()
-    for message in chain(bag.transforms(), odometry):
-        if isinstance(message, bags.TransformMessage):
-            stamps[message.parent, message.child, message.static].append(message.stamp_ns)
+    for _, message in bag.readable([topic]):
         try:
-            feed(assembler, message)
-        except PoseError as error:
-            if str(error) not in problems:
-                problems.append(str(error))
-    return tuple(Edge(*key, len(times), 0.0 if key[2] else _rate(times)) for key, times in sorted(stamps.items()))
+            points = pointcloud.to_structured(message, topic)
+        except DataError:
+            continue
+        if len(points):
+            fields = tuple(points.dtype.names or ())
+            return LidarSummary(topic, message.header.frame_id, len(times), _rate(times), len(points), fields)
+    return LidarSummary(topic, "", len(times), _rate(times), 0, ())
 
 
 @dataclass(frozen=True)
 class _Placement:
     """Asks the tree of transforms for the ego vehicle and its sensors."""
 
-    poses: PoseBuffer
-    base_frame: str
-    fixed_frame: str
+    assembler: FrameAssembler
+    look: _Look
 
-    def check(self, target: str, source: str, stamps: Sequence[int], what: str, problems: list[str]) -> None:
-        """Note a problem if `source` has no place in `target` in the middle of the recording."""
+    def check(self, camera: CameraSummary, stamps: Sequence[int]) -> None:
+        """Note a problem if a camera has no place on the vehicle in the middle of the recording, or looks upwards."""
+        if not stamps:
+            return
         try:
-            self.poses.lookup(target, source, stamps[len(stamps) // 2])
+            T = self.assembler.mount(camera.frame_id, stamps[len(stamps) // 2])
         except PoseError as error:
-            problems.append(f"{what}: {error}")
+            self.look.problems.append(f"{camera.name} cannot be placed: {error}")
+            return
+        base = self.assembler.config.base_frame
+        if T[2, 2] > STEEP:
+            self.look.problems.append(
+                f"{camera.name} would look up: the z axis of its frame '{camera.frame_id}' points up in {base}. It seems to "
+                "be the camera's body frame (x forward); an optical frame has z forward, x right, y down: publish one "
+                "and name it in the images' and camera_info's frame_id"
+            )
+        elif T[2, 1] > STEEP:
+            self.look.problems.append(
+                f"{camera.name} would stand on its head: the y axis of its frame '{camera.frame_id}' points up in {base}, and "
+                "it is to point down in the image (z forward, x right); axes of another convention, such as y up and z "
+                "backward, must be turned: correct the transform"
+            )
+        elif abs(T[2, 1]) < 1 - STEEP and T[2, 2] > -STEEP:
+            self.look.notes.append(
+                f"{camera.name} lies on its side: the y axis of its frame '{camera.frame_id}' is level in {base}; right for "
+                "a camera that is mounted so, wrong if the transform is inverted"
+            )
 
-    def drive(self, stamps: Sequence[int], problems: list[str]) -> float | None:
+    def drive(self, stamps: Sequence[int]) -> float | None:
         """Length (m) of the ego vehicle's path at the images' stamps; None and a problem if it has none."""
         positions, missing, reason = [], 0, ""
         for stamp in stamps:
             try:
-                positions.append(self.poses.lookup(self.fixed_frame, self.base_frame, stamp, extrapolate=True)[:3, 3])
+                positions.append(self.assembler.ego_pose(stamp, extrapolate=True)[:3, 3])
             except PoseError as error:
                 missing, reason = missing + 1, str(error)
         if missing:
-            problems.append(f"{missing} of {len(stamps)} image sets have no ego pose: {reason}")
+            self.look.problems.append(f"{missing} of {len(stamps)} image sets have no ego pose: {reason}")
         if len(positions) < 2:
             return None
         return float(np.linalg.norm(np.diff(positions, axis=0), axis=1).sum())
@@ -269,17 +572,20 @@ def _rate(stamps: Sequence[int]) -> float:
     return 1e9 / float(np.median(gaps)) if len(gaps) else 0.0
 
 
-def _shared_frames(cameras: Sequence[CameraSummary]) -> list[str]:
-    """A sentence for each frame that is that of several cameras."""
-    names = defaultdict(list)
-    for camera in cameras:
-        names[camera.frame_id].append(camera.name)
-    return [
-        f"{' and '.join(group)} have the same frame '{frame}', so they would sit at one place: set a frame_id of its own "
-        "for each in the cameras' drivers"
-        for frame, group in names.items()
-        if len(group) > 1
-    ]
+def _offset(stamps: Sequence[int], anchor: Sequence[int]) -> float:
+    """Median distance (s) of stamps from the nearest of the anchor's."""
+    return float(np.median(_differences(stamps, anchor))) if len(stamps) and len(anchor) else 0.0
+
+
+def _differences(stamps: Sequence[int], anchor: Sequence[int]) -> np.ndarray:
+    """s from the nearest of the anchor's stamps, of each stamp."""
+    stamps, anchor = np.sort(np.asarray(stamps, np.int64)), np.sort(np.asarray(anchor, np.int64))
+    if not len(anchor):
+        return np.full(len(stamps), np.inf)
+    after = anchor.searchsorted(stamps).clip(max=len(anchor) - 1)
+    before = (after - 1).clip(min=0)
+    nearest = np.where(np.abs(stamps - anchor[before]) < np.abs(stamps - anchor[after]), anchor[before], anchor[after])
+    return (stamps - nearest) * 1e-9
 
 
 def _draw_tree(edges: Sequence[Edge]) -> list[str]:

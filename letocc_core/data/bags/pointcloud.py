@@ -39,9 +39,14 @@ class Cloud(Protocol):
 def to_structured(cloud: Cloud, source: str) -> np.ndarray:
     """The cloud as a structured array [height * width] with one entry a field, in the recording's own types.
 
+    A driver that leaves `row_step` at 0 packs its rows; a cloud without points may lack everything else as well.
+
     Raises `DataError`, naming `source` (the topic), for unknown types, a field named twice or outside the point, points of
     no or absurd size, and too few bytes.
     """
+    if not cloud.height or not cloud.width:
+        names = list(dict.fromkeys(field.name for field in cloud.fields))
+        return np.zeros(0, [(name, np.float32) for name in names])
     if not 1 <= cloud.point_step <= MAX_STEP:
         raise DataError(f"{source}: points of {cloud.point_step} bytes, expected 1 to {MAX_STEP}")
     order = ">" if cloud.is_bigendian else "<"
@@ -61,19 +66,22 @@ def to_structured(cloud: Cloud, source: str) -> np.ndarray:
         formats.append(kind if field.count <= 1 else (kind, field.count))
         offsets.append(field.offset)
     kind = np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": cloud.point_step})
-    expected = cloud.row_step * cloud.height
-    if cloud.row_step < cloud.width * cloud.point_step or len(cloud.data) < expected:
+    row_step = cloud.row_step or cloud.width * cloud.point_step
+    expected = row_step * cloud.height
+    if row_step < cloud.width * cloud.point_step or len(cloud.data) < expected:
         raise DataError(
-            f"{source}: {len(cloud.data)} bytes with rows of {cloud.row_step}, expected {cloud.height} rows of at "
+            f"{source}: {len(cloud.data)} bytes with rows of {row_step}, expected {cloud.height} rows of at "
             f"least {cloud.width} points of {cloud.point_step} bytes"
         )
-    rows = np.frombuffer(cloud.data, np.uint8)[:expected].reshape(cloud.height, cloud.row_step)
+    rows = np.frombuffer(cloud.data, np.uint8)[:expected].reshape(cloud.height, row_step)
     return np.ascontiguousarray(rows[:, : cloud.width * cloud.point_step]).reshape(-1).view(kind)
 
 
 def to_xyz(cloud: Cloud, source: str) -> np.ndarray:
     """Returns [P, 3] float32 (m) in the sensor's frame, without the rows of NaN that stand for missing returns."""
     points = to_structured(cloud, source)
+    if not len(points):
+        return np.zeros((0, 3), np.float32)
     missing = [axis for axis in "xyz" if axis not in (points.dtype.names or ())]
     if missing:
         raise DataError(f"{source}: no field {', '.join(missing)}; fields found: {', '.join(points.dtype.names or ())}")

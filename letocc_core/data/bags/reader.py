@@ -1,28 +1,35 @@
 """Reads any bag without ROS, and gives its messages in the types of `letocc_core.stream`.
 
-ROS 2: MCAP or sqlite3, in one file or split, with files or messages compressed. ROS 1: `.bag` files, one or a folder.
+ROS 2: MCAP or sqlite3, in one file or split, with files or messages compressed. ROS 1: `.bag` files, one or a folder, or
+MCAP. Channels of another encoding are left out, and named in `Bag.skipped`.
 
-Cameras are found by their `camera_info` topics: `/<camera>/camera_info` with an image topic below `/<camera>/`. Stamps
-are those of the message headers (ns); messages come as they were recorded, constant transforms first.
+Cameras are found by the conventions of image_transport (`letocc_core.stream.topics`). Stamps are those of the message
+headers (ns); messages come as they were recorded, constant transforms first.
 """
 
+import re
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, cached_property, lru_cache, partial
+from heapq import merge
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from letocc_core.data.bags import pointcloud
+from letocc_core.data.bags import pointcloud, storage
+from letocc_core.data.bags.storage import show
 from letocc_core.errors import DataError, LetOccError
 from letocc_core.geometry import se3
 from letocc_core.geometry.calibration import Calibration, from_camera_info, validate
 from letocc_core.stream import images
 from letocc_core.stream.stamps import require_stamp
+from letocc_core.stream.topics import BY_NAME, CameraTopics, find_cameras, image_of, no_picture
 
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED = "sensor_msgs/msg/CompressedImage"
@@ -30,9 +37,14 @@ CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 POINTS = "sensor_msgs/msg/PointCloud2"
 TRANSFORMS = ("tf2_msgs/msg/TFMessage", "tf/msg/tfMessage")  # the latter in old ROS 1 bags
 ODOMETRY = "nav_msgs/msg/Odometry"
+VIDEOS = (
+    "foxglove_msgs/msg/CompressedVideo",
+    "ffmpeg_image_transport_msgs/msg/FFMPEGPacket",
+    "theora_image_transport/msg/Packet",
+)
 
-MCAP_MAGIC = b"\x89MCAP0\r\n"
-PREFERRED = ("image_raw/compressed", "image_raw", "image/compressed", "image")  # below a camera's namespace
+ENCODINGS = ("cdr", "ros1")  # of messages, that are read
+WHOLE = 0.9  # share of the messages of another transport that an image topic should have
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,35 +102,26 @@ Message = ImageMessage | CalibrationMessage | TransformMessage | OdometryMessage
 Damaged = Callable[[DataError], None]  # what is told of a message that cannot be read
 
 
-@dataclass(frozen=True)
-class CameraTopics:
-    """The topics of one camera."""
-
-    name: str  # namespace without the leading slash
-    info_topic: str
-    image_topic: str
-
-    @property
-    def rectified(self) -> bool:
-        """The images are rectified already: P holds their intrinsics and there is no distortion."""
-        return "rect" in self.image_topic.removeprefix(f"/{self.name}")
-
-
 class Bag:
     """A bag that is open for reading; a context manager (see `open_bag`)."""
 
     def __init__(self, path: Path):
-        from rosbags.highlevel import AnyReader
-        from rosbags.typesys import Stores, get_typestore
-
         self.path = path
-        with _named(path):
-            self._ros2_types = get_typestore(Stores.ROS2_KILTED)
-            self._reader = AnyReader(_sources(path), default_typestore=self._ros2_types)
-            self._reader.open()
-        self.connections = list(self._reader.connections)
-        self.cameras = {c.name: c for c in _find_cameras(self.topics(CAMERA_INFO), self.topics(IMAGE, COMPRESSED))}
-        self.lidar_topics = self.topics(POINTS)
+        self._temporary = TemporaryDirectory(prefix="letocc_bag_")
+        self._storages: list[storage.Storage] = []
+        self._types: dict[tuple[str, str], Any] = {}
+        self.bit_depths: defaultdict[str, images.BitDepth] = defaultdict(images.BitDepth)  # by image topic, so far
+        try:
+            with _named(path):
+                files, self.remarks = storage.files_of(path)
+                for file in files:
+                    self._storages.append(storage.open_storage(file, Path(self._temporary.name)))
+        except BaseException:
+            self.close()
+            raise
+        everything = [c for file in self._storages for c in file.connections]
+        self.connections = [c for c in everything if encoding_of(c) in ENCODINGS]
+        self.skipped = {c.topic: f"encoded as {encoding_of(c)}" for c in everything if encoding_of(c) not in ENCODINGS}
         self.odometry_topics = self.topics(ODOMETRY)
 
     def __enter__(self) -> "Bag":
@@ -128,24 +131,94 @@ class Bag:
         self.close()
 
     def close(self) -> None:
-        self._reader.close()
+        """Free files and what was unpacked."""
+        while self._storages:
+            self._storages.pop().close()
+        self._temporary.cleanup()
 
     def topics(self, *kinds: str) -> list[str]:
         """Topics of these message types that hold at least one message, sorted."""
         return sorted({c.topic for c in self.connections if c.msgtype in kinds and c.msgcount})
 
+    @cached_property
+    def no_lidars(self) -> dict[str, str]:
+        """Topics of point clouds that hold no points, and why."""
+        return {topic: reason for topic in self.topics(POINTS) if (reason := self._no_points(topic))}
+
+    @property
+    def lidar_topics(self) -> list[str]:
+        """Topics of point clouds with points, sorted."""
+        return [topic for topic in self.topics(POINTS) if topic not in self.no_lidars]
+
+    def _no_points(self, topic: str) -> str:
+        """Why no cloud of a topic has points; empty if one has."""
+        reason = ""
+        for connection, _, data in self._messages([topic]):
+            try:
+                if len(pointcloud.to_xyz(self._deserialize(connection, data), topic)):
+                    return ""
+                reason = reason or "its clouds are empty"
+            except DataError as error:
+                reason = str(error)
+        return reason
+
+    @property
+    def videos(self) -> dict[str, str]:
+        """Topics of types that carry a video, and what to do with them."""
+        return {topic: f"a video; {images.VIDEO_REMEDY}" for topic in self.topics(*VIDEOS)}
+
+    @cached_property
+    def no_pictures(self) -> dict[str, str]:
+        """Image topics that are no pictures of a camera, and what they are: depth, masks, disparities."""
+        found = {}
+        for topic in self.topics(IMAGE, COMPRESSED):
+            if (reason := no_picture(topic, self._first_encoding(topic))) is not None:
+                found[topic] = reason
+        return found
+
+    @cached_property
+    def cameras(self) -> dict[str, CameraTopics]:
+        """The cameras, by name."""
+        counts = Counter({c.topic: c.msgcount for c in self.connections})
+        images = [t for t in self.topics(IMAGE, COMPRESSED) if t not in self.no_pictures]
+        most = {image_of(t): max(counts[u] for u in images if image_of(u) == image_of(t)) for t in images}
+        whole = [t for t in images if counts[t] >= WHOLE * most[image_of(t)]]  # of several transports
+        return {camera.name: camera for camera in find_cameras(self.topics(CAMERA_INFO), whole)}
+
     def choose_cameras(self, names: Sequence[str] = ()) -> tuple[CameraTopics, ...]:
-        """The cameras asked for, or all; `DataError` if one of them, or any at all, is not in the bag."""
-        if not self.cameras:
+        """The cameras asked for, or all; `DataError` if one of them, or any at all, is not in the bag.
+
+        What is left out by its name alone, such as a mask, is a camera when it is asked for.
+        """
+        known = self.cameras
+        if any(name not in known for name in names):
+            by_name = [t for t, reason in self.no_pictures.items() if reason.endswith(BY_NAME)]
+            known = {c.name: c for c in find_cameras(self.topics(CAMERA_INFO), by_name)} | known
+        left_out = "".join(f"; {topic} is {reason}" for topic, reason in self.no_pictures.items())
+        if not known and not names:
             found = ", ".join(self.topics(IMAGE, COMPRESSED)) or "none"
+            skipped = "".join(f"; {topic}: {reason}, which is not read" for topic, reason in self.skipped.items())
             raise DataError(
-                f"{self.path}: no camera: expected /<camera>/camera_info with an image topic below /<camera>/; "
-                f"image topics found: {found}. Record camera_info as well"
+                f"{show(self.path)}: no camera: expected /<camera>/camera_info with an image topic below /<camera>/; "
+                f"image topics found: {found}{left_out}{skipped}. Record camera_info as well"
             )
-        missing = [name for name in names if name not in self.cameras]
+        missing = [name for name in names if name not in known]
         if missing:
-            raise DataError(f"{self.path}: no camera '{missing[0]}'; cameras found: {', '.join(self.cameras)}")
-        return tuple(self.cameras[name] for name in names or self.cameras)
+            raise DataError(
+                f"{show(self.path)}: no camera '{missing[0]}'; cameras found: {', '.join(known) or 'none'}{left_out}; "
+                "name those to use: --cameras NAME,NAME (data.bag.cameras, parameter 'cameras')"
+            )
+        return tuple(known[name] for name in names or known)
+
+    def _first_encoding(self, topic: str) -> str:
+        """What the first message of an image topic says of itself; empty where it cannot be read."""
+        for connection, _, data in self._messages([topic]):
+            try:
+                message = self._deserialize(connection, data)
+            except DataError:
+                return ""
+            return message.format if hasattr(message, "format") else message.encoding
+        return ""
 
     def raw(self, topics: Sequence[str]) -> Iterator[tuple[str, int, Any]]:
         """(topic, receive time in ns, deserialised message) of some topics, in recorded order."""
@@ -153,31 +226,67 @@ class Bag:
             try:
                 message = self._deserialize(connection, data)
             except DataError as error:
-                raise DataError(f"{self.path}: {error}") from error
+                raise DataError(f"{show(self.path)}: {error}") from error
             yield connection.topic, received_ns, message
+
+    def readable(
+        self, topics: Sequence[str], damaged: Callable[[str, DataError], None] | None = None
+    ) -> Iterator[tuple[str, Any]]:
+        """(topic, message) of some topics, in recorded order, without what cannot be read; `damaged` is told of that."""
+        for connection, _, data in self._messages(topics):
+            try:
+                message = self._deserialize(connection, data)
+            except DataError as error:
+                if damaged is not None:
+                    damaged(connection.topic, error)
+                continue
+            yield connection.topic, message
+
+    def picture(self, topic: str, message: Any) -> np.ndarray:
+        """uint8 RGB [h, w, 3] of a message of an image topic; raises `DataError`."""
+        return images.decode(message, f"{topic} at {stamp_ns(message.header)} ns", self.bit_depths[topic])
 
     def serialized(self, topics: Sequence[str]) -> Iterator[tuple[Any, int, bytes]]:
         """(connection, receive time in ns, CDR bytes) of some topics, in recorded order; nothing is deserialised."""
         for connection, received_ns, data in self._messages(topics):
-            if not self._reader.is2:
-                data = self._ros2_types.ros1_to_cdr(data, connection.msgtype)
+            if encoding_of(connection) == "ros1":
+                data = _library("cdr").ros1_to_cdr(data, connection.msgtype)
             yield connection, received_ns, data
 
     def _messages(self, topics: Sequence[str]) -> Iterator[tuple[Any, int, bytes]]:
         """(connection, receive time in ns, bytes as recorded) of some topics."""
-        connections = [c for c in self.connections if c.topic in topics]
-        if connections:
-            with _named(self.path):
-                yield from self._reader.messages(connections)
+        streams = []
+        for file in self._storages:
+            connections = [c for c in file.connections if c.topic in topics and encoding_of(c) in ENCODINGS]
+            if connections:
+                streams.append(file.messages(connections))
+        with _named(self.path):
+            for connection, received_ns, data in merge(*streams, key=lambda item: item[1]):
+                if data[:4] == storage.ZSTD_MAGIC:  # rosbag2 compresses message by message; CDR begins with a zero
+                    data = storage.zstd().decompress(data)
+                yield connection, received_ns, data
 
     def _deserialize(self, connection: Any, data: bytes) -> Any:
+        types = self._types_of(connection)
         try:
-            return self._reader.deserialize(data, connection.msgtype)
+            if encoding_of(connection) == "ros1":
+                return types.deserialize_ros1(data, connection.msgtype)
+            return types.deserialize_cdr(data, connection.msgtype)
         except Exception as error:  # rosbags lets through whatever the bytes lead it to: struct.error, IndexError, ...
             raise DataError(
                 f"{connection.topic}: {len(data)} bytes that are no {connection.msgtype} ({type(error).__name__}: "
                 f"{error}); the message is damaged, or of another version of that type"
             ) from error
+
+    def _types_of(self, connection: Any) -> Any:
+        """What knows a connection's type: by the definition in the bag, or where that is empty or wrong, by ROS's own."""
+        key = (encoding_of(connection), connection.msgtype)
+        if key not in self._types:
+            definition = connection.msgdef
+            self._types[key] = _defined(connection.msgtype, definition.format, definition.data) or _library(key[0])
+        if connection.msgtype not in self._types[key].types:
+            raise DataError(f"{connection.topic}: the bag has no definition of its type {connection.msgtype}")
+        return self._types[key]
 
     def _decoded(
         self, topics: Sequence[str], decode: Callable[[str, Any], Message], damaged: Damaged | None
@@ -198,7 +307,7 @@ class Bag:
             yield
         except DataError as error:
             if damaged is None:
-                raise DataError(f"{self.path}: {error}") from error
+                raise DataError(f"{show(self.path)}: {error}") from error
             damaged(error)
 
     def messages(
@@ -226,7 +335,7 @@ class Bag:
             if topic in moving:
                 return _transform(topic, item, static=False)
             if topic in by_topic:
-                return _camera_message(by_topic[topic], topic, item)
+                return _camera_message(by_topic[topic], topic, item, self.bit_depths[topic])
             return _odometry(topic, item) if topic == odometry_topic else _points(topic, item)
 
         yield from self.transforms(static=True, damaged=damaged)
@@ -254,10 +363,16 @@ def open_bag(path: str | Path) -> Bag:
     Raises `DataError`: no such bag, one that is empty, truncated or otherwise unreadable.
     """
     bag = Bag(Path(path))
-    if not any(c.msgcount for c in bag.connections):
-        bag.close()
-        raise DataError(f"{path}: the bag holds no messages; check that the recorded topics were being published")
-    return bag
+    if any(c.msgcount for c in bag.connections):
+        return bag
+    bag.close()
+    if bag.skipped:
+        found = "; ".join(f"{topic} is {reason}" for topic, reason in bag.skipped.items())
+        raise DataError(
+            f"{show(path)}: none of its topics can be read: {found}; expected messages of ROS, encoded as {' or '.join(ENCODINGS)}: "
+            "record or convert the drive as a ROS bag"
+        )
+    raise DataError(f"{show(path)}: the bag holds no messages; check that the recorded topics were being published")
 
 
 def stamp_ns(header: Any) -> int:
@@ -278,50 +393,39 @@ def _ros1_camera_info(message: Any) -> SimpleNamespace:
     return SimpleNamespace(**{name.lower(): value for name, value in vars(message).items()})
 
 
-def _sources(path: Path) -> list[Path]:
-    """What rosbags should open: the folder with its metadata.yaml, the storage file itself, or files of ROS 1."""
-    if not path.exists():
-        near = ", ".join(sorted(p.name for p in path.parent.glob("*") if p.is_dir() or _is_storage(p))) or "nothing"
-        raise DataError(f"{path}: no such bag; beside it: {near}")
-    ros1 = [path] if path.suffix == ".bag" else sorted(path.glob("*.bag"))
-    if ros1:
-        for file in ros1:
-            _check_complete(file)
-        return ros1
-    storages = [path] if path.is_file() else sorted(p for p in path.iterdir() if _is_storage(p))
-    if not storages:
-        raise DataError(f"{path}: no .mcap, .db3 or .bag file in it; expected the folder that `ros2 bag record` wrote")
-    for storage in storages:
-        _check_complete(storage)
-    if path.is_file() or (path / "metadata.yaml").exists():
-        return [path]
-    if len(storages) > 1:
-        raise DataError(f"{path}: metadata.yaml is missing; write it anew: ros2 bag reindex {path}")
-    return [storages[0]]
+def encoding_of(connection: Any) -> str:
+    """How the messages of a connection are serialised: cdr (ROS 2), ros1, or what we do not read."""
+    return getattr(connection.ext, "serialization_format", "ros1")
 
 
-def _is_storage(path: Path) -> bool:
-    return path.is_file() and bool({".mcap", ".db3"} & set(path.suffixes))  # also of compressed files: .mcap.zstd
+@lru_cache(maxsize=64)
+def _defined(name: str, kind: Any, text: str) -> Any | None:
+    """A store of the types that the definition of a type describes; None if it describes none."""
+    from rosbags.interfaces import MessageDefinitionFormat
+    from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
+
+    if kind == MessageDefinitionFormat.NONE or not text.strip():
+        return None
+    store = get_typestore(Stores.EMPTY)
+    try:
+        if kind == MessageDefinitionFormat.MSG:
+            store.register(get_types_from_msg(text, name))
+        else:
+            for part in re.split(r"^=+\n(?:IDL: .*\n)?", text, flags=re.MULTILINE):
+                if part.strip():
+                    store.register(get_types_from_idl(part))
+        store.get_msgdef(name)
+    except Exception:  # a text that nobody checked: the parser lets through whatever it leads it to
+        return None
+    return store
 
 
-def _check_complete(path: Path) -> None:
-    """A recorder that is killed leaves an MCAP file without its index and end marker, or an empty file."""
-    size = path.stat().st_size
-    if size == 0:
-        raise DataError(f"{path}: an empty file; the recording was not written")
-    if path.suffix != ".mcap":
-        return
-    with path.open("rb") as file:
-        start = file.read(len(MCAP_MAGIC))
-        file.seek(max(0, size - len(MCAP_MAGIC)))
-        end = file.read()
-    if start != MCAP_MAGIC:
-        raise DataError(f"{path}: not an MCAP file; it starts with {start!r}, expected {MCAP_MAGIC!r}")
-    if end != MCAP_MAGIC:
-        raise DataError(
-            f"{path}: truncated: {size} bytes without the end marker of MCAP, as a killed recorder or an interrupted "
-            f"copy leaves it; save what is readable with: mcap recover {path.name} -o recovered.mcap"
-        )
+@cache
+def _library(encoding: str) -> Any:
+    """The types that ROS itself has."""
+    from rosbags.typesys import Stores, get_typestore
+
+    return get_typestore(Stores.ROS2_KILTED if encoding == "cdr" else Stores.ROS1_NOETIC)
 
 
 class _named:
@@ -334,43 +438,27 @@ class _named:
         return None
 
     def __exit__(self, kind, error, trace) -> None:
-        if isinstance(error, Exception) and not isinstance(error, (LetOccError, ImportError)):
+        if isinstance(error, (LetOccError, ImportError, MemoryError)) or not isinstance(error, Exception):
+            return
+        if isinstance(error, OSError):
+            at = show(error.filename or self.path)
             raise DataError(
-                f"{self.path}: the bag cannot be read ({type(error).__name__}: {error}); it is damaged or incomplete: "
-                "copy or record it again, or try `ros2 bag reindex` (sqlite3), `mcap recover`, or `rosbag reindex` (ROS 1)"
+                f"{at}: {error.strerror or error}; the file cannot be read: check its rights and the disk"
             ) from error
+        raise DataError(
+            f"{show(self.path)}: the bag cannot be read ({type(error).__name__}: {error}); it is damaged or incomplete: "
+            "copy or record it again, or try `ros2 bag reindex` (sqlite3), `mcap recover`, or `rosbag reindex` (ROS 1)"
+        ) from error
 
 
-def _find_cameras(info_topics: Sequence[str], image_topics: Sequence[str]) -> Iterator[CameraTopics]:
-    for info_topic in info_topics:
-        namespace = info_topic.rpartition("/")[0]
-        below = {t.removeprefix(f"{namespace}/"): t for t in image_topics if t.startswith(f"{namespace}/")}
-        usable = {name: t for name, t in below.items() if name.startswith("image") and "depth" not in name.lower()}
-        rank = {name: i for i, name in enumerate(PREFERRED)}
-        if usable:
-            best = min(usable, key=lambda name: (rank.get(name, len(rank)), name))
-            yield CameraTopics(namespace.strip("/"), info_topic, usable[best])
-
-
-def _camera_message(camera: CameraTopics, topic: str, message: Any) -> ImageMessage | CalibrationMessage:
+def _camera_message(
+    camera: CameraTopics, topic: str, message: Any, depth: images.BitDepth
+) -> ImageMessage | CalibrationMessage:
     stamp, frame_id = stamp_ns(message.header), message.header.frame_id
     if topic == camera.info_topic:
         return CalibrationMessage(camera.name, stamp, frame_id, calibration(message, topic, camera.rectified))
     require_stamp(stamp, topic)
-    source = f"{topic} at {stamp} ns"
-    if hasattr(message, "format"):
-        image = images.decode_compressed(message.data, source)
-    else:
-        image = images.decode_raw(
-            message.encoding,
-            message.height,
-            message.width,
-            message.step,
-            message.data,
-            bool(message.is_bigendian),
-            source,
-        )
-    return ImageMessage(camera.name, stamp, frame_id, image)
+    return ImageMessage(camera.name, stamp, frame_id, images.decode(message, f"{topic} at {stamp} ns", depth))
 
 
 def _odometry(topic: str, message: Any) -> OdometryMessage:

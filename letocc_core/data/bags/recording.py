@@ -3,6 +3,7 @@
 The sets come from `stream.FrameAssembler`, exactly as the live node would make them of the same messages.
 """
 
+import re
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,12 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from letocc_core.data.bags import reader as bags
+from letocc_core.data.bags.storage import show
 from letocc_core.errors import DataError, PoseError
 from letocc_core.stream.assembler import AssemblerConfig, FrameAssembler
-from letocc_core.stream.pose_buffer import PoseBuffer
 from letocc_core.stream.types import FrameSet
 
 WHOLE_RECORDING = 1e9  # s of transforms to keep: all of them
+OF_CAMERA = re.compile(r"(^|[_/])(depth|camera|stereo)([_/]|$)", re.IGNORECASE)  # in names of clouds made of images
 MAX_SWEEP_AGE = 0.1  # s between an image set and the sweep that goes with it
 
 
@@ -67,41 +69,60 @@ class Recording:
         self.path = Path(path)
         with bags.open_bag(path) as bag:
             self.cameras = tuple(camera.name for camera in bag.choose_cameras(cameras))
-            self.lidar_topics = _choose_lidar(bag, lidar_topic) if lidar else ()
+            chosen = choose_lidar(bag, lidar_topic) if lidar else ""
+            self.lidar_topics = (chosen,) if chosen else ()
             self.odometry_topic = choose_odometry(bag, odometry_topic, base_frame, fixed_frame)
-        self.config = AssemblerConfig(self.cameras, base_frame, fixed_frame, slop=slop)
+        self.config = AssemblerConfig(
+            self.cameras, base_frame, fixed_frame, slop=slop, odometry=bool(self.odometry_topic)
+        )
+        self.count = 0  # sets of the latest iteration
         self.dropped: Counter[str] = Counter()
+        self.details: dict[str, str] = {}  # by reason, the first one
+        self.remarks: tuple[str, ...] = ()  # sentences about what was read otherwise than one might think
 
     def __iter__(self) -> Iterator[RecordedSet]:
-        self.dropped = Counter()
-        details: dict[str, str] = {}
-        count = 0
+        self.dropped, self.details, self.count = Counter(), {}, 0
         with bags.open_bag(self.path) as bag:
             poses = all_poses(bag, self.config, self.odometry_topic, lambda error: None)  # counted when it comes again
-            pairing = _SweepPairing(poses, self.config)
+            pairing = _SweepPairing(poses)
             for item in self._assemble(bag, pairing):
                 if isinstance(item, FrameSet):
                     pairing.sets.append(item)
                 else:
-                    self.dropped[item.reason] += 1
-                    details.setdefault(item.reason, item.detail)
+                    self._drop(f"{'set' if item.camera is None else 'image'}: {item.reason}", item.detail)
                 for ready in pairing.decided():
-                    count += 1
+                    self.count += 1
                     yield ready
             for ready in pairing.decided(final=True):
-                count += 1
+                self.count += 1
                 yield ready
-        if pairing.without_pose:
-            self.dropped["sweep without pose"] = pairing.without_pose
-        if not count:
-            reasons = "; ".join(f"{self.dropped[reason]} x {reason}: {text}" for reason, text in details.items())
-            raise DataError(f"{self.path}: no image set with a pose; {reasons or 'no image in it'}")
+            depths = ((camera, bag.bit_depths[camera.image_topic]) for camera in bag.choose_cameras(self.cameras))
+            self.remarks = (*bag.remarks, *(f"{camera.name}: {depth}" for camera, depth in depths if str(depth)))
+        for reason, detail, number in pairing.unused():
+            self.dropped[reason] += number
+            self.details.setdefault(reason, detail)
+        if not self.count:
+            raise DataError(f"{show(self.path)}: no image set with a pose; {self.losses() or 'no image in it'}")
+
+    def losses(self) -> str:
+        """What was received and not used, by reason, and the first case of each; empty if nothing."""
+        return "; ".join(f"{number} x {reason} ({self.details[reason]})" for reason, number in self.dropped.items())
+
+    def report(self) -> str:
+        """What the latest iteration gave and lost, for people: a line, and one more for each reason and remark."""
+        lines = [f"{show(self.path)}: {self.count} image sets of {len(self.cameras)} cameras"]
+        lines += [f"  left out: {number} x {reason}: {self.details[reason]}" for reason, number in self.dropped.items()]
+        return "\n".join([*lines, *(f"  note: {text}" for text in self.remarks)])
+
+    def _drop(self, reason: str, detail: str) -> None:
+        self.dropped[reason] += 1
+        self.details.setdefault(reason, detail)
 
     def _assemble(self, bag: bags.Bag, pairing: "_SweepPairing") -> Iterator:
         """What the assembler decides, message by message; damaged messages are counted."""
 
         def damaged(error: DataError) -> None:
-            self.dropped["damaged message"] += 1
+            self._drop("damaged message", str(error))
 
         assembler = FrameAssembler(self.config)
         for message in bag.messages(self.cameras, self.lidar_topics, self.odometry_topic, damaged):
@@ -131,11 +152,29 @@ def feed(assembler: FrameAssembler, message: bags.Message) -> None:
 class _SweepPairing:
     """Holds sets until the sweep nearest to each is known."""
 
-    def __init__(self, poses: PoseBuffer, config: AssemblerConfig):
-        self.poses, self.config = poses, config
+    def __init__(self, poses: FrameAssembler):
+        self.poses = poses
         self.sets: deque[FrameSet] = deque()
         self.sweeps: deque[bags.PointsMessage] = deque()
-        self.without_pose = 0
+        self._used: set[int] = set()  # stamps (ns) of sweeps that went with a set
+        self._far: set[int] = set()  # stamps of those that no set was near to
+        self._without_pose: dict[int, str] = {}  # why, by stamp
+
+    def unused(self) -> Iterator[tuple[str, str, int]]:
+        """Reason, first case and number of sweeps that went with no set."""
+        while self.sweeps:
+            self._forget()
+        if self._without_pose:
+            yield "sweep: no_pose", next(iter(self._without_pose.values())), len(self._without_pose)
+        if self._far:
+            detail = f"no image set within {MAX_SWEEP_AGE:g} s, or another sweep is nearer to it"
+            yield "sweep: unmatched", detail, len(self._far)
+
+    def _forget(self) -> None:
+        """The oldest sweep will not be asked for any more."""
+        stamp_ns = self.sweeps.popleft().stamp_ns
+        if stamp_ns not in self._used and stamp_ns not in self._without_pose:
+            self._far.add(stamp_ns)
 
     def decided(self, final: bool = False) -> Iterator[RecordedSet]:
         """Sets that no later sweep can change."""
@@ -152,26 +191,33 @@ class _SweepPairing:
     def _nearest(self, frame_set: FrameSet) -> Sweep | None:
         oldest = frame_set.stamp_ns - round(2 * MAX_SWEEP_AGE * 1e9)
         while self.sweeps and self.sweeps[0].stamp_ns < oldest:
-            self.sweeps.popleft()
+            self._forget()
         sweep = min(self.sweeps, key=lambda s: abs(s.stamp_ns - frame_set.stamp_ns), default=None)
         if sweep is None or abs(sweep.stamp_ns - frame_set.stamp_ns) > MAX_SWEEP_AGE * 1e9:
             return None
         try:
-            T_world_sensor = self.poses.lookup(
-                self.config.fixed_frame, sweep.frame_id, sweep.stamp_ns, extrapolate=True
-            )
-        except PoseError:
-            self.without_pose += 1
+            T_world_sensor = self.poses.locate(sweep.frame_id, sweep.stamp_ns, extrapolate=True)
+        except PoseError as error:
+            self._without_pose.setdefault(sweep.stamp_ns, str(error))
             return None
+        self._used.add(sweep.stamp_ns)
         T = np.linalg.inv(frame_set.T_world_ego) @ T_world_sensor
         points = sweep.points @ T[:3, :3].T + T[:3, 3]
-        return Sweep(points.astype(np.float32), T[:3, 3].astype(np.float32))
+        in_ego_axes = sweep.frame_id == self.config.base_frame  # whose origin, on the road, is no place for a LiDAR
+        place = _middle_of_cameras(frame_set) if in_ego_axes else np.zeros(3)
+        return Sweep(points.astype(np.float32), (T[:3, :3] @ place + T[:3, 3]).astype(np.float32))
+
+
+def _middle_of_cameras(frame_set: FrameSet) -> np.ndarray:
+    """[3] m, ego axes: where a LiDAR is taken to be if its cloud does not say."""
+    present = [i for i, image in enumerate(frame_set.images) if image is not None]
+    return frame_set.T_ego_cam[present, :3, 3].mean(0)
 
 
 def all_poses(
     bag: bags.Bag, config: AssemblerConfig, odometry_topic: str = "", damaged: bags.Damaged | None = None
-) -> PoseBuffer:
-    """Every transform of the bag, and the poses of an odometry topic, as the assembler takes them.
+) -> FrameAssembler:
+    """An assembler that knows every transform of the bag, and the poses of an odometry topic.
 
     What cannot be one is told to `damaged`, or without it raises `DataError`.
     """
@@ -184,17 +230,17 @@ def all_poses(
             if damaged is None:
                 raise
             damaged(error)
-    return assembler.poses
+    return assembler
 
 
 def choose_odometry(bag: bags.Bag, topic: str, base_frame: str, fixed_frame: str) -> str:
     """The topic of the ego poses; empty if /tf has them, or nothing has. Raises `DataError` for one that is not there."""
     found = ", ".join(bag.odometry_topics) or "none"
     if topic and topic not in bag.odometry_topics:
-        raise DataError(f"{bag.path}: no odometry on {topic}; nav_msgs/Odometry topics found: {found}")
+        raise DataError(f"{show(bag.path)}: no odometry on {topic}; nav_msgs/Odometry topics found: {found}")
     if topic or not bag.odometry_topics:
         return topic
-    parents = {message.child: message.parent for message in bag.transforms()}
+    parents = {message.child: message.parent for message in bag.transforms(damaged=lambda error: None)}
     frame, steps = base_frame, 0
     while frame in parents and frame != fixed_frame and steps <= len(parents):
         frame, steps = parents[frame], steps + 1
@@ -202,15 +248,21 @@ def choose_odometry(bag: bags.Bag, topic: str, base_frame: str, fixed_frame: str
         return ""
     if len(bag.odometry_topics) > 1:
         raise DataError(
-            f"{bag.path}: /tf does not place {base_frame} in {fixed_frame}, and there are several odometry topics: {found}; "
-            "choose one: data.bag.odometry_topic"
+            f"{show(bag.path)}: /tf does not place {base_frame} in {fixed_frame}, and there are several odometry topics: {found}; "
+            "choose one: --odometry-topic TOPIC (data.bag.odometry_topic)"
         )
     return bag.odometry_topics[0]
 
 
-def _choose_lidar(bag: bags.Bag, topic: str) -> tuple[str, ...]:
+def choose_lidar(bag: bags.Bag, topic: str = "") -> str:
+    """The topic of the LiDAR: the one asked for, `/points`, or else the first, those of cameras last; empty if there is none.
+
+    Raises `DataError` for one that is not there, or that holds no points.
+    """
     if topic and topic not in bag.lidar_topics:
         found = ", ".join(bag.lidar_topics) or "none"
-        raise DataError(f"{bag.path}: no point clouds on {topic}; PointCloud2 topics found: {found}")
-    chosen = topic or ("/points" if "/points" in bag.lidar_topics else next(iter(bag.lidar_topics), ""))
-    return (chosen,) if chosen else ()
+        others = "".join(f"; {name}: {reason}" for name, reason in bag.no_lidars.items())
+        raise DataError(f"{show(bag.path)}: no point clouds on {topic}; PointCloud2 topics found: {found}{others}")
+    return topic or min(
+        bag.lidar_topics, key=lambda name: (name != "/points", bool(OF_CAMERA.search(name)), name), default=""
+    )
