@@ -6,11 +6,12 @@ ros2 launch letocc_ros occ_flow.launch.py name:=seer namespace:=robot1   # one o
 ros2 launch letocc_ros occ_flow.launch.py --show-args
 """
 
+import tempfile
 from pathlib import Path
 
-from ament_index_python.packages import get_package_share_path
+from ament_index_python.packages import PackageNotFoundError, get_package_share_path
 from launch.action import Action
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
+from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction, Shutdown
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
@@ -45,41 +46,53 @@ def arguments() -> list[DeclareLaunchArgument]:
         argument("loop", "false", "Play the bag again and again.", BOOLEAN),
         argument("use_sim_time", "auto", "Take the time from /clock; auto: with a bag.", ["auto", *BOOLEAN]),
         argument("rviz", "false", "Open RViz.", BOOLEAN),
-        argument("rviz_config", share / "config" / "occ_flow.rviz", "What RViz shows."),
+        argument("rviz_config", "", "What RViz shows; empty: this node's outputs and cameras (config/occ_flow.rviz)."),
         argument("required", "true", "End everything that was launched together when the node ends.", BOOLEAN),
+        argument("respawn", "false", "Start the node again 2 s after it has ended; then it is not required.", BOOLEAN),
         argument("log_level", "info", "Least severe messages of the node that are shown."),
     ]
 
 
 def start(context: LaunchContext) -> list[Action]:
-    """The processes that the arguments ask for."""
+    """The processes that the arguments ask for. Raises `FileNotFoundError` for files that are not there."""
     values = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in arguments()}
     values["use_sim_time"] = values["use_sim_time"].replace("auto", "true" if values["bag"] else "false")
+    for name in ("params_file", "rviz_config"):  # launch would go on without them
+        if values[name] and not Path(values[name]).is_file():
+            raise FileNotFoundError(f"{name}:={values[name]}: no such file")
     actions = [occ_flow_node(values)]
     if values["bag"]:
         actions.append(player(values))
     if values["rviz"] == "true":
-        actions.append(rviz(values))
+        actions += rviz(values)
     return actions
 
 
 def occ_flow_node(values: dict[str, str]) -> Node:
-    """The node; when it ends, everything ends, if it is required."""
-    changes = {"use_sim_time": values["use_sim_time"] == "true", "autostart": values["autostart"] == "true"}
-    if values["checkpoint"]:
-        changes["checkpoint"] = values["checkpoint"]
-    if values["cameras"]:
-        changes["cameras"] = [name.strip() for name in values["cameras"].split(",")]
+    """The node; when it ends, everything ends, if it is required, or it is started again."""
+    required = values["required"] == "true" and values["respawn"] == "false"
     return Node(
         package="letocc_ros",
         executable="occ_flow_node",
         name=values["name"],
         namespace=values["namespace"],
-        parameters=[values["params_file"], changes],
+        parameters=[values["params_file"], changes(values)],
         ros_arguments=["--log-level", values["log_level"]],
         output="screen",
-        on_exit=Shutdown(reason="occ_flow_node ended") if values["required"] == "true" else None,
+        respawn=values["respawn"] == "true",
+        respawn_delay=2.0,
+        on_exit=Shutdown(reason="occ_flow_node ended") if required else None,
     )
+
+
+def changes(values: dict[str, str]) -> dict[str, object]:
+    """Parameters that the arguments set, whatever params_file says."""
+    found = {"use_sim_time": values["use_sim_time"] == "true", "autostart": values["autostart"] == "true"}
+    if values["checkpoint"]:
+        found["checkpoint"] = values["checkpoint"]
+    if values["cameras"]:
+        found["cameras"] = [name.strip() for name in values["cameras"].split(",")]
+    return found
 
 
 def player(values: dict[str, str]) -> Node:
@@ -94,16 +107,42 @@ def player(values: dict[str, str]) -> Node:
     )
 
 
-def rviz(values: dict[str, str]) -> Node:
+def rviz(values: dict[str, str]) -> list[Action]:
     """RViz; closing its window ends everything."""
-    return Node(
+    config, notes = (values["rviz_config"], []) if values["rviz_config"] else write_rviz_config(values)
+    window = Node(
         package="rviz2",
         executable="rviz2",
-        arguments=["-d", values["rviz_config"]],
+        arguments=["-d", config],
         parameters=[{"use_sim_time": values["use_sim_time"] == "true"}],
         output="screen",
         on_exit=Shutdown(reason="RViz was closed"),
     )
+    return [*notes, window]
+
+
+def write_rviz_config(values: dict[str, str]) -> tuple[str, list[Action]]:
+    """A file that shows this node's topics and cameras, and what is to be said of it."""
+    from letocc_ros.rviz import node_config
+
+    share = get_package_share_path("letocc_ros")
+    shown = installed("compressed_image_transport")
+    text = node_config(
+        share, values["namespace"], values["name"], Path(values["params_file"]), changes(values), compressed=shown
+    )
+    with tempfile.NamedTemporaryFile("w", prefix="occ_flow_", suffix=".rviz", delete=False) as file:
+        file.write(text)
+    hint = "RViz shows no compressed images: without compressed_image_transport, which is not installed, it would abort"
+    return file.name, [] if shown else [LogInfo(msg=hint)]
+
+
+def installed(package: str) -> bool:
+    """Whether ROS has a package."""
+    try:
+        get_package_share_path(package)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def generate_launch_description() -> LaunchDescription:

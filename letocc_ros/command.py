@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from letocc_core.cli import NEEDS_ROS, run, without_ros_arguments
+from letocc_core.cli import INTERRUPTED, NEEDS_ROS, run, without_ros_arguments
+from letocc_core.ending import interrupt_once, leave
 from letocc_core.errors import LetOccError
 
 if TYPE_CHECKING:
@@ -28,11 +29,14 @@ def view_live(node: str, options: "ViewOptions") -> None:
     view_live(node, options)
 
 
-def main() -> int:
-    """Entry of `ros2 run letocc_ros play`: the same without the `letocc` before it."""
+def main() -> None:
+    """Entry of `ros2 run letocc_ros play`: the same without the `letocc` before it; to be interrupted is no failure."""
     parser = argparse.ArgumentParser(prog="play")
     _arguments(parser)
-    return run(parser.parse_args(without_ros_arguments(sys.argv[1:])))
+    options = parser.parse_args(without_ros_arguments(sys.argv[1:]))
+    interrupt_once()
+    status = run(options)
+    leave(0 if status == INTERRUPTED else status)
 
 
 def _arguments(p: argparse.ArgumentParser) -> None:

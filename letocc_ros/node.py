@@ -6,12 +6,11 @@ Callbacks only take messages in (`inputs`); the network runs in a thread of its 
 """
 
 import dataclasses
-import os
-import signal
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,9 +23,11 @@ from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
+from rclpy.signals import SignalHandlerOptions
 from std_srvs.srv import Trigger
 
 from letocc_core import checkpoint, config
+from letocc_core.ending import leave, on_signal
 from letocc_core.errors import CheckpointError, ConfigError, DataError, LetOccError
 from letocc_core.frame import InputConfig
 from letocc_core.model.let_occ_flow import ModelConfig
@@ -37,14 +38,13 @@ from letocc_core.versions import versions
 from letocc_ros import parameters
 from letocc_ros.health import RECENT, Health
 from letocc_ros.inputs import Inputs
-from letocc_ros.middleware import make_room_for_images
 from letocc_ros.outputs import Outputs
-from letocc_ros.parameters import STREET_CAMERAS, NodeParameters
+from letocc_ros.parameters import SHIPPED_CHECKPOINT, STREET_CAMERAS, NodeParameters
+from letocc_ros.session import make_room_for_images
 from letocc_ros.worker import LatestWorker
 
 DIAGNOSTICS_PERIOD = 1.0  # s
-PATIENCE = 1.0  # s that ending waits for the set in work
-SHIPPED_CHECKPOINT = Path("models") / "street.safetensors"  # below the package's share folder
+PATIENCE = 0.5  # s that ending waits for the set in work
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,9 @@ class OccFlowNode(LifecycleNode):
         self._activation = 0  # odd while active
         self._forget: str | None = None  # why the worker must forget the past before the next set
         self._state = "unconfigured"
-        self.parameters = parameters.declare(self)
         for text in parameters.unknown(self):
             self.get_logger().warning(text)
+        self.parameters = parameters.declare(self)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # simulated time may stand still
         self.create_timer(DIAGNOSTICS_PERIOD, self._publish_diagnostics, clock=steady)
@@ -347,23 +347,41 @@ def _expected(path: str) -> dict | None:
     }
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Run the node until it is interrupted; exit status 1 if it cannot start."""
+def main(
+    args: Sequence[str] | None = None, when_asked_to_end: Callable[[Callable[[], None]], None] | None = None
+) -> int:
+    """Run the node until it is asked to end; exit status 1 if it cannot start.
+
+    Args:
+        when_asked_to_end: is given what ends the node, to be called from any thread.
+    """
     make_room_for_images()
-    rclpy.init(args=args)
-    status, node = 0, None
+    try:
+        # rclpy's own handlers take the context away first, and with it the log of what the end brings
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except RuntimeError as error:  # arguments that are none, parameter files that cannot be read
+        print(f"occ_flow_node: {error}", file=sys.stderr)
+        return 1
+    status, node, asked = 0, None, threading.Event()
+    executor = SingleThreadedExecutor()  # one message of each topic in turn; the network has its own thread
+
+    def end() -> None:
+        asked.set()
+        executor.wake()
+
+    if when_asked_to_end is not None:
+        when_asked_to_end(end)
     try:
         node = OccFlowNode()
         if node.parameters.autostart and not node.start():
-            status = int(rclpy.ok())  # 0: interrupted meanwhile
-        else:
-            executor = SingleThreadedExecutor()  # one message of each topic in turn; the network has its own thread
-            executor.add_node(node)
-            executor.spin()
+            status = int(not asked.is_set())
+        executor.add_node(node)
+        while status == 0 and not asked.is_set():
+            executor.spin_once()
     except (LetOccError, ParameterException) as error:
         print(f"occ_flow_node: {error}", file=sys.stderr)
         status = 1
-    except (KeyboardInterrupt, ExternalShutdownException):
+    except ExternalShutdownException:
         pass
     finally:
         if node is not None:
@@ -373,12 +391,8 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def run() -> None:
-    """`main` as a process of its own, which ends with it: at once, whatever the network is at work on."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, also while it configures
-    status = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)  # Python would first take torch apart, for seconds
+    """`main` as a process of its own, which SIGINT and SIGTERM end: soon, whatever the network is at work on."""
+    leave(main(when_asked_to_end=on_signal))
 
 
 if __name__ == "__main__":

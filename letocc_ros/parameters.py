@@ -7,6 +7,7 @@ import sys
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -28,6 +29,7 @@ STREET_CAMERAS = (
     "camera_back_left",
     "camera_back_right",
 )
+SHIPPED_CHECKPOINT = Path("models") / "street.safetensors"  # below the package's share folder
 TRANSPORTS = ("compressed", "raw")
 RELIABILITIES = ("best_effort", "reliable")
 VOXEL_COLOURS = ("height", "probability", "speed")
@@ -172,7 +174,8 @@ class NodeParameters:
 def declare(node: Node) -> NodeParameters:
     """Declare every parameter with type, range and description, and read them.
 
-    Raises `ConfigError` for a value outside its range or choices, rclpy's exceptions for one of another type.
+    Raises `ConfigError` for a value outside its range or choices or that is no number where one is expected, rclpy's
+    exceptions for one of another type.
     """
     for field in dataclasses.fields(NodeParameters):
         node.declare_parameter(field.name, _plain(field.default), descriptor(field))
@@ -182,15 +185,45 @@ def declare(node: Node) -> NodeParameters:
 def read(node: Node, changes: list[Parameter] = ()) -> NodeParameters:
     """The parameters as they are, or as they would be after `changes`. Raises `ConfigError`."""
     values = {f.name: node.get_parameter(f.name).value for f in dataclasses.fields(NodeParameters)}
-    values |= {p.name: p.value for p in changes if p.name in values}
-    return NodeParameters(**{name: tuple(v) if isinstance(v, (list, array.array)) else v for name, v in values.items()})
+    return from_mapping(values | {p.name: p.value for p in changes})
+
+
+def from_mapping(values: Mapping[str, Any]) -> NodeParameters:
+    """The parameters that these values, as ROS or YAML holds them, set; others are left out. Raises `ConfigError`."""
+    known = {f.name: f for f in dataclasses.fields(NodeParameters)}
+    return NodeParameters(**{name: _value(known[name], value) for name, value in values.items() if name in known})
+
+
+def _value(field: dataclasses.Field, value: Any) -> Any:
+    """What ROS holds as the dataclass has it: lists as tuples, whole numbers as floats where floats are meant."""
+    if not _is_float(field):
+        return tuple(value) if isinstance(value, (list, array.array)) else value
+    if isinstance(field.default, tuple):
+        items = value if isinstance(value, (list, tuple, array.array)) else [None]
+        return tuple(_number(field, item, value) for item in items)
+    return _number(field, value, value)
+
+
+def _number(field: dataclasses.Field, item: Any, given: Any) -> float:
+    if isinstance(item, bool) or not isinstance(item, (int, float)):
+        kind = "numbers" if isinstance(field.default, tuple) else "a number"
+        raise ConfigError(f"parameter '{field.name}' is {given!r}, expected {kind}")
+    return float(item)
+
+
+def _is_float(field: dataclasses.Field) -> bool:
+    return isinstance(field.default[0] if isinstance(field.default, tuple) else field.default, float)
 
 
 def unknown(node: Node) -> list[str]:
-    """A sentence for every parameter that was given, in a file or on the command line, and that the node has not."""
+    """A sentence for every parameter that was given, in a file or on the command line, and that the node has not.
+
+    Before or after they are declared.
+    """
     given = getattr(node, "_parameter_overrides", {})  # rclpy has no public name for them
-    names = [name for name in given if not node.has_parameter(name) and not name.startswith("qos_overrides.")]
     known = [f.name for f in dataclasses.fields(NodeParameters)]
+    others = [name for name in given if name not in known and not node.has_parameter(name)]
+    names = [name for name in others if not name.startswith("qos_overrides.")]
     return [
         f"parameter '{name}' is unknown and has no effect; did you mean "
         f"'{difflib.get_close_matches(name, known, n=1, cutoff=0)[0]}'?"
@@ -212,6 +245,7 @@ def descriptor(field: dataclasses.Field) -> ParameterDescriptor:
         description=meta["description"] + (f" Unit: {meta['unit']}." if meta["unit"] else ""),
         additional_constraints="; ".join(_constraints(meta)),
     )
+    out.dynamic_typing = _is_float(field)  # for whole numbers; what is no number is refused as the values are read
     if meta["range"] and isinstance(field.default, float):
         low, high = map(float, meta["range"])
         out.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]

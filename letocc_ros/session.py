@@ -1,17 +1,34 @@
-"""A node in a context of its own, for the length of a `with` block; serialised messages and their stamps."""
+"""A node in a context of its own, for the length of a `with` block; room for large images; serialised messages."""
 
 import importlib
+import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 
+from ament_index_python.packages import get_package_share_path
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.subscription import Subscription
 
 from letocc_core.errors import DataError
-from letocc_ros.middleware import make_room_for_images
+
+# What names a profile to Fast DDS, the default middleware: version 2, up to Jazzy, knows the first, version 3 wants the other.
+PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+FAST_DDS_3 = 8  # first version of rclpy after Jazzy's
+
+
+def make_room_for_images() -> None:
+    """Let this process use config/fastdds.xml, unless its environment names a profile; call it before rclpy starts.
+
+    Without it a single PNG image of half a megabyte does not fit the shared memory of its publisher, and is lost.
+    """
+    if any(name in os.environ for name in PROFILE_VARIABLES):
+        return
+    third = int(version("rclpy").split(".")[0]) >= FAST_DDS_3
+    os.environ[PROFILE_VARIABLES[third]] = str(get_package_share_path("letocc_ros") / "config" / "fastdds.xml")
 
 
 @contextmanager

@@ -1,12 +1,17 @@
 #!/usr/bin/env bash
-# Installs what this repository needs into the virtual environment given as the only argument, and builds its ROS
-# package into install/. Does only what has changed since the last time. scripts/env.sh calls it.
+# Installs what this repository needs into the virtual environment given as the first argument, and builds its ROS
+# package into install/, or into install and the second argument. Does only what has changed since the last time.
+# scripts/env.sh calls it.
 set -euo pipefail
 shopt -s inherit_errexit
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=$1
-log=$root/build/letocc-setup.log
+suffix=${2:-}
+build=$root/build$suffix
+install=$root/install$suffix
+wheels=$root/scripts/ros_wheels/${LETOCC_ROS:-kilted}.txt
+log=$build/letocc-setup.log
 heart=
 
 say() { printf '[letocc %4d s] %s\n' "$SECONDS" "$*" >&2; }
@@ -40,6 +45,18 @@ stop_heart() {
 trap stop_heart EXIT
 
 with_ros() { [ -n "${ROS_DISTRO:-}" ] && command -v ros2 >/dev/null; }
+
+# One distribution at a time: the sourced installation, or one of those that there are wheels of.
+check_distribution() {
+    local known
+    known=$(cd "$root/scripts/ros_wheels" && echo *.txt)
+    if with_ros; then
+        [ "${LETOCC_ROS:-$ROS_DISTRO}" = "$ROS_DISTRO" ] || die "LETOCC_ROS is '$LETOCC_ROS', but ROS 2 $ROS_DISTRO is sourced" \
+            "unset LETOCC_ROS, or start a shell in which no ROS is sourced"
+    elif [ ! -f "$wheels" ]; then
+        die "LETOCC_ROS is '$LETOCC_ROS', expected one of: ${known//.txt/}"
+    fi
+}
 
 in_range() { "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; }
 
@@ -96,14 +113,14 @@ install_packages() {
 
 # One that stands on the same Python and ROS is kept, and brought up to date; somebody else's folder is never deleted.
 make_venv() {
-    local options=() base="$root $python ${ROS_DISTRO:-wheels}"
+    local options=() base="$root $python ${ROS_DISTRO:-wheels$suffix}"
     if [ -e "$venv" ]; then
         if same "$venv/letocc.base" "$base"; then return; fi
         [ -f "$venv/letocc.base" ] || die "$venv exists, and was not made by this script" \
             "move it away, or name another folder: LETOCC_VENV=/path/to/folder source scripts/env.sh"
     fi
     if with_ros; then options+=(--system-site-packages); fi
-    rm -rf "$venv" "$root/build/letocc_ros" "$root/build/tf2_msgs" "$root/install"
+    rm -rf "$venv" "$build/letocc_ros" "$build/tf2_msgs" "$install"
     quietly "virtual environment $venv with $("$python" --version)" "$python" -m venv "${options[@]}" "$venv"
     echo "$base" >"$venv/letocc.base"
 }
@@ -117,7 +134,7 @@ install_python_packages() {
         if grep -q '^numpy==1' "$constraints"; then extras=all; fi
         command -v colcon >/dev/null || requirements+=(colcon-common-extensions)
     else
-        requirements+=(-r "$root/scripts/requirements-ros.txt")
+        requirements+=(-r "$wheels")
     fi
     local pip=("$venv/bin/python" -m pip --disable-pip-version-check install -c "$constraints")
     quietly "pip and setuptools" "${pip[@]}" pip setuptools wheel
@@ -148,15 +165,16 @@ build_ros_package() {
     fi
     cd "$root"
     quietly "ROS package letocc_ros (colcon build)" \
-        colcon build --base-paths "${paths[@]}" --symlink-install --event-handlers console_direct+ \
-        --cmake-args -DBUILD_TESTING=OFF
+        colcon --log-base "log$suffix" build --base-paths "${paths[@]}" --build-base "$build" --install-base "$install" \
+        --symlink-install --event-handlers console_direct+ --cmake-args -DBUILD_TESTING=OFF
 }
 
 hash_of() { sha256sum | cut -d ' ' -f 1; }
 
 python_state() {
-    echo "$root $venv $python ${ROS_DISTRO:-wheels}"
-    cat "$root"/{pyproject.toml,setup.py} "$root"/scripts/{install.sh,constraints.txt,requirements-ros.txt,ros_constraints.py}
+    echo "$root $venv $python ${ROS_DISTRO:-wheels$suffix}"
+    cat "$root"/{pyproject.toml,setup.py} "$root"/scripts/{install.sh,constraints.txt,ros_constraints.py}
+    with_ros || cat "$wheels"
 }
 
 # Sources are linked into install/, so that only their names matter.
@@ -170,8 +188,9 @@ build_state() {
 
 same() { [ -f "$1" ] && [ "$(cat "$1")" = "$2" ]; }
 
-mkdir -p "$(dirname "$venv")" "$root/build"
-exec 9>"$root/build/.letocc.lock"
+check_distribution
+mkdir -p "$(dirname "$venv")" "$build"
+exec 9>"$build/.letocc.lock"
 flock 9 # two shells at once: the second waits, then finds nothing to do
 python=$(find_python)
 python_hash=$(python_state | hash_of)
@@ -186,8 +205,8 @@ if ! same "$venv/letocc.stamp" "$python_hash"; then
     echo "$python_hash" >"$venv/letocc.stamp"
 fi
 build_hash=$(build_state | hash_of)
-if ! same "$root/install/letocc.stamp" "$build_hash"; then
+if ! same "$install/letocc.stamp" "$build_hash"; then
     (build_ros_package)
-    echo "$build_hash" >"$root/install/letocc.stamp"
+    echo "$build_hash" >"$install/letocc.stamp"
     say "ready"
 fi

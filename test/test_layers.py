@@ -9,10 +9,18 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 ROS = {"rclpy", "rosidl_runtime_py", "launch", "launch_ros", "cv_bridge", "tf2_ros", "tf_transformations", "letocc_ros"}
-COMMON = {"errors", "config", "frame", "processes", "versions"}  # modules at the top that every package may import
+COMMON = {
+    "errors",
+    "config",
+    "ending",
+    "frame",
+    "processes",
+    "versions",
+}  # modules at the top that every package may import
 LAYERS = {  # package or module of letocc_core: what else it may import
     "errors": set(),
     "config": set(),
+    "ending": set(),
     "frame": set(),
     "processes": set(),
     "versions": set(),

@@ -14,6 +14,7 @@ from test_layers import ROS, imports, sources
 import letocc_core
 
 ROOT = Path(__file__).resolve().parents[1]
+WHEELS = sorted((ROOT / "scripts/ros_wheels").glob("*.txt"))
 
 
 def test_help_is_quick_and_light():
@@ -62,10 +63,25 @@ def test_the_loader_reads_every_configuration(file: Path):
     configuration.load(TrainConfig, file)
 
 
+def wheels(file: Path) -> list[str]:
+    return [line for line in file.read_text().splitlines() if line and not line.startswith("#")]
+
+
+@pytest.mark.parametrize("file", WHEELS, ids=lambda file: file.stem)
+def test_the_wheels_of_a_distribution_are_pinned(file: Path):
+    names = [line.split("[")[0].split("==")[0] for line in wheels(file)]
+    assert f"ros-{file.stem}-rclpy" in names
+    assert {f"ros-{file.stem}-{n}" for n in ("common-interfaces", "ament-cmake", "ament-cmake-pytest")} <= set(names)
+    assert len(names) == len(set(names))
+    assert not [line for line in wheels(file) if line.startswith("ros-") and "==" not in line]
+    assert {name.removeprefix("ros-") for name in names if name.startswith(f"ros-{file.stem}-")} <= {
+        f"{file.stem}-{name.removeprefix('ros-')}" for name in names
+    }  # each is a name for the package itself, which is pinned as well
+
+
 def test_every_direct_dependency_is_pinned():
     pins = {line.split("==")[0] for line in (ROOT / "scripts/constraints.txt").read_text().splitlines() if "==" in line}
-    lines = (ROOT / "scripts/requirements-ros.txt").read_text().splitlines()
-    direct = {line.split("[")[0] for line in lines if line and not line.startswith("#")}
+    direct = {line for file in WHEELS for line in wheels(file) if "==" not in line}
     project = (ROOT / "pyproject.toml").read_text().split("[project.scripts]")[0]
     direct |= {word.split(">=")[0] for word in project.split('"') if ">=" in word and word[0].isalpha()} - {
         "setuptools"
@@ -100,6 +116,30 @@ def test_setup_refuses_a_python_out_of_range(tmp_path: Path):
     run = run_install(tmp_path / "venv", LETOCC_PYTHON=str(old))
     assert run.returncode == 1
     assert "no Python from 3.10 to 3.13" in run.stderr and str(old) in run.stderr
+
+
+def test_setup_refuses_a_distribution_that_it_has_no_wheels_of(tmp_path: Path):
+    run = run_install(tmp_path / "venv", LETOCC_ROS="ardent", ROS_DISTRO="")
+    assert run.returncode == 1 and "LETOCC_ROS is 'ardent', expected one of: jazzy kilted" in run.stderr, run.stderr
+
+
+def test_pytest_loads_no_plugin_but_its_own(tmp_path: Path):
+    """Beside the plugins of a ROS installation, which were written for an older pytest and end a new one at its start."""
+    (tmp_path / "old_plugin.py").write_text("def pytest_pycollect_makemodule(path, parent): ...\n")
+    metadata = tmp_path / "old_plugin-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: old_plugin\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[pytest11]\nold_plugin = old_plugin\n")
+
+    def collect(*arguments: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "pytest", "-q", "--collect-only", "test/test_config.py", *arguments]
+        paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+        environment = {**os.environ, "PYTHONPATH": paths, "PYTEST_ADDOPTS": ""}
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+
+    run = collect("-n", "0", "--timeout", "100")  # options of plugins that are its own
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "Plugin 'old_plugin' for hook" in collect("-o", "addopts=").stderr  # which this one is not
 
 
 def test_setup_leaves_a_foreign_folder_alone(tmp_path: Path):

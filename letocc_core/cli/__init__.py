@@ -15,10 +15,11 @@ from letocc_core.cli.cues import add_cues
 from letocc_core.cli.evaluate import add_eval, add_replay, add_results, add_view
 from letocc_core.cli.recordings import add_bag, add_simulate
 from letocc_core.cli.train import add_ablation, add_data, add_reproduce, add_train
+from letocc_core.ending import interrupt_once
 from letocc_core.errors import LetOccError
 from letocc_core.processes import let_waiting_threads_sleep
 
-__all__ = ["NEEDS_ROS", "main", "node_main", "run", "without_ros_arguments"]
+__all__ = ["INTERRUPTED", "NEEDS_ROS", "main", "node_main", "run", "without_ros_arguments"]
 COMMANDS: tuple[Callable, ...] = (
     add_simulate,
     add_train,
@@ -32,6 +33,7 @@ COMMANDS: tuple[Callable, ...] = (
     add_data,
     add_cues,
 )
+INTERRUPTED = 130  # exit status, as a shell has it
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,12 +60,20 @@ def run(options: argparse.Namespace) -> int:
         return 1
     except KeyboardInterrupt:
         print("letocc: interrupted", file=sys.stderr)
-        return 130
+        return INTERRUPTED
 
 
 def node_main(subcommand: str) -> int:
-    """Entry of `ros2 run letocc_ros <subcommand>`: the same command, less the arguments that ROS adds."""
-    return main([subcommand, *without_ros_arguments(sys.argv[1:])])
+    """Entry of `ros2 run letocc_ros <subcommand>`: the same command, less the arguments that ROS adds.
+
+    To be interrupted is no failure there: launch would report that the process has died.
+    """
+    interrupt_once()
+    try:
+        status = main([subcommand, *without_ros_arguments(sys.argv[1:])])
+    except KeyboardInterrupt:  # before the command has begun
+        return 0
+    return 0 if status == INTERRUPTED else status
 
 
 def without_ros_arguments(arguments: Sequence[str]) -> list[str]:

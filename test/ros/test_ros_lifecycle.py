@@ -219,6 +219,24 @@ def test_what_changes_live_and_what_is_refused(start: Callable[..., OccFlowNode]
     assert node.set_parameters_atomically(together).successful  # one by one the first would be refused
 
 
+def test_whole_numbers_are_taken_for_floats(start: Callable[..., OccFlowNode], tmp_path: Path):
+    """As people write them: in a file, on the command line, and while the node runs."""
+    file = tmp_path / "params.yaml"
+    file.write_text("/**: {ros__parameters: {min_speed: 1, motion_colour: [1, 0, 1], costmap_max_height: 3}}")
+    node = start("--params-file", str(file), "-p", "slop:=1")
+    p = node.parameters
+    assert (p.min_speed, p.motion_colour, p.costmap_max_height, p.slop) == (1.0, (1.0, 0.0, 1.0), 3.0, 1.0)
+    assert {type(value) for value in (p.min_speed, *p.motion_colour, p.slop)} == {float}
+    assert node.set_parameters([Parameter("min_speed", value=2)])[0].successful
+    assert node.parameters.min_speed == 2.0
+    (result,) = node.set_parameters([Parameter("min_speed", value=200)])
+    assert "'min_speed' is 200.0, expected 0 to 100 m/s" in result.reason
+    (result,) = node.set_parameters([Parameter("min_speed", value="fast")])
+    assert "'min_speed' is 'fast', expected a number" in result.reason
+    assert not node.set_parameters([Parameter("min_speed")])[0].successful  # taken away
+    assert node.parameters.min_speed == 2.0
+
+
 def is_live(name: str) -> bool:
     return NodeParameters.__dataclass_fields__[name].metadata["live"]
 

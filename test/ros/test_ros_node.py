@@ -2,6 +2,8 @@
 
 import dataclasses
 import itertools
+import signal
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +15,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed; source scripts/env.
 pytest.importorskip("letocc_ros.msg", reason="the ROS package is not built; source scripts/env.sh")
 
 import ros_rig as rig
+from ament_index_python.packages import get_package_prefix
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from rclpy.context import Context
@@ -312,6 +315,28 @@ def test_lifecycle_parameters_and_raw_images(checkpoint: Path, tmp_path: Path):
         assert peer.transition(Transition.TRANSITION_UNCONFIGURED_SHUTDOWN)
 
 
+def installed(name: str) -> Path:
+    """An executable as `ros2 run` and launch start it."""
+    return Path(get_package_prefix("letocc_ros")) / "lib" / "letocc_ros" / name
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("name", ["occ_flow_node", "play"])
+def test_asked_to_end_while_it_imports(name: str, number: signal.Signals, bag: Path):
+    process = rig.NodeProcess(command=[sys.executable, str(installed(name)), str(bag)])
+    maps = Path(f"/proc/{process.process.pid}/maps")
+    rig.until(lambda: "multiarray_umath" in maps.read_text(), 60, "numpy on its way")
+    process.process.send_signal(number)
+    assert process.stop(5) == 0
+    assert process.lines in ([], ["letocc: interrupted"])
+
+
+def test_a_player_that_waits_for_the_next_message_ends_when_asked_to(bag: Path):
+    process = rig.NodeProcess(command=[str(installed("play")), str(bag), "--rate", "0.001", "--loop", "--ros-args"])
+    process.wait_for("nobody listens")
+    assert (process.stop(5), process.lines[1:]) == (0, ["letocc: interrupted"])
+
+
 def test_a_node_that_cannot_start_says_why_and_exits_with_1(tmp_path: Path):
     node = rig.NodeProcess(f"checkpoint:={tmp_path / 'absent.safetensors'}", "max_waits:=0.2")
     assert node.process.wait(60) == 1
@@ -324,13 +349,31 @@ def test_a_node_that_cannot_start_says_why_and_exits_with_1(tmp_path: Path):
     ("parameter", "text"),
     [
         ("slop:=7.0", "Parameter slop out of range"),
-        ("slop:=wide", "'slop' to 'wide' of type 'STRING', expecting type 'DOUBLE'"),
+        ("slop:=7", "'slop' is 7.0, expected 0 to 1 s"),
+        ("slop:=wide", "'slop' is 'wide', expected a number"),
+        ("min_speed:=true", "'min_speed' is True, expected a number"),
+        ("motion_colour:=[1, 2, 0]", "'motion_colour' is [1.0, 2.0, 0.0], expected three numbers, 0 to 1"),
+        ("motion_colour:=1.0", "'motion_colour' is 1.0, expected numbers"),
+        ("threads:=2.0", "'threads' to '2.0' of type 'DOUBLE', expecting type 'INTEGER'"),
         ("transport:=theora", "'transport' is 'theora', expected one of compressed, raw"),
     ],
 )
 def test_impossible_parameters_are_refused_at_the_start(parameter: str, text: str, capsys: pytest.CaptureFixture):
     assert main(["--ros-args", "-p", parameter]) == 1
     assert text in capsys.readouterr().err
+
+
+def test_a_misspelt_parameter_is_named_beside_one_that_is_refused(capfd: pytest.CaptureFixture):
+    assert main(["--ros-args", "-p", "max_waits:=0.2", "-p", "threads:=many"]) == 1
+    text = capfd.readouterr().err
+    assert "parameter 'max_waits' is unknown and has no effect; did you mean 'max_wait'?" in text
+    assert "'threads' to 'many' of type 'STRING', expecting type 'INTEGER'" in text
+
+
+def test_arguments_that_ros_cannot_read(tmp_path: Path, capfd: pytest.CaptureFixture):
+    assert main(["--ros-args", "--params-file", str(tmp_path / "absent.yaml")]) == 1
+    text = capfd.readouterr().err
+    assert "occ_flow_node: failed to initialize rcl" in text and str(tmp_path / "absent.yaml") in text
 
 
 def test_checkpoint_of_another_configuration(checkpoint: Path, tmp_path: Path):

@@ -1,0 +1,60 @@
+"""The end of a process that Ctrl-C, `kill` or ROS's launch asks for: soon, without a traceback."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import NoReturn
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+GRACE = 0.8  # s from the signal until a process ends that has not ended of itself
+
+
+def end_at_once() -> None:
+    """From now on a signal ends the process, with status 0: during its imports, when nothing is there to tidy up."""
+    for number in SIGNALS:
+        signal.signal(number, lambda *_: leave(0))
+
+
+def interrupt_once() -> None:
+    """From now on the first signal raises `KeyboardInterrupt` in the main thread, and others are ignored.
+
+    A second one, of an impatient user or of launch, would interrupt the tidying up.
+    """
+
+    def interrupt(*_: object) -> NoReturn:
+        for number in SIGNALS:
+            signal.signal(number, lambda *_: None)
+        raise KeyboardInterrupt
+
+    for number in SIGNALS:
+        signal.signal(number, interrupt)
+
+
+def on_signal(ask: Callable[[], None]) -> None:
+    """From now on the first signal calls `ask` in a thread of its own, whatever the main thread is at work on.
+
+    The process ends `GRACE` later, with status 0, if it has not done so by then. To be called from the main thread.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    for number in SIGNALS:
+        signal.signal(number, lambda *_: None)  # the byte in the pipe is what counts
+
+    def wait() -> None:
+        os.read(reading, 1)
+        ask()
+        time.sleep(GRACE)
+        leave(0)
+
+    threading.Thread(target=wait, name="ending", daemon=True).start()
+
+
+def leave(status: int) -> NoReturn:
+    """End the process now. Python would first take torch apart, for seconds."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
