@@ -32,7 +32,7 @@ from letocc_core import config as configuration
 from letocc_core.data.build import build
 from letocc_core.frame import Clip, FlowCue, Frame, collate
 from letocc_core.geometry.grid import GridSpec
-from letocc_core.losses.objective import MotionConfig, stage_losses
+from letocc_core.losses.objective import GridScene, MotionConfig, stage_losses
 from letocc_core.processes import keep_freed_memory
 from letocc_core.rendering.draws import Draws
 from letocc_core.training import loop as training
@@ -90,7 +90,9 @@ class Bench:
         return self.config.model.grid
 
     def losses(self, fields, clip: Clip) -> Tensor:
-        return stage_losses(fields, self.grid, clip, self.stage.objective, 1.0, None, self.stage.motion)["total"]
+        return stage_losses(GridScene(fields, self.grid), clip, self.stage.objective, 1.0, None, self.stage.motion)[
+            "total"
+        ]
 
     def draws(self, clip: Clip) -> Draws:
         return Draws(0, torch.arange(len(clip.current.images), device=self.device))

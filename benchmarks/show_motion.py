@@ -25,7 +25,6 @@ from letocc_core.losses.optical_flow import rendered_flow
 from letocc_core.model.let_occ_flow import LetOccFlow
 from letocc_core.rendering.rays import pixel_rays
 from letocc_core.rendering.render import render
-from letocc_core.training.loop import forward_clip
 from letocc_core.viz import colours
 from letocc_core.viz.canvas import MARGIN, Canvas
 from letocc_core.viz.overview import save_png
@@ -60,7 +59,7 @@ def pictures(model: LetOccFlow, clip: Clip) -> list[UInt8[np.ndarray, "h w 3"]]:
     """The pictures of one frame, in the order of `HEADINGS`."""
     grid, frame, cue = model.config.grid, clip.current, clip.cues[-1]
     rays = pixel_rays(frame, grid, STRIDE)
-    seen = render(forward_clip(model, clip, False), grid, rays, SAMPLES, BETA, motion=True)
+    seen = render(model(clip.current, clip.history, history_gradient=False), grid, rays, SAMPLES, BETA, motion=True)
     inside = (rays.valid & (seen.opacity > 0.5))[0, 0].numpy()
     rendered, still = (
         rendered_flow(rays, seen.t, seen.weights, frame, cue, velocity)[0, 0].numpy()

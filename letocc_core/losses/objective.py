@@ -124,15 +124,22 @@ class MotionConfig:
             raise ConfigError(f"motion.depth_tolerance is {self.depth_tolerance}, expected a factor of 1 or more")
 
 
+@dataclass(frozen=True)
+class GridScene:
+    """What the network found."""
+
+    fields: SceneFields
+    grid: GridSpec
+    occupancy_scale: float = 0.1  # m, of the probability that `queries` teaches (`ModelConfig.occupancy_scale`)
+
+
 def stage_losses(
-    fields: SceneFields,
-    grid: GridSpec,
+    scene: GridScene,
     clip: Clip,
     config: StaticStageConfig,
     progress: float,
     draws: Draws | None = None,
     motion: MotionConfig | None = None,
-    occupancy_scale: float = 0.1,
 ) -> dict[str, Tensor]:
     """Weighted terms and their sum, `total`, of a batched clip; terms of weight 0 are absent.
 
@@ -141,58 +148,52 @@ def stage_losses(
     Args:
         progress: share of the stage that is done, for the annealing of beta.
         motion: also learn how the world moves.
-        occupancy_scale: m, of the probability that `queries` teaches (`ModelConfig.occupancy_scale`).
         draws: of the rays' jitter; None: cell centres and uniform samples.
     """
-    beta = config.beta(progress)
+    beta, fields, grid = config.beta(progress), scene.fields, scene.grid
     weighted: dict[str, Tensor] = {}
-    seen = rays = None
+    seen = None
     if config.renders() or (motion and motion.renders() and not motion.rays):
-        rendered = as_rendered(clip)
-        rays = camera_rays(rendered.current, grid, config.rows, config.columns, draws)
+        rays = camera_rays(as_rendered(clip).current, grid, config.rows, config.columns, draws)
         reads = {"motion": motion is not None, "semantics": config.semantics > 0}
         if config.semantics > 0 and fields.semantics is None:
             raise ConfigError(
                 "objective.semantics is on, but the model has no semantic field: set model.fields.classes"
             )
         seen = render(fields, grid, rays, config.samples, beta, draws, **reads)
-        weighted = _geometry_terms(fields, grid, seen, rays, clip, rendered, config, beta, draws)
+        weighted = _geometry_terms(scene, seen, clip, config, beta, draws)
     if config.queries > 0:
         votes = _votes(clip.current)
-        weighted["queries"] = config.queries * queries.query_cross_entropy(fields.sdf, votes, occupancy_scale)
+        weighted["queries"] = config.queries * queries.query_cross_entropy(fields.sdf, votes, scene.occupancy_scale)
     if motion is not None and motion.renders() and motion.rays:
         rays = object_rays(clip.current, grid, motion.rays, draws)
         seen = render(fields, grid, rays, config.samples, beta, draws, motion=True)
     if motion is not None:
-        found = motion_terms(seen, rays, clip, motion, fields, grid)
+        found = motion_terms(scene, seen, clip, motion)
         if motion.flow_edge > 0:
-            found["flow_edge"] = _flow_edge(seen, rays, clip.current)
+            found["flow_edge"] = _flow_edge(seen, clip.current)
         weighted |= {name: weight * found[name] for name in found if (weight := getattr(motion, name)) > 0}
     return {**weighted, "total": sum(weighted.values())}
 
 
 def _geometry_terms(
-    fields: SceneFields,
-    grid: GridSpec,
+    scene: GridScene,
     seen: Rendered,
-    rays: Rays,
     clip: Clip,
-    rendered: Clip,
     config: StaticStageConfig,
     beta: float,
     draws: Draws | None,
 ) -> dict[str, Tensor]:
     """Weighted terms that shape geometry (and semantics).
 
-    Args:
-        rendered: the clip of the frame whose rays these are. Those of another instant than the current one's teach by
-            photometry alone, and only where nothing moves.
+    Rays of another instant than the current one's teach by photometry alone, and only where nothing moves.
     """
+    fields, grid, rays, rendered = scene.fields, scene.grid, seen.rays, as_rendered(clip)
     target = photometric.sample_colours(rendered.current.images, rays.pixels)
     left_out, own = None, None
     if clip.rendered is not None:
         own = clip.rendered.stamp == clip.current.stamp
-        left_out = may_move(seen, rays, clip, rendered.current, grid) & ~own.view(-1, *[1] * (rays.valid.dim() - 1))
+        left_out = may_move(seen, clip, rendered.current, grid) & ~own.view(-1, *[1] * (rays.valid.dim() - 1))
 
     def of_own(term: Callable[..., Tensor], *values: Tensor) -> Tensor:
         """A term of the clips whose own rays these are; the others have 0 of it."""
@@ -201,23 +202,24 @@ def _geometry_terms(
         return term(*(v[own] for v in values)) * own.float().mean() if own.any() else values[0].sum() * 0
 
     terms = {
-        "photometric": lambda: photometric_term(seen, rays, target, rendered, config, left_out),
+        "photometric": lambda: photometric_term(seen, target, rendered, config, left_out),
         "eikonal": lambda: _eikonal(fields, grid, seen),
         "hessian": lambda: hessian.hessian(fields.sdf, grid.voxel_size),
-        "edge": lambda: _edge(seen, rays, target),
+        "edge": lambda: _edge(seen, target),
         "sparsity": lambda: of_own(sparsity.free_space, fields.sdf, sparsity.unseen_voxels(clip.current, grid)),
         "behind": lambda: of_own(sparsity.free_behind, seen.sdf[..., 1:], seen.t, seen.depth),
         "start": lambda: of_own(sparsity.free_start, seen.sdf[..., 0]),
-        "lidar": lambda: _lidar(fields, grid, clip.current, config, beta, draws),
-        "semantics": lambda: _semantics(seen, rays, rendered.current),
+        "lidar": lambda: _lidar(scene, clip.current, config, beta, draws),
+        "semantics": lambda: _semantics(seen, rendered.current),
     }
     if clip.current.lidar is None:
         del terms["lidar"]
     return {name: weight * term() for name, term in terms.items() if (weight := getattr(config, name)) > 0}
 
 
-def may_move(seen: Rendered, rays: Rays, clip: Clip, frame: Frame, grid: GridSpec) -> Bool[Tensor, "B N h w"]:
+def may_move(seen: Rendered, clip: Clip, frame: Frame, grid: GridSpec) -> Bool[Tensor, "B N h w"]:
     """Rays through pixels of the rendered frame that may move, or that end in what the current images show as movable."""
+    rays = seen.rays
     out = torch.zeros_like(rays.valid)
     if frame.movable is not None:
         out = out | camera.at_nearest(frame.movable, rays.pixels)
@@ -234,14 +236,7 @@ def _votes(frame: Frame) -> Float[Tensor, "B 2 X Y Z"]:
     return frame.votes
 
 
-def motion_terms(
-    seen: Rendered,
-    rays: Rays,
-    clip: Clip,
-    config: MotionConfig,
-    fields: SceneFields,
-    grid: GridSpec,
-) -> dict[str, Tensor]:
+def motion_terms(scene: GridScene, seen: Rendered | None, clip: Clip, config: MotionConfig) -> dict[str, Tensor]:
     """Terms that teach motion, by the name of their weight in `config`.
 
     Raises `ConfigError` if what `config.cue` asks for is not there.
@@ -249,16 +244,15 @@ def motion_terms(
     if not clip.cues:
         raise ConfigError("a motion stage wants flow cues: set data.simulator.cue or data.bag.cue to dis")
     if config.cue == "grounded":
-        return grounded_losses(fields.sdf, fields.flow, grid, clip.current, clip.cues)
-    found = [_cue_terms(seen, rays, clip, cue, config) for cue in clip.cues]
+        return grounded_losses(scene.fields.sdf, scene.fields.flow, scene.grid, clip.current, clip.cues)
+    found = [_cue_terms(seen, clip, cue, config) for cue in clip.cues]
     return {name: sum(terms[name] for terms in found) / len(found) for name in found[0]}
 
 
-def _flow_edge(seen: Rendered, rays: Rays, frame: Frame) -> Tensor:
+def _flow_edge(seen: Rendered, frame: Frame) -> Tensor:
     """Smooth motion where the image is smooth; what lies beyond the box does not count."""
-    valid = rays.valid & (seen.opacity.detach() > 0.5)
-    colours = photometric.sample_colours(frame.images, rays.pixels)
-    return edge.steps(seen.flow.flatten(0, 1), colours.flatten(0, 1), valid.flatten(0, 1))
+    colours = photometric.sample_colours(frame.images, seen.rays.pixels)
+    return edge.steps(seen.flow.flatten(0, 1), colours.flatten(0, 1), seen.hits.flatten(0, 1))
 
 
 def _speed(seen: Rendered) -> Tensor:
@@ -266,11 +260,11 @@ def _speed(seen: Rendered) -> Tensor:
     return composite(seen.weights.detach(), seen.velocity).abs().sum(-1)
 
 
-def _cue_terms(seen: Rendered, rays: Rays, clip: Clip, cue: FlowCue, config: MotionConfig) -> dict[str, Tensor]:
+def _cue_terms(seen: Rendered, clip: Clip, cue: FlowCue, config: MotionConfig) -> dict[str, Tensor]:
     """The terms of one cue. A ray that the cue does not know, on an object that could move, teaches nothing."""
+    rays, inside = seen.rays, seen.hits
     target, known = optical_flow.cue_at(cue, rays.pixels)
-    inside = rays.valid & (seen.opacity.detach() > 0.5)  # what lies beyond the box has no voxels that could move
-    known = known & inside
+    known = known & inside  # what lies beyond the box has no voxels that could move
     movable = None if clip.current.movable is None else camera.at_nearest(clip.current.movable, rays.pixels)
 
     def flow(weights: Tensor, velocity: Tensor | None) -> Tensor:
@@ -308,7 +302,6 @@ def cue_is_later(clip: Clip, cue: FlowCue) -> bool:
 
 def photometric_term(
     seen: Rendered,
-    rays: Rays,
     target: Float[Tensor, "B N h w 3"],
     clip: Clip,
     config: StaticStageConfig,
@@ -322,6 +315,7 @@ def photometric_term(
     Rays on which nothing seems to move are left out: those that an unwarped source explains better than the rendered
     colours (Monodepth2), or better than the best of all their samples, which does not give up rays yet to be solved.
     """
+    rays = seen.rays
     t = torch.cat([seen.t, background_samples(rays, config)], dim=-1)
     velocity = seen.velocity
     if velocity is not None:  # what lies beyond the box stands still
@@ -380,23 +374,20 @@ def _eikonal(fields: SceneFields, grid: GridSpec, seen: Rendered) -> Tensor:
     return eikonal.eikonal(sample_volume(slope, grid, points, padding="border"))
 
 
-def _edge(seen: Rendered, rays: Rays, target: Tensor) -> Tensor:
+def _edge(seen: Rendered, target: Tensor) -> Tensor:
     """Smooth inverse depth where the image is smooth; rays that leave the box have no depth to smooth."""
-    valid = rays.valid & (seen.opacity.detach() > 0.5)
     inverse = 1 / seen.depth.clamp(min=0.5)
-    return edge.edge_aware(inverse.flatten(0, 1), target.flatten(0, 1), valid.flatten(0, 1))
+    return edge.edge_aware(inverse.flatten(0, 1), target.flatten(0, 1), seen.hits.flatten(0, 1))
 
 
-def _lidar(
-    fields: SceneFields, grid: GridSpec, frame: Frame, config: StaticStageConfig, beta: float, draws: Draws | None
-) -> Tensor:
-    rays, ranges = lidar_rays(frame, grid, config.lidar_samples, draws)
-    seen = render(fields, grid, rays, config.samples, beta, draws)
+def _lidar(scene: GridScene, frame: Frame, config: StaticStageConfig, beta: float, draws: Draws | None) -> Tensor:
+    rays, ranges = lidar_rays(frame, scene.grid, config.lidar_samples, draws)
+    seen = render(scene.fields, scene.grid, rays, config.samples, beta, draws)
     return torch.vmap(lidar.silog)(seen.depth, ranges, rays.valid).mean()
 
 
-def _semantics(seen: Rendered, rays: Rays, frame: Frame) -> Tensor:
+def _semantics(seen: Rendered, frame: Frame) -> Tensor:
     if frame.semantics is None:
         raise ConfigError("objective.semantics is on, but the data has no 2D class labels; set it to 0 or record them")
-    valid = rays.valid & (seen.opacity.detach() > 0.5)  # what lies beyond the box has no class in it
-    return semantics.semantic_cross_entropy(seen.semantics, camera.at_nearest(frame.semantics, rays.pixels), valid)
+    labels = camera.at_nearest(frame.semantics, seen.rays.pixels)
+    return semantics.semantic_cross_entropy(seen.semantics, labels, seen.hits)  # what lies beyond the box has no class

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from letocc_core.errors import ConfigError
@@ -34,13 +34,32 @@ class FieldsConfig:
 
 
 @dataclass(frozen=True)
+class Evidence:
+    """What the motion branch makes velocities of, for each column of twice the output's voxel size."""
+
+    similarity: Float[Tensor, "B k M x y"]  # of the M velocities tried, by past frame and patch size; the middle one: 0
+    known: Float[Tensor, "B p x y"]  # 1 where something was compared with this past frame, else 0
+    columns: Float[Tensor, "B c x y"]  # refined volume and matter
+
+    def turned(self, which: Bool[Tensor, "B"]) -> "Evidence":
+        """What the same scene gives after half a turn about the box's centre, for the clips `which`.
+
+        As far as the volume's channels know no heading. The opposite of each velocity tried is at the list's other end.
+        """
+        plain = (self.similarity, self.known, self.columns)
+        turned = (self.similarity.flip(2, 3, 4), self.known.flip(2, 3), self.columns.flip(2, 3))
+        masks = (which.view(-1, *[1] * (x.dim() - 1)) for x in plain)
+        return Evidence(*(torch.where(*choice) for choice in zip(masks, turned, plain, strict=True)))
+
+
+@dataclass(frozen=True)
 class Fields:
     """Dense fields on the output grid, in ego axes."""
 
     sdf: Float[Tensor, "B 1 X Y Z"]  # m, positive = free
     flow: Float[Tensor, "B 2 X Y Z"] | None  # m/s, (vx, vy) of the matter relative to the world; None: not asked for
     semantics: Float[Tensor, "B K X Y Z"] | None = None  # logits
-    evidence: Float[Tensor, "B D x y"] | None = None  # what the motion branch made the flow of
+    evidence: Evidence | None = None  # what the motion branch made the flow of
 
     def probability(self, scale: float) -> Float[Tensor, "B X Y Z"]:
         """Occupancy probability sigmoid(-sdf / scale); `scale` in metres."""

@@ -100,9 +100,33 @@ class LetOccFlow(nn.Module):
         fusion = [m for m in self.temporal.modules() if isinstance(m, PairAttention | nn.Conv3d)]
         multiply_in_bfloat16([self.pyramid, *self.encoder.layers, *fusion, self.refinement], device_type)
 
-    def forward(self, current: Frame, history: Sequence[Frame] = ()) -> Fields:
-        """Fields of the current frame (batched frames; `history` newest first)."""
-        return self.decode(self.encode(current), [self.encode(frame) for frame in history])
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """All parameters: of the image `backbone`, of `motion`, on which geometry does not depend, and of `geometry`."""
+        heads = [head for head in (self.fields.flow, self.motion) if head is not None]
+        groups = {
+            "backbone": list(self.pyramid.backbone.parameters()),
+            "motion": [p for head in heads for p in head.parameters()],
+        }
+        apart = {id(p) for group in groups.values() for p in group}
+        return {**groups, "geometry": [p for p in self.parameters() if id(p) not in apart]}
+
+    def forward(
+        self,
+        current: Frame,
+        history: Sequence[Frame] = (),
+        motion: bool = True,
+        turned: Bool[Tensor, "B"] | None = None,
+        history_gradient: bool = True,
+    ) -> Fields:
+        """Fields of the current frame (batched frames; `history` newest first), as `decode` says.
+
+        Args:
+            history_gradient: encode the past so that gradients can be taken through it as well.
+        """
+        encoded = self.encode(current)
+        with torch.set_grad_enabled(history_gradient and torch.is_grad_enabled()):
+            past = [self.encode(frame) for frame in history]
+        return self.decode(encoded, past, motion, turned)
 
     def encode(self, frame: Frame) -> EncodedFrame:
         """2D-to-3D encoder: backbone, pyramid, TPV (eqs. 2, 3). Frames are batched: images [B, N, 3, H, W]."""

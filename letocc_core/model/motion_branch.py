@@ -20,7 +20,7 @@ from letocc_core.geometry import camera, se3
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.geometry.masked import packed, take
 from letocc_core.geometry.surfaces import first_surface
-from letocc_core.model.fields import FLOW_SCALE
+from letocc_core.model.fields import FLOW_SCALE, Evidence
 
 FLAT = 0.03  # contrast below which a patch has no texture
 HIDDEN = 96  # channels between the similarities and the network
@@ -89,12 +89,10 @@ class MotionBranch(nn.Module):
 
     def __init__(self, config: MotionBranchConfig, grid: GridSpec, dim: int, past: int):
         super().__init__()
-        self.config, self.grid, self.past = config, grid, past
+        self.config, self.grid = config, grid
         layers, width = grid.coarser(2).shape[2], WIDTH
-        self.similarities = past * (len(PATCHES) * len(config.velocities()) + 1)
-        self.read_motion = nn.Sequential(
-            nn.Conv2d(self.similarities, HIDDEN, 1), nn.ReLU(), nn.Conv2d(HIDDEN, width, 1)
-        )
+        similarities = past * (len(PATCHES) * len(config.velocities()) + 1)
+        self.read_motion = nn.Sequential(nn.Conv2d(similarities, HIDDEN, 1), nn.ReLU(), nn.Conv2d(HIDDEN, width, 1))
         self.read_volume = nn.Conv2d((dim + 1) * layers, width, 1)
         self.read_expected, inputs = None, 2
         if config.expectations:
@@ -119,8 +117,8 @@ class MotionBranch(nn.Module):
         now: View,
         past: Sequence[View],
         T_past_now: Sequence[Float[Tensor, "B 4 4"]],
-    ) -> Float[Tensor, "B D x y"]:
-        """What is known of each column: similarities, refined volume and matter, from the images of now and the past.
+    ) -> Evidence:
+        """What is known of each column from the images of now and the past.
 
         Args:
             sdf: m.
@@ -130,12 +128,13 @@ class MotionBranch(nn.Module):
         occupied = F.max_pool3d(torch.sigmoid(-sdf / (0.25 * self.grid.voxel_size)), 2)
         columns = torch.cat([F.avg_pool3d(volume, 2), occupied], dim=1).movedim(-1, 2).flatten(1, 2)
         surfaces = find_surfaces(sdf, self.grid, now)
-        similarity = sweep_velocity(surfaces, now, past, T_past_now, self.grid.coarser(2), self.config)
-        return torch.cat([similarity, columns], dim=1)
+        velocities = self.config.velocities().to(now.grey)
+        similarity, known = sweep_velocity(surfaces, now, past, T_past_now, self.grid.coarser(2), velocities)
+        return Evidence(similarity, known, columns)
 
     def forward(
         self,
-        evidence: Float[Tensor, "B D x y"],
+        evidence: Evidence,
         sdf: Float[Tensor, "B 1 X Y Z"],
         turned: Bool[Tensor, "B"] | None = None,
     ) -> Float[Tensor, "B 2 X Y Z"]:
@@ -147,12 +146,14 @@ class MotionBranch(nn.Module):
         if turned is not None:
             which = turned[:, None, None, None]
             sdf = torch.where(which[..., None], sdf.flip(2, 3), sdf)
-            flow = self(torch.where(which, self._turn(evidence), evidence), sdf)
+            flow = self(evidence.turned(turned), sdf)
             return torch.where(which[..., None], -flow.flip(2, 3), flow)
-        similarity, columns = evidence.split([self.similarities, evidence.shape[1] - self.similarities], dim=1)
-        inputs = [self.read_motion(similarity), self.read_volume(columns)]
+        lists = evidence.similarity
+        inputs = [
+            self.read_motion(torch.cat([lists.flatten(1, 2), evidence.known], dim=1)),
+            self.read_volume(evidence.columns),
+        ]
         if self.read_expected:
-            lists = self._lists(similarity)
             lists = torch.cat([lists, lists.mean(1, keepdim=True)], dim=1)
             inputs.append(self.read_expected(expected_velocities(lists, self.config.velocities().to(lists))))
         levels = [torch.cat(inputs, dim=1)]
@@ -165,18 +166,6 @@ class MotionBranch(nn.Module):
         velocity = self.last(out).unflatten(1, (2, -1)).movedim(2, -1) * FLOW_SCALE
         velocity = F.interpolate(velocity, scale_factor=2, mode="trilinear", align_corners=False)
         return self._still_road(velocity, sdf)
-
-    def _lists(self, similarity: Float[Tensor, "B D x y"]) -> Float[Tensor, "B k M x y"]:
-        """Similarities of the M velocities by past frame and patch size."""
-        return similarity[:, : self.similarities - self.past].unflatten(1, (-1, len(self.config.velocities())))
-
-    def _turn(self, evidence: Float[Tensor, "B D x y"]) -> Float[Tensor, "B D x y"]:
-        """What the same scene gives after half a turn about the box's centre, as far as the volume's channels know no heading.
-
-        The opposite of each velocity tried is at the list's other end.
-        """
-        lists, rest = self._lists(evidence).flip(2).flatten(1, 2), evidence[:, self.similarities - self.past :]
-        return torch.cat([lists, rest], dim=1).flip(2, 3)
 
     def _still_road(self, velocity: Float[Tensor, "B 2 X Y Z"], sdf: Float[Tensor, "B 1 X Y Z"]) -> Tensor:
         """Nothing below `LOWEST` moves, but the foot of what does: in the layer below, what has two of matter above it."""
@@ -242,14 +231,13 @@ def sweep_velocity(
     past: Sequence[View],
     T_past_now: Sequence[Float[Tensor, "B 4 4"]],
     grid: GridSpec,
-    config: MotionBranchConfig,
-) -> Float[Tensor, "B C x y"]:
-    """How much more alike the past looks for each velocity than for standing still, over the columns of `grid`.
+    velocities: Float[Tensor, "M 2"],
+) -> tuple[Float[Tensor, "B k M x y"], Float[Tensor, "B p x y"]]:
+    """How much more alike the past looks for each velocity (m/s) than for standing still, over the columns of `grid`.
 
-    For each past frame, patch size and velocity the mean over the surfaces of 3 x 3 columns, in [-2, 2]; then for each
-    past frame whether there is any.
+    For each past frame and patch size, and each velocity, the mean over the surfaces of 3 x 3 columns, in [-2, 2]; then for
+    each past frame whether there is any.
     """
-    velocities = config.velocities().to(now.grey)
     column, inside = _columns(surfaces, grid)
     weight = (surfaces.there & inside).to(now.grey)
     here = [_at(descriptors(now.grey, size), surfaces.pixels[..., None, :], size) for size in PATCHES]
@@ -264,7 +252,7 @@ def sweep_velocity(
             mean = _mean_of_columns(alike.view_as(shown) * shown, column, grid) / count.clamp(min=1e-3)
             still = mean[:, len(velocities) // 2, None]
             similarities.append((mean - still) * known[-1][:, None])
-    return torch.cat([*similarities, torch.stack(known, dim=1)], dim=1)
+    return torch.stack(similarities, dim=1), torch.stack(known, dim=1)
 
 
 def descriptors(grey: Float[Tensor, "B N H W"], size: int) -> Float[Tensor, "B*N 9 h w"]:

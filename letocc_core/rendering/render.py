@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from letocc_core.geometry.grid import GridSpec, sample_unit
@@ -43,6 +43,11 @@ class Rendered:
     velocity: Float[Tensor, "*r s 2"] | None = None  # m/s, of each sample
     flow: Float[Tensor, "*r 2"] | None = None  # m/s, sum w v
     semantics: Float[Tensor, "*r k"] | None = None  # sum w softmax(logits): class probabilities, summing to opacity
+
+    @property
+    def hits(self) -> Bool[Tensor, "*r"]:
+        """Rays that meet a surface inside the box, more likely than not."""
+        return self.rays.valid & (self.opacity.detach() > 0.5)
 
     @property
     def points(self) -> Float[Tensor, "*r s 3"]:

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from letocc_core.frame import Clip, Frame
-from letocc_core.model.fields import Fields
+from letocc_core.model.fields import Evidence, Fields
+
+NAMES = ("sdf", "similarity", "known", "columns")
 
 
 class FrozenGeometry:
@@ -30,16 +32,22 @@ class FrozenGeometry:
         Args:
             compute: the same by the whole network.
         """
-        paths = [self.folder / f"{digest}.safetensors" for digest in _digests(clip)]
+        paths = [self.folder / f"{digest}.evidence.safetensors" for digest in _digests(clip)]
         if not all(path.exists() for path in paths):
             with torch.no_grad():
                 found = compute(clip)
-            for path, sdf, evidence in zip(paths, found.sdf, found.evidence, strict=True):
-                _write(path, {"sdf": sdf.half(), "evidence": evidence.half()})
+            for i, path in enumerate(paths):
+                _write(path, {name: tensor[i].half() for name, tensor in _kept(found).items()})
         device = str(clip.current.images.device)
         kept = [safetensors.torch.load_file(path, device) for path in paths]
-        sdf, evidence = (torch.stack([k[name] for k in kept]).float() for name in ("sdf", "evidence"))
-        return Fields(sdf, None, evidence=evidence)
+        sdf, *evidence = (torch.stack([k[name] for k in kept]).float() for name in NAMES)
+        return Fields(sdf, None, evidence=Evidence(*evidence))
+
+
+def _kept(fields: Fields) -> dict[str, Tensor]:
+    """What is on disk of a batch, by `NAMES`."""
+    evidence = fields.evidence
+    return dict(zip(NAMES, (fields.sdf, evidence.similarity, evidence.known, evidence.columns), strict=True))
 
 
 def _digests(clip: Clip) -> list[str]:

@@ -24,7 +24,6 @@ from random import Random
 
 import torch
 import yaml
-from jaxtyping import Bool
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -33,7 +32,7 @@ from letocc_core import config as configuration
 from letocc_core.data.build import build
 from letocc_core.errors import ConfigError, LetOccError
 from letocc_core.frame import Clip, collate
-from letocc_core.losses.objective import stage_losses
+from letocc_core.losses.objective import GridScene, stage_losses
 from letocc_core.model.let_occ_flow import Fields, LetOccFlow
 from letocc_core.processes import keep_freed_memory
 from letocc_core.rendering.draws import Draws
@@ -43,8 +42,6 @@ from letocc_core.training.frozen import FrozenGeometry
 from letocc_core.training.log import Clock, StageLog
 from letocc_core.training.sampler import StepSampler, mix, shares
 from letocc_core.versions import versions
-
-MOTION = ("fields.flow.", "motion.")  # parameters that geometry does not depend on
 
 
 class TrainingError(LetOccError):
@@ -120,16 +117,6 @@ def learning_rate_factor(config: OptimizerConfig, step: int, steps: int) -> floa
     return config.decay ** sum(progress >= m for m in config.milestones)
 
 
-def forward_clip(
-    model: LetOccFlow, clip: Clip, history_gradient: bool, motion: bool = True, turned: Bool[Tensor, "B"] | None = None
-) -> Fields:
-    """Fields of a clip's current frame; the past is encoded without gradient unless asked for. As in `LetOccFlow.decode`."""
-    current = model.encode(clip.current)
-    with torch.set_grad_enabled(history_gradient and torch.is_grad_enabled()):
-        history = [model.encode(frame) for frame in clip.history]
-    return model.decode(current, history, motion, turned)
-
-
 class StageObjective(nn.Module):
     """From clips to losses: the network and a stage's objective, in one forward pass."""
 
@@ -141,16 +128,16 @@ class StageObjective(nn.Module):
 
     def forward(self, clip: Clip, step: int, draws: Draws) -> dict[str, Tensor]:
         """Weighted terms and their `total` of a batch of clips at a step of the stage."""
-        stage, grid = self.stage, self.model.config.grid
-        fields = self._fields(clip, draws)
-        progress, scale = step / stage.steps, self.model.config.occupancy_scale
-        return stage_losses(fields, grid, clip, stage.objective, progress, draws, stage.motion, scale)
+        stage, fields = self.stage, self._fields(clip, draws)
+        scene = GridScene(fields, self.model.config.grid, self.model.config.occupancy_scale)
+        return stage_losses(scene, clip, stage.objective, step / stage.steps, draws, stage.motion)
 
     def _fields(self, clip: Clip, draws: Draws) -> Fields:
         turned = draws.uniform() < self.stage.half_turns if self.stage.half_turns else None
 
         def compute(clip: Clip) -> Fields:
-            return forward_clip(self.model, clip, self.history_gradient, self.stage.motion is not None, turned)
+            motion = self.stage.motion is not None
+            return self.model(clip.current, clip.history, motion, turned, self.history_gradient)
 
         if not self.frozen:
             return compute(clip)
@@ -258,10 +245,15 @@ class _Run:
 
     def _optimizer(self, config: OptimizerConfig) -> torch.optim.Optimizer:
         """AdamW; the backbone, and in a later stage all but the flow field, at their own rates."""
+        factors = {
+            "backbone": config.backbone_factor * config.geometry_factor,
+            "geometry": config.geometry_factor,
+            "motion": 1.0,
+        }
+        group_of = {id(p): name for name, group in self.model.parameter_groups().items() for p in group}
         groups: dict[float, list[nn.Parameter]] = {}
-        for name, parameter in self.model.named_parameters():
-            factor = config.backbone_factor if name.startswith("pyramid.backbone.") else 1.0
-            factor *= 1.0 if name.startswith(MOTION) else config.geometry_factor
+        for parameter in self.model.parameters():
+            factor = factors[group_of[id(parameter)]]
             parameter.requires_grad_(factor > 0)
             parameter.grad = None  # of an earlier stage: it would count in the norm of one that keeps this frozen
             groups.setdefault(factor, []).append(parameter)
@@ -280,7 +272,7 @@ class _Run:
         from letocc_core.viz.depth import depth_strip
 
         self.model.eval()
-        fields = forward_clip(self.model, clip, False, motion=False)
+        fields = self.model(clip.current, clip.history, motion=False)
         picture = depth_strip(fields, self.model.config.grid, clip.current, stage.objective, self.step / stage.steps)
         writer.add_image(f"{stage.name}/depth", picture, self.step, dataformats="HWC")
         self.model.train()

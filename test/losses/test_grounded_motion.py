@@ -19,7 +19,7 @@ from letocc_core.losses.grounded_motion import (
     grounded_motion,
     on_objects,
 )
-from letocc_core.losses.objective import MotionConfig, StaticStageConfig, stage_losses
+from letocc_core.losses.objective import GridScene, MotionConfig, StaticStageConfig, stage_losses
 
 FOCAL, HEIGHT, WIDTH, UP = 100.0, 80, 120, 1.5
 K = torch.tensor([[FOCAL, 0, 59.5], [0, FOCAL, 39.5], [0, 0, 1]])
@@ -282,7 +282,7 @@ def test_a_free_grid_learns_the_motion_of_what_stands_although_its_geometry_is_w
     optimizer = torch.optim.Adam([scene.flow], lr=0.2)
     for _ in range(60):
         optimizer.zero_grad()
-        found = stage_losses(scene, GRID, clip, OBJECTIVE, 1.0, motion=motion)
+        found = stage_losses(GridScene(scene, GRID), clip, OBJECTIVE, 1.0, motion=motion)
         found["total"].backward()
         optimizer.step()
     assert scene.sdf.grad is None or scene.sdf.grad.abs().max() == 0
@@ -313,7 +313,7 @@ def test_without_masks_a_grounded_cue_is_refused():
     clip = Clip(now, (), (now,), (flow_of(now, AHEAD, (0.0, 0.0), 0.1, moved(0.0)),))
     scene = Scene(torch.ones(1, 1, *GRID.shape), torch.zeros(1, 2, *GRID.shape))
     with pytest.raises(ConfigError, match="wants masks of what could move"):
-        stage_losses(scene, GRID, clip, OBJECTIVE, 1.0, motion=MotionConfig(cue="grounded"))
+        stage_losses(GridScene(scene, GRID), clip, OBJECTIVE, 1.0, motion=MotionConfig(cue="grounded"))
 
 
 def test_matter_that_no_camera_shows_on_an_object_stands_still():

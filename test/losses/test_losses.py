@@ -27,7 +27,7 @@ from letocc_core.losses import (
     sparsity,
 )
 from letocc_core.losses.mean import mean_over
-from letocc_core.losses.objective import StaticStageConfig, background_samples, may_move, stage_losses
+from letocc_core.losses.objective import GridScene, StaticStageConfig, background_samples, may_move, stage_losses
 from letocc_core.rendering.draws import Draws
 from letocc_core.rendering.rays import Rays, pixel_rays
 from letocc_core.rendering.render import render
@@ -262,7 +262,7 @@ def test_the_true_street_explains_the_images(street):
     sharp = config(samples=128, beta_start=0.03, beta_end=0.03, auto_mask="none")
     truth = AnalyticStreet.random(1).distance(grid)
     losses = [
-        stage_losses(Scene(sdf), grid, clip, sharp, 1.0)["photometric"].item()
+        stage_losses(GridScene(Scene(sdf), grid), clip, sharp, 1.0)["photometric"].item()
         for sdf in (truth, truth + 1.0, torch.ones_like(truth))
     ]
     assert losses[0] < 0.6 * losses[1] and losses[0] < 0.6 * losses[2]
@@ -271,8 +271,8 @@ def test_the_true_street_explains_the_images(street):
 def test_terms_are_weighted_and_summed(street):
     clip, _ = street
     scene = Scene(GRID.centres()[..., 2][None, None].clone())
-    once = stage_losses(scene, GRID, clip, config(edge=0.02), 0.5)
-    twice = stage_losses(scene, GRID, clip, config(edge=0.04, behind=0.0), 0.5)
+    once = stage_losses(GridScene(scene, GRID), clip, config(edge=0.02), 0.5)
+    twice = stage_losses(GridScene(scene, GRID), clip, config(edge=0.04, behind=0.0), 0.5)
     assert set(once) == {"photometric", "eikonal", "hessian", "edge", "sparsity", "behind", "start", "total"}
     assert "behind" not in twice and twice["edge"].item() == pytest.approx(2 * once["edge"].item())
     assert once["total"].item() == pytest.approx(sum(v.item() for k, v in once.items() if k != "total"))
@@ -284,8 +284,11 @@ def test_a_batch_is_the_mean_of_its_clips(street):
     fields = torch.stack([GRID.centres()[..., 2], GRID.centres()[..., 2] - 0.3])[:, None]
     plain = config(edge=0.02)
     single = [Clip(*(_first(part) for part in (c.current, c.history, c.sources))) for c in (clip, other)]
-    both = stage_losses(Scene(fields), GRID, collate(single), plain, 0.5)["total"]
-    alone = [stage_losses(Scene(fields[i : i + 1]), GRID, c, plain, 0.5)["total"] for i, c in enumerate((clip, other))]
+    both = stage_losses(GridScene(Scene(fields), GRID), collate(single), plain, 0.5)["total"]
+    alone = [
+        stage_losses(GridScene(Scene(fields[i : i + 1]), GRID), c, plain, 0.5)["total"]
+        for i, c in enumerate((clip, other))
+    ]
     torch.testing.assert_close(both, (alone[0] + alone[1]) / 2, rtol=1e-4, atol=1e-6)
 
 
@@ -306,9 +309,11 @@ def test_cameras_together_equal_cameras_alone(street):
 
     scene = Scene(GRID.centres()[..., 2][None, None] - 0.2)
     plain = config(auto_mask="none", dssim=0.3)
-    together = stage_losses(scene, GRID, clip, plain, 0.5)["photometric"]
+    together = stage_losses(GridScene(scene, GRID), clip, plain, 0.5)["photometric"]
     alone = [
-        stage_losses(scene, GRID, Clip(only(clip.current, n), (), tuple(only(s, n) for s in clip.sources)), plain, 0.5)
+        stage_losses(
+            GridScene(scene, GRID), Clip(only(clip.current, n), (), tuple(only(s, n) for s in clip.sources)), plain, 0.5
+        )
         for n in range(3)
     ]
     torch.testing.assert_close(together, sum(losses["photometric"] for losses in alone) / 3)
@@ -321,7 +326,7 @@ def test_a_ray_cannot_hide_where_no_source_looks(street):
     wall = (1.4 - y).abs()[None, None] - 0.3  # the camera at 75 degrees looks through it
     sdf = wall.clone().requires_grad_()
     still = config(auto_mask="none", eikonal=0.0, hessian=0.0, sparsity=0.0, behind=0.0)
-    stage_losses(Scene(sdf), GRID, clip, still, 0.0)["total"].backward()
+    stage_losses(GridScene(Scene(sdf), GRID), clip, still, 0.0)["total"].backward()
     inside = (wall < 0) & (GRID.centres()[..., 0] > 0) & (GRID.centres()[..., 2].abs() < 3)
     assert sdf.grad[inside].abs().sum() > 0
     assert (sdf.grad[inside]).sum() < 0  # descending makes it free
@@ -346,7 +351,9 @@ def test_what_leaves_the_box_ends_far_away_or_on_the_ground():
 def test_a_vehicle_that_stands_still_learns_nothing(street, mask):
     clip, _ = street
     parked = Clip(clip.current, (), (clip.current, clip.current))
-    losses = stage_losses(Scene(GRID.centres()[..., 2][None, None]), GRID, parked, config(auto_mask=mask), 0.5)
+    losses = stage_losses(
+        GridScene(Scene(GRID.centres()[..., 2][None, None]), GRID), parked, config(auto_mask=mask), 0.5
+    )
     assert losses["photometric"].item() == 0
 
 
@@ -354,9 +361,9 @@ def test_movable_pixels_can_be_left_out(street):
     clip, _ = street
     scene = Scene(GRID.centres()[..., 2][None, None])
     masked = dataclasses.replace(clip.current, movable=torch.ones(1, 3, 64, 96, dtype=torch.bool))
-    losses = stage_losses(scene, GRID, dataclasses.replace(clip, current=masked), config(movable=False), 0.5)
+    losses = stage_losses(GridScene(scene, GRID), dataclasses.replace(clip, current=masked), config(movable=False), 0.5)
     assert losses["photometric"].item() == 0
-    assert stage_losses(scene, GRID, clip, config(movable=False), 0.5)["photometric"].item() > 0
+    assert stage_losses(GridScene(scene, GRID), clip, config(movable=False), 0.5)["photometric"].item() > 0
 
 
 def test_lidar_term_is_there_when_the_sweep_is(street):
@@ -365,18 +372,25 @@ def test_lidar_term_is_there_when_the_sweep_is(street):
     frame = dataclasses.replace(clip.current, lidar=sweep, lidar_origin=torch.tensor([[0.0, 0.0, 1.8]]))
     road = Scene(GRID.centres()[..., 2][None, None])
     sharp = config(beta_start=0.02, beta_end=0.02, samples=128, lidar=1.0)
-    assert stage_losses(road, GRID, dataclasses.replace(clip, current=frame), sharp, 0.5)["lidar"].item() < 0.03
+    assert (
+        stage_losses(GridScene(road, GRID), dataclasses.replace(clip, current=frame), sharp, 0.5)["lidar"].item() < 0.03
+    )
     raised = Scene(road.sdf - 1.0)
-    assert stage_losses(raised, GRID, dataclasses.replace(clip, current=frame), sharp, 0.5)["lidar"].item() > 0.2
+    assert (
+        stage_losses(GridScene(raised, GRID), dataclasses.replace(clip, current=frame), sharp, 0.5)["lidar"].item()
+        > 0.2
+    )
 
 
 def test_semantic_term_wants_labels(street):
     clip, _ = street
     scene = Scene(GRID.centres()[..., 2][None, None], None, torch.zeros(1, 2, *GRID.shape))
     with pytest.raises(ConfigError, match="semantics"):
-        stage_losses(scene, GRID, clip, config(semantics=0.1), 0.5)
+        stage_losses(GridScene(scene, GRID), clip, config(semantics=0.1), 0.5)
     labelled = dataclasses.replace(clip.current, semantics=torch.zeros(1, 3, 64, 96, dtype=torch.long))
-    losses = stage_losses(scene, GRID, dataclasses.replace(clip, current=labelled), config(semantics=1.0), 0.5)
+    losses = stage_losses(
+        GridScene(scene, GRID), dataclasses.replace(clip, current=labelled), config(semantics=1.0), 0.5
+    )
     assert losses["semantics"].item() == pytest.approx(math.log(2), rel=1e-3)
 
 
@@ -399,7 +413,9 @@ def learn(clip: Clip, settings: StaticStageConfig, steps: int) -> Tensor:
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, 0.005)
     for step in range(steps):
         optimizer.zero_grad()
-        stage_losses(Scene(sdf), GRID, clip, settings, step / steps, Draws(step, torch.arange(1)))["total"].backward()
+        stage_losses(GridScene(Scene(sdf), GRID), clip, settings, step / steps, Draws(step, torch.arange(1)))[
+            "total"
+        ].backward()
         optimizer.step()
         schedule.step()
     return sdf.detach()
@@ -483,10 +499,10 @@ def test_queries_want_votes(street):
     alone = config(photometric=0, eikonal=0, hessian=0, sparsity=0, behind=0, start=0, queries=1.0)
     scene = Scene(torch.zeros(1, 1, *GRID.shape))
     with pytest.raises(ConfigError, match=r"data\.votes"):
-        stage_losses(scene, GRID, clip, alone, 0.5)
+        stage_losses(GridScene(scene, GRID), clip, alone, 0.5)
     votes = torch.ones(1, 2, *GRID.shape)
     voted = dataclasses.replace(clip, current=dataclasses.replace(clip.current, votes=votes))
-    losses = stage_losses(scene, GRID, voted, alone, 0.5)
+    losses = stage_losses(GridScene(scene, GRID), voted, alone, 0.5)
     assert set(losses) == {"queries", "total"} and losses["queries"].item() == pytest.approx(math.log(2))
 
 
@@ -512,7 +528,7 @@ def test_a_frame_in_the_axes_of_another_sees_the_same_points():
 def test_true_geometry_explains_the_images_of_another_instant():
     clip, true = instants_clip(), AnalyticStreet.random(1).distance(GRID)
     cost = {
-        name: stage_losses(Scene(sdf), GRID, clip, config(beta_end=0.1), 1.0)["photometric"].item()
+        name: stage_losses(GridScene(Scene(sdf), GRID), clip, config(beta_end=0.1), 1.0)["photometric"].item()
         for name, sdf in (("true", true), ("turned", true.flip(2)), ("empty", torch.full_like(true, 2.0)))
     }
     assert cost["true"] < 0.8 * min(cost["turned"], cost["empty"]), cost
@@ -520,14 +536,14 @@ def test_true_geometry_explains_the_images_of_another_instant():
 
 def test_other_instants_teach_by_photometry_alone_and_not_what_moves_then():
     clip, scene = instants_clip(), Scene(AnalyticStreet.random(1).distance(GRID) - 0.5)
-    found = stage_losses(scene, GRID, clip, config(), 0.5)
+    found = stage_losses(GridScene(scene, GRID), clip, config(), 0.5)
     assert found["start"].item() == found["behind"].item() == found["sparsity"].item() == 0
     assert found["photometric"].item() > 0
     own = dataclasses.replace(clip, rendered=clip.current)
-    assert stage_losses(scene, GRID, own, config(), 0.5)["behind"].item() > 0
+    assert stage_losses(GridScene(scene, GRID), own, config(), 0.5)["behind"].item() > 0
     moving = torch.ones(clip.rendered.images[:, :, 0].shape, dtype=torch.bool)
     masked = dataclasses.replace(clip, rendered=dataclasses.replace(clip.rendered, movable=moving))
-    assert stage_losses(scene, GRID, masked, config(), 0.5)["photometric"].item() == 0
+    assert stage_losses(GridScene(scene, GRID), masked, config(), 0.5)["photometric"].item() == 0
 
 
 def test_rays_of_another_instant_that_end_in_what_may_move_now_are_found():
@@ -538,7 +554,7 @@ def test_rays_of_another_instant_that_end_in_what_may_move_now_are_found():
     movable = torch.zeros(clip.current.images[:, :, 0].shape, dtype=torch.bool)
     movable[:, 0] = True  # whatever the front camera shows now
     masked = dataclasses.replace(clip, current=dataclasses.replace(clip.current, movable=movable))
-    left_out = may_move(seen, rays, masked, there, GRID)
+    left_out = may_move(seen, masked, there, GRID)
     ends = rays.at(seen.depth[..., None])[..., 0, :]
     T = torch.linalg.inv(clip.current.T_ego_cam[0, 0])
     pixels, depth = camera.project(ends[0].flatten(0, -2) @ T[:3, :3].T + T[:3, 3], clip.current.K[0, 0])
@@ -558,7 +574,7 @@ def test_a_batch_of_own_and_other_instants_is_the_mean_of_both():
         for c in (other, own)
     ]  # fmt: skip
     sdf = torch.randn(2, 1, *GRID.shape, generator=torch.Generator().manual_seed(3)) * 0.2
-    together = stage_losses(Scene(sdf), GRID, collate(single), config(), 0.5)
-    alone = [stage_losses(Scene(sdf[i : i + 1]), GRID, c, config(), 0.5) for i, c in enumerate((other, own))]
+    together = stage_losses(GridScene(Scene(sdf), GRID), collate(single), config(), 0.5)
+    alone = [stage_losses(GridScene(Scene(sdf[i : i + 1]), GRID), c, config(), 0.5) for i, c in enumerate((other, own))]
     for name, value in together.items():
         assert value.item() == pytest.approx(sum(a[name].item() for a in alone) / 2, rel=1e-4), name

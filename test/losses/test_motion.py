@@ -16,7 +16,7 @@ from letocc_core.errors import ConfigError
 from letocc_core.frame import Clip, FlowCue, Frame, collate
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.losses import edge, optical_flow
-from letocc_core.losses.objective import MotionConfig, StaticStageConfig, stage_losses
+from letocc_core.losses.objective import GridScene, MotionConfig, StaticStageConfig, stage_losses
 from letocc_core.rendering.draws import Draws
 from letocc_core.rendering.rays import Rays, camera_rays, object_rays, rays_through
 from letocc_core.rendering.render import render
@@ -232,13 +232,13 @@ OBJECTIVE = StaticStageConfig(
 
 
 def learn(clip: Clip, config: MotionConfig) -> dict[str, Tensor]:
-    return stage_losses(wall(), GRID, clip, OBJECTIVE, 1.0, motion=config)
+    return stage_losses(GridScene(wall(), GRID), clip, OBJECTIVE, 1.0, motion=config)
 
 
 def gradients(clip: Clip, config: MotionConfig) -> tuple[float, float]:
     """Largest gradient of the sum of the terms to the geometry and to the motion."""
     scene = wall()
-    stage_losses(scene, GRID, clip, OBJECTIVE, 1.0, motion=config)["total"].backward()
+    stage_losses(GridScene(scene, GRID), clip, OBJECTIVE, 1.0, motion=config)["total"].backward()
     return tuple(0.0 if x.grad is None else float(x.grad.abs().max()) for x in (scene.sdf, scene.flow))
 
 
@@ -274,7 +274,9 @@ def test_a_free_grid_learns_how_the_wall_moves(seconds: float):
     optimizer = torch.optim.Adam([scene.flow], lr=0.2)
     for _ in range(40):
         optimizer.zero_grad()
-        stage_losses(scene, GRID, clip, OBJECTIVE, 1.0, motion=MotionConfig(threshold=0.5))["total"].backward()
+        stage_losses(GridScene(scene, GRID), clip, OBJECTIVE, 1.0, motion=MotionConfig(threshold=0.5))[
+            "total"
+        ].backward()
         optimizer.step()
     rays = camera_rays(clip.current, GRID, 6, 8)
     velocity = render(scene, GRID, rays, 32, 0.1, motion=True).flow
@@ -299,11 +301,11 @@ def test_a_stage_smooths_motion():
     scene = wall()
     uneven = dataclasses.replace(scene, flow=torch.zeros_like(scene.flow) + (GRID.centres()[..., 1] > 0))
     plain = MotionConfig(flow_edge=0.01)
-    assert stage_losses(uneven, GRID, clip, OBJECTIVE, 1.0, motion=plain)["flow_edge"] > 0
-    assert stage_losses(scene, GRID, clip, OBJECTIVE, 1.0, motion=plain)["flow_edge"] == 0
+    assert stage_losses(GridScene(uneven, GRID), clip, OBJECTIVE, 1.0, motion=plain)["flow_edge"] > 0
+    assert stage_losses(GridScene(scene, GRID), clip, OBJECTIVE, 1.0, motion=plain)["flow_edge"] == 0
     grounded = MotionConfig(cue="grounded", flow_edge=0.01)  # whose own terms want no rays
     moving = dataclasses.replace(clip, cues=(cue(),))
-    assert stage_losses(uneven, GRID, moving, OBJECTIVE, 1.0, motion=grounded)["flow_edge"] > 0
+    assert stage_losses(GridScene(uneven, GRID), moving, OBJECTIVE, 1.0, motion=grounded)["flow_edge"] > 0
     with pytest.raises(ConfigError, match=r"flow_edge wants the lattice"):
         MotionConfig(flow_edge=0.01, rays=100)
 

@@ -229,3 +229,14 @@ def test_bfloat16_changes_little_and_leaves_geometry_alone():
     assert fields[1].dtype == torch.float32 and not torch.equal(*fields)
     assert (fields[0] - fields[1]).abs().mean() < 0.05 * fields[0].std()
     torch.testing.assert_close(norms[1], norms[0], rtol=0.3, atol=0.02 * float(norms[0].max()))
+
+
+def test_every_parameter_is_of_one_group():
+    branch = {"forward": 4.0, "sideways": 2.0}
+    for model in (build(), build(sweep={}, motion_branch=branch)):
+        groups = model.parameter_groups()
+        assert sorted(id(p) for group in groups.values() for p in group) == sorted(map(id, model.parameters()))
+        named = {id(p): name for name, p in model.named_parameters()}
+        assert {named[id(p)].split(".")[0] for p in groups["motion"]} <= {"fields", "motion"}
+        assert all(named[id(p)].startswith("pyramid.backbone.") for p in groups["backbone"])
+        assert groups["motion"] and groups["backbone"] and model.fields.sdf[0].weight is groups["geometry"][-4]

@@ -10,6 +10,7 @@ from torch import Tensor
 from letocc_core.errors import ConfigError
 from letocc_core.geometry.grid import GridSpec, sample_volume
 from letocc_core.model import motion_branch
+from letocc_core.model.fields import Evidence
 from letocc_core.model.motion_branch import (
     MotionBranch,
     MotionBranchConfig,
@@ -56,16 +57,16 @@ def wall() -> Tensor:
     return (DISTANCE - GRID.centres()[..., 0])[None, None]
 
 
-def sweep(now: View, past: list[View], T_past_now: list[Tensor], config: MotionBranchConfig = CONFIG) -> Tensor:
+def sweep(now: View, past: list[View], T_past_now: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Similarities and what is known."""
     surfaces = find_surfaces(wall(), GRID, now)
-    return sweep_velocity(surfaces, now, past, T_past_now, COLUMNS, config)
+    return sweep_velocity(surfaces, now, past, T_past_now, COLUMNS, CONFIG.velocities())
 
 
 def best_velocity(similarity: Tensor, patch: int) -> Tensor:
     """The velocity [2] (m/s) that the columns at the wall like best in the mean."""
-    M = len(CONFIG.velocities())
     column = int((DISTANCE - COLUMNS.lower[0]) / COLUMNS.voxel_size)
-    at_wall = similarity[0, patch * M : (patch + 1) * M, column, 3:-3].mean(-1)
+    at_wall = similarity[0, patch, :, column, 3:-3].mean(-1)
     return CONFIG.velocities()[at_wall.argmax()]
 
 
@@ -116,7 +117,7 @@ def test_no_surface_in_an_empty_box_or_without_cameras():
 def test_a_wall_that_moves_sideways(speed: float, patch: int):
     """To the left by v dt: 10 px a metre to the left at 8 m, so that it was as far to the right before."""
     before = view(-SECONDS, shift=speed * SECONDS * FOCAL / DISTANCE)
-    assert best_velocity(sweep(view(0.0), [before], [torch.eye(4)[None]]), patch)[1] == speed
+    assert best_velocity(sweep(view(0.0), [before], [torch.eye(4)[None]])[0], patch)[1] == speed
 
 
 def test_a_moving_vehicle_sees_a_still_wall():
@@ -124,17 +125,16 @@ def test_a_moving_vehicle_sees_a_still_wall():
     T_past_now = torch.eye(4)[None].clone()
     T_past_now[0, 1, 3] = 0.8
     before = view(-SECONDS, shift=-0.8 * FOCAL / DISTANCE)
-    similarity = sweep(view(0.0), [before], [T_past_now])
+    similarity, _ = sweep(view(0.0), [before], [T_past_now])
     assert best_velocity(similarity, 0).tolist() == [0, 0]
-    assert not similarity[:, STILL].any()  # all are compared with standing still
+    assert not similarity[:, :, STILL].any()  # all are compared with standing still
 
 
 def test_a_past_without_cameras_is_not_known():
-    similarity = sweep(view(0.0), [view(-SECONDS), view(-2 * SECONDS, valid=False)], [torch.eye(4)[None]] * 2)
-    known = similarity[:, -2:]
+    past = [view(-SECONDS), view(-2 * SECONDS, valid=False)]
+    similarity, known = sweep(view(0.0), past, [torch.eye(4)[None]] * 2)
     assert known[:, 0].any() and not known[:, 1].any()
-    half = (similarity.shape[1] - 2) // 2
-    assert similarity[:, :half].any() and not similarity[:, half:-2].any()
+    assert similarity[:, :2].any() and not similarity[:, 2:].any()  # two patch sizes each
 
 
 def test_a_batch_is_its_samples_one_by_one():
@@ -146,14 +146,16 @@ def test_a_batch_is_its_samples_one_by_one():
         return View(**{f.name: torch.cat([getattr(v, f.name) for v in views]) for f in dataclasses.fields(View)})
 
     surfaces = find_surfaces(wall().expand(2, -1, -1, -1, -1), GRID, join(now))
-    both = sweep_velocity(surfaces, join(now), [join(then)], [T.repeat(2, 1, 1)], COLUMNS, CONFIG)
-    torch.testing.assert_close(both, torch.cat(alone))
+    both = sweep_velocity(surfaces, join(now), [join(then)], [T.repeat(2, 1, 1)], COLUMNS, CONFIG.velocities())
+    for found, parts in zip(both, zip(*alone, strict=True), strict=True):
+        torch.testing.assert_close(found, torch.cat(parts))
 
 
 def test_points_outside_the_columns_count_nowhere():
     surfaces = Surfaces(torch.full((1, 1, 3, 3), 100.0), torch.zeros(1, 1, 3, 2), torch.ones(1, 1, 3).bool())
-    similarity = sweep_velocity(surfaces, view(0.0), [view(-SECONDS)], [torch.eye(4)[None]], COLUMNS, CONFIG)
-    assert not similarity.any()
+    velocities = CONFIG.velocities()
+    found = sweep_velocity(surfaces, view(0.0), [view(-SECONDS)], [torch.eye(4)[None]], COLUMNS, velocities)
+    assert not any(values.any() for values in found)
 
 
 def test_descriptors_ignore_brightness_and_contrast():
@@ -222,17 +224,16 @@ def test_after_half_a_turn_the_branch_sees_the_same_scene(expectations: bool):
     torch.manual_seed(0)
     branch = MotionBranch(dataclasses.replace(CONFIG, expectations=expectations), GRID, 4, 2)
     velocities = CONFIG.velocities()
-    M, tried = len(velocities), 2 * 2 * len(velocities)
-    x, y = COLUMNS.shape[:2]
-    evidence, sdf = torch.rand(2, tried + 2 + 5 * COLUMNS.shape[2], x, y), torch.rand(2, 1, *GRID.shape) - 0.5
-    other = torch.zeros_like(evidence)
-    for c in range(evidence.shape[1]):
-        source = c
-        if c < tried:
-            block, k = divmod(c, M)
-            source = block * M + int((velocities + velocities[k]).abs().sum(1).argmin())
-        for i in range(x):
-            other[:, c, i] = evidence[:, source, x - 1 - i].flip(-1)
+    (x, y), M = COLUMNS.shape[:2], len(velocities)
+    evidence = Evidence(torch.rand(2, 4, M, x, y), torch.rand(2, 2, x, y), torch.rand(2, 5 * COLUMNS.shape[2], x, y))
+    sdf = torch.rand(2, 1, *GRID.shape) - 0.5
+    other = Evidence(*(torch.zeros_like(x) for x in (evidence.similarity, evidence.known, evidence.columns)))
+    for i in range(x):
+        other.known[:, :, i] = evidence.known[:, :, x - 1 - i].flip(-1)
+        other.columns[:, :, i] = evidence.columns[:, :, x - 1 - i].flip(-1)
+        for k in range(M):
+            opposite = int((velocities + velocities[k]).abs().sum(1).argmin())
+            other.similarity[:, :, k, i] = evidence.similarity[:, :, opposite, x - 1 - i].flip(-1)
     none, both = torch.zeros(2).bool(), torch.ones(2).bool()
     assert torch.equal(branch(evidence, sdf, none), branch(evidence, sdf))
     torch.testing.assert_close(-branch(evidence, sdf, both).flip(2, 3), branch(other, sdf.flip(2, 3)))

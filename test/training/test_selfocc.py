@@ -15,10 +15,9 @@ from letocc_core.data.datasets.voxel_labels import OCC3D_CLASSES
 from letocc_core.data.truth import CLASS_NAMES
 from letocc_core.errors import ConfigError
 from letocc_core.frame import Clip
-from letocc_core.losses.objective import stage_losses
+from letocc_core.losses.objective import GridScene, stage_losses
 from letocc_core.model.let_occ_flow import LetOccFlow
 from letocc_core.training.config import TrainConfig
-from letocc_core.training.loop import forward_clip
 
 NAMES = ("selfocc_street", "selfocc_nuscenes", "selfocc_kitti")
 SMALL = (
@@ -53,11 +52,13 @@ def test_configurations_learn_from_a_single_frame_with_three_planes_or_one(name:
     if classes:
         labels = torch.randint(0, classes, (1, 2, 32, 64), generator=torch.Generator().manual_seed(1))
         now = replace(now, semantics=labels.int())
-    fields = forward_clip(model, Clip(now, (), (before, after)), history_gradient=False, motion=False)
+    fields = model(now, motion=False)
     assert fields.sdf.shape == (1, 1, *config.model.grid.shape) and fields.flow is None
     road = config.model.grid.centres()[..., 2] - config.model.fields.sdf_start  # before training there is no surface
     fields = replace(fields, sdf=fields.sdf + road)
-    losses = stage_losses(fields, config.model.grid, Clip(now, (), (before, after)), config.stages[0].objective, 1.0)
+    losses = stage_losses(
+        GridScene(fields, config.model.grid), Clip(now, (), (before, after)), config.stages[0].objective, 1.0
+    )
     assert ("semantics" in losses) == bool(classes)
     losses["total"].backward()
     learns = {n.split(".")[0] for n, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
@@ -76,9 +77,9 @@ def test_a_semantic_objective_wants_a_semantic_field_and_labels():
     config = small("selfocc_kitti", "stages.0.objective.semantics=0.1")
     now, before, after = frames(batch=1, cameras=1, size=(32, 64))
     clip = Clip(now, (), (before, after))
-    fields = forward_clip(LetOccFlow(config.model), clip, False, False)
+    fields = LetOccFlow(config.model)(clip.current, clip.history, history_gradient=False, motion=False)
     with pytest.raises(ConfigError, match=r"set model\.fields\.classes"):
-        stage_losses(fields, config.model.grid, clip, config.stages[0].objective, 0.0)
+        stage_losses(GridScene(fields, config.model.grid), clip, config.stages[0].objective, 0.0)
     with pytest.raises(ConfigError, match="2 class_names for 3 classes"):
         small("selfocc_kitti", "model.fields.classes=3", "model.fields.class_names=[a, b]")
 
