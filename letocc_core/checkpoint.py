@@ -31,13 +31,21 @@ def save(path: str | Path, model: torch.nn.Module, config: Mapping[str, Any], **
     Args:
         config: plain dictionary (`configuration.to_dict`) with at least the sections `model` and `input`.
         info: more metadata, anything that JSON can hold.
+
+    Raises `CheckpointError` if it cannot be written; nothing half written is left.
     """
     path = Path(path)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     metadata = {name: json.dumps(value) for name, value in {"config": dict(config), **info}.items()}
     temporary = path.with_name(f".{path.name}.tmp")
-    save_file(tensors, str(temporary), metadata)
-    temporary.replace(path)
+    try:
+        save_file(tensors, str(temporary), metadata)
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise CheckpointError(
+            f"{path}: cannot be written ({error}); is the disk full, or the folder read-only? Nothing half written is left"
+        ) from error
 
 
 def load_model(

@@ -41,7 +41,7 @@ def read(path: str | Path) -> dict[str, Any]:
         known = ", ".join(sorted(p.name for p in path.parent.glob("*.yaml"))) or "none"
         raise ConfigError(f"{path}: no such configuration file; YAML files in that folder: {known}")
     try:
-        data = _parse(path.read_text(encoding="utf-8")) or {}
+        data = _parse(path.read_text("utf-8-sig")) or {}
     except (yaml.YAMLError, ValueError) as error:  # ValueError: no text, or a date that cannot be
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(data, dict):
@@ -161,12 +161,12 @@ def _convert(kind: Any, value: Any, source: str, name: str) -> Any:
         if value is None and type(None) in args:
             return None
         options = [a for a in args if a is not type(None)]
-        for option in options[:-1]:
+        for option in options:
             try:
                 return _convert(option, value, source, name)
             except ConfigError:
                 continue
-        return _convert(options[-1], value, source, name)
+        return _convert(max(options, key=lambda option: _likeness(option, value)), value, source, name)
     if origin is Literal:
         if isinstance(value, bool) and str(value).lower() in args:  # YAML reads the word true as a truth value
             return str(value).lower()
@@ -196,6 +196,14 @@ def _convert(kind: Any, value: Any, source: str, name: str) -> Any:
     if isinstance(kind, type) and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return value
     raise wrong(getattr(kind, "__name__", str(kind)))
+
+
+def _likeness(kind: Any, value: Any) -> float:
+    """How much a mapping of keys looks like one of a class: the more of them it knows, or nearly knows."""
+    if not (dataclasses.is_dataclass(kind) and isinstance(value, Mapping)):
+        return 0.0
+    known = [f.name for f in dataclasses.fields(kind)]
+    return sum(max(difflib.SequenceMatcher(None, str(key), name).ratio() for name in known) for key in value)
 
 
 def _number(value: int | float | str, wrong: Callable[[str], ConfigError]) -> float:

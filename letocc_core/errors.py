@@ -1,5 +1,12 @@
 """Exceptions of the library. Each message names the file or topic, what was found, what was expected, what to do."""
 
+import os
+
+
+def show(path: str | os.PathLike) -> str:
+    """A path for people: bytes that are no UTF-8 are shown as escapes, so that it can always be printed."""
+    return str(path).encode("utf-8", "backslashreplace").decode()
+
 
 class LetOccError(Exception):
     """Base of every error that this project raises on purpose; the command line prints it without a traceback."""

@@ -89,3 +89,38 @@ def test_wrong_overrides(tmp_path, item):
 def test_differences_name_every_field():
     a, b = {"x": 1, "m": {"y": [1, 2], "z": 0}}, {"x": 1, "m": {"y": [1, 3]}}
     assert config.differences(a, b) == ["m.y: [1, 2] != [1, 3]", "m.z: 0 != absent"]
+
+
+@dataclass(frozen=True)
+class Fruit:
+    residual: int = 0
+    nearest: int = 0
+
+
+@dataclass(frozen=True)
+class Tool:
+    detector: str = ""
+    device: str = ""
+
+
+@dataclass(frozen=True)
+class Choice:
+    masks: Fruit | Tool | None = None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{residul: 2}", "masks.residul'; did you mean 'masks.residual'"),
+        ("{detektor: x}", "masks.detektor'; did you mean 'masks.detector'"),
+        (
+            "{nearest: 1, devise: x, residual: 1}",
+            "masks.devise'; did you mean 'masks.residual'|masks.devise'; did you mean",
+        ),
+        ("{residual: [1]}", r"masks.residual' is \[1\]"),
+    ],
+)
+def test_of_several_classes_the_most_like_one_reports(tmp_path, text, said):
+    with pytest.raises(ConfigError, match=said):
+        config.load(Choice, write(tmp_path, f"masks: {text}"))
+    assert config.load(Choice, write(tmp_path, "masks: {device: cpu}")).masks == Tool(device="cpu")

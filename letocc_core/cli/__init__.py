@@ -5,19 +5,22 @@ takes the subparsers; `letocc_ros` adds `play` that way.
 """
 
 import argparse
+import os
 import shlex
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
 
 from letocc_core.cli.arguments import NEEDS_ROS
 from letocc_core.cli.cues import add_cues
 from letocc_core.cli.evaluate import add_eval, add_replay, add_results, add_view
+from letocc_core.cli.failures import BUG, explain, print_anything
 from letocc_core.cli.recordings import add_bag, add_simulate
 from letocc_core.cli.train import add_ablation, add_data, add_reproduce, add_train
 from letocc_core.ending import interrupt_once
 from letocc_core.errors import LetOccError
-from letocc_core.processes import let_waiting_threads_sleep
+from letocc_core.processes import let_waiting_threads_sleep, require_device
 
 __all__ = ["INTERRUPTED", "NEEDS_ROS", "main", "node_main", "run", "without_ros_arguments"]
 COMMANDS: tuple[Callable, ...] = (
@@ -52,11 +55,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Call `options.run` with them; returns the exit status."""
+    """Call `options.run` with them; returns the exit status. Only a bug shows its traceback."""
+    print_anything()
     try:
+        if getattr(options, "device", None):
+            require_device(options.device)
         return options.run(options) or 0
     except LetOccError as error:
         print(f"letocc: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # what reads our output has seen enough, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        line = explain(error)
+        if line is None:
+            traceback.print_exc()
+        print(BUG if line is None else f"letocc: {line}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("letocc: interrupted", file=sys.stderr)

@@ -140,5 +140,5 @@ def recorded_clips(config: DataConfig, input_config: InputConfig, past_frames: i
         return BagClips(config.bag, input_config, past_frames, config.cache, config.instants)
     data = config.recorded
     drives = open_drives(data, config.cache)
-    stores = [DriveFrames(drive, input_config, data.lidar, config.cache) for drive in drives]
+    stores = [DriveFrames(drive, input_config, data.lidar is not False, config.cache) for drive in drives]
     return RecordedClips(stores, data, input_config, past_frames, config.instants)

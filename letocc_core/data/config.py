@@ -88,7 +88,9 @@ class RecordedData:
     source_sigma: float = 0.5  # m, its standard deviation
     source_max: float = 6.0  # m, farthest source frame
     source_seconds: float = 1.0  # s, farthest source frame in time, for a vehicle that stands still
-    lidar: bool = True  # use the recording's LiDAR for the range loss when it has one
+    lidar: bool | None = (
+        None  # the recording's LiDAR for the range loss: true, it must have one; None, where it has one
+    )
     cue: Cue = "none"  # optical flow for motion, to a previous frame and the next one, by this estimator
     cue_weights: Path | None = None  # file of a learned estimator
     cue_device: str = "cpu"  # where that runs: cpu, cuda, cuda:1, ...

@@ -22,6 +22,10 @@ class FrameStore(Protocol):
     camera_valid: Bool[np.ndarray, "F N"]
 
     @property
+    def has_sweep(self) -> Bool[np.ndarray, "F"]:
+        """Frames with a LiDAR sweep that is used."""
+
+    @property
     def complete(self) -> Bool[np.ndarray, "F"]:
         """Frames that may be current frames."""
 

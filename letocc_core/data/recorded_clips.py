@@ -29,6 +29,7 @@ from letocc_core.data.vote_files import read_votes, write_votes
 from letocc_core.errors import ConfigError, DataError
 from letocc_core.frame import Clip, FlowCue, Frame, InputConfig
 from letocc_core.geometry.grid import GridSpec
+from letocc_core.stream.history import past_frames
 
 if TYPE_CHECKING:
     from letocc_core.data.config import InstantsConfig, KittiTrackingData, RecordedData
@@ -86,6 +87,7 @@ class RecordedClips(Dataset):
             )
         self.last_frame = data.last_frame
         self.votes: list[Path] = []  # files of the recordings, once there are any
+        self.sweeps = sum(int(store.has_sweep.sum()) for store in self.stores)
         self.flows: list[FlowFiles] = []
         if data.cue != "none":
             estimator = flow_estimator(data.cue, data.cue_weights, data.cue_device)
@@ -101,13 +103,22 @@ class RecordedClips(Dataset):
             if labeller is not None
         }
 
+    def require_sweeps(self) -> None:
+        """Raise `DataError` if no recording has a LiDAR sweep."""
+        if not self.sweeps:
+            raise DataError(
+                f"{', '.join(store.name for store in self.stores[:5])}: no LiDAR sweep goes with any of the "
+                f"{sum(map(len, self.stores))} frames, but the LiDAR loss is asked for (lidar: true in the section data, and a "
+                "stage with objective.lidar above 0); record the LiDAR, or go on without it: lidar: false"
+            )
+
     def summary(self) -> str:
         """What there is, and what was left out."""
         used = {i for i, _ in self.clips}
         unused = [store.name for i, store in enumerate(self.stores) if i not in used]
         return (
             f"{len(self.clips)} clips of {len(self.stores)} recordings; {self.left_out} frames are no current frames: between "
-            "keyframes, or without a past, a source on either side or a sweep"
+            f"keyframes, or without a past, a source on either side or a sweep; {self.sweeps} LiDAR sweeps"
             + (f"; no clip of {', '.join(unused)}" if unused else "")
         )
 
@@ -308,14 +319,9 @@ def _cues(
 
 
 def _history(stamps_ns: np.ndarray, current: int, interval: float, count: int) -> tuple[int, ...] | None:
-    """Frames nearest to 1, 2, ... intervals before the current one, or None if one is missing."""
-    found = []
-    for k in range(1, count + 1):
-        gap = np.abs(stamps_ns[:current] - (stamps_ns[current] - k * interval * 1e9))
-        if not len(gap) or gap.min() > interval * 0.5e9:
-            return None
-        found.append(int(gap.argmin()))
-    return tuple(found)
+    """Frames 1, 2, ... intervals before the current one, by the rule of the live node; None if one is missing."""
+    found = past_frames(stamps_ns[:current], stamps_ns[current], interval, count)
+    return None if None in found else tuple(found)
 
 
 def _cumulative(distance: np.ndarray, data: "RecordedData") -> np.ndarray:

@@ -74,7 +74,7 @@ class Candidate:
         """frames.csv: a line a set, a column a figure; empty where it has none."""
         columns = [(g, k) for g, keys in results.GROUPS.items() for k in keys]
         known = [c for c in columns if any(c[1] in i.figures.get(c[0], {}) for i in self.instants)]
-        with (self.folder / "frames.csv").open("w", newline="") as file:
+        with (self.folder / "frames.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["stamp_ns", *(f"{group}.{key}" for group, key in known)])
             for instant in self.instants:

@@ -80,7 +80,7 @@ class Page:
 def write_page(path: Path) -> Path:
     """Write the page of a YAML file beside it, with the suffix .md; returns its path."""
     target = path.with_suffix(".md")
-    target.write_text(render_page(path))
+    target.write_text(render_page(path), "utf-8")
     return target
 
 
@@ -88,7 +88,7 @@ def render_page(path: Path) -> str:
     """The page as Markdown. Raises `ConfigError` for a wrong key, `DataError` for a file or figure that is not there."""
     if not path.is_file():
         raise DataError(f"{path}: no such file; expected a YAML that says what the page shows")
-    page = configuration.from_dict(Page, yaml.safe_load(path.read_text()), str(path))
+    page = configuration.from_dict(Page, yaml.safe_load(path.read_text("utf-8-sig")), str(path))
     parts = [f"# {page.title}", page.text.strip()]
     for section in page.sections:
         parts += [f"## {section.heading}", section.text.strip()]

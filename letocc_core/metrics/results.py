@@ -134,14 +134,14 @@ def write_results(path: Path, results: Mapping[str, Any]) -> None:
     validate_results(results, str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(results, indent=2) + "\n")
+    temporary.write_text(json.dumps(results, indent=2) + "\n", "utf-8")
     temporary.replace(path)
 
 
 def read_results(path: Path) -> dict[str, Any]:
     """Read and validate a result file."""
     try:
-        results = json.loads(Path(path).read_text())
+        results = json.loads(Path(path).read_text("utf-8-sig"))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     except json.JSONDecodeError as error:

@@ -30,7 +30,7 @@ def by_module(model: LetOccFlow) -> dict[str, int]:
 
 def main(path: Path) -> None:
     """Print a Markdown table for the `model` section of a YAML file."""
-    section = yaml.safe_load(path.read_text())["model"]
+    section = yaml.safe_load(path.read_text("utf-8-sig"))["model"]
     parts = by_module(LetOccFlow(configuration.from_dict(ModelConfig, section, str(path), "model.")))
     print("| module | parameters |\n| --- | ---: |")
     for name, number in {**parts, "total": sum(parts.values())}.items():

@@ -87,6 +87,11 @@ class TrainConfig:
             raise ConfigError(f"no stage '{name}'; stages: {', '.join(stage.name for stage in self.stages)}")
         return replace(self, stages=stages)
 
+    def needs_sweeps(self) -> bool:
+        """Whether the LiDAR of recordings is asked for, and a stage learns from it."""
+        recorded = self.data.recorded
+        return bool(recorded and recorded.lidar and any(stage.objective.lidar > 0 for stage in self.stages))
+
     def needed_data(self) -> DataConfig:
         """`data`, without what no stage learns from, as it takes longer than the streets: votes, their optical flow."""
         data = self.data

@@ -22,7 +22,7 @@ class StageLog:
         from tqdm import tqdm
 
         self.folder, self.stage = folder, stage
-        self.losses = (folder / "losses.jsonl").open("a")
+        self.losses = (folder / "losses.jsonl").open("a", encoding="utf-8")
         self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
         self.bar = tqdm(total=stage.steps, initial=step, unit="step", desc=stage.name, dynamic_ncols=True)
 
@@ -45,7 +45,7 @@ class StageLog:
             "waiting_for_data": round(clock.waiting_share, 4),
             "peak_memory_gib": round(peak_memory(world.device), 3),
         }
-        with (self.folder / "stages.jsonl").open("a") as file:
+        with (self.folder / "stages.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(took) + "\n")
         print(
             f"{self.stage.name}: {took['seconds_per_step']:.3f} s a step, of which {took['waiting_for_data']:.1%} waiting "

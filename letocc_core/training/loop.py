@@ -30,12 +30,13 @@ from torch.utils.data import DataLoader, Dataset
 from letocc_core import checkpoint
 from letocc_core import config as configuration
 from letocc_core.data.build import build
-from letocc_core.errors import ConfigError, LetOccError
+from letocc_core.errors import CheckpointError, ConfigError, LetOccError
 from letocc_core.frame import Clip, collate
 from letocc_core.losses.objective import GridScene, stage_losses
 from letocc_core.model.let_occ_flow import Fields, LetOccFlow
 from letocc_core.processes import keep_freed_memory
 from letocc_core.rendering.draws import Draws
+from letocc_core.training import run_files
 from letocc_core.training.config import OptimizerConfig, StageConfig, TrainConfig
 from letocc_core.training.distributed import World, joined
 from letocc_core.training.frozen import FrozenGeometry
@@ -84,6 +85,8 @@ def train(
         folder = world.from_leader(_open_run(plain, name, out, resume, command) if world.leads else None)
         with world.one_first():
             dataset = build(config.needed_data(), config.input, config.model.temporal.frames, config.model.grid)
+        if config.needs_sweeps():
+            dataset.require_sweeps()
         model = build_model(config, world.device)
         run = _Run(folder, model, plain, config, world, clips_at_once, command)
         run.cameras = dataset.cameras
@@ -278,40 +281,49 @@ class _Run:
         self.model.train()
 
     def save(self, optimizer: torch.optim.Optimizer) -> None:
-        """Weights and optimiser state; the marker file is replaced last, so a kill leaves the previous pair valid."""
-        tag = f"stage{self.stage}_step{self.step:06d}"
-        folder = self.folder / "checkpoints"
-        folder.mkdir(exist_ok=True)
-        self.export(folder / f"{tag}.safetensors")
-        torch.save(optimizer.state_dict(), folder / f"{tag}.optimizer.pt")
-        _write_atomically(self.folder / "resume.json", json.dumps({"stage": self.stage, "step": self.step, "tag": tag}))
-        for old in folder.iterdir():
-            if not old.name.startswith(tag):
-                old.unlink()
+        """Weights and optimiser state; the pair before stays, in case that this one is damaged later."""
+        saved = run_files.Saved(self.folder / "checkpoints", self.stage, self.step)
+        saved.folder.mkdir(exist_ok=True)
+        saved.write_optimizer(optimizer.state_dict())
+        self.export(saved.weights)  # last: what has weights is whole
+        marker = {"stage": self.stage, "step": self.step, "tag": saved.weights.stem}
+        run_files.write_atomically(self.folder / "resume.json", json.dumps(marker))
+        run_files.forget_older(self.folder)
 
     def restore(self) -> None:
-        """Go back to the last saved step of this folder, if there is one, and forget the losses logged after it."""
-        marker = self.folder / "resume.json"
-        if not marker.exists():
-            return
-        state = json.loads(marker.read_text())
-        stem = self.folder / "checkpoints" / state["tag"]
-        checkpoint.load_weights(Path(f"{stem}.safetensors"), self.model, self.plain)
-        self.stage, self.step = state["stage"], state["step"]
-        self.before = Counter(checkpoint.read_metadata(f"{stem}.safetensors").get("trained", {})) - self._done()
-        self.optimizer_state = torch.load(f"{stem}.optimizer.pt", weights_only=True, map_location=self.device)
+        """Go back to the last saved step of this folder that is whole, if one was saved; forget losses logged after it."""
+        candidates = run_files.saved_steps(self.folder)
+        for saved in candidates:
+            try:
+                self._restore(saved)
+                break
+            except CheckpointError as error:
+                if saved is candidates[-1]:
+                    raise CheckpointError(
+                        f"{self.folder}: no saved step can be read, the last one tried: {error}; start anew, from weights "
+                        "that are whole with --init"
+                    ) from error
+                if self.world.leads:
+                    print(f"{error}; going on from the step saved before", file=sys.stderr)
+
+    def _restore(self, saved: run_files.Saved) -> None:
+        self.optimizer_state = saved.read_optimizer(self.device)
+        checkpoint.load_weights(saved.weights, self.model, self.plain)
+        self.stage, self.step = saved.stage, saved.step
+        self.before = Counter(checkpoint.read_metadata(saved.weights).get("trained", {})) - self._done()
         if self.world.leads:
+            print(f"going on from {saved.weights.name}", file=sys.stderr)
             self._forget_losses()
 
     def _forget_losses(self) -> None:
         order = [stage.name for stage in self.config.stages]
         log = self.folder / "losses.jsonl"
         kept = [
-            line
-            for line in log.read_text().splitlines()
-            if (entry := json.loads(line)) and (order.index(entry["stage"]), entry["step"]) < (self.stage, self.step)
+            entry
+            for entry in run_files.losses(log)
+            if (order.index(entry["stage"]), entry["step"]) < (self.stage, self.step)
         ]
-        _write_atomically(log, "".join(f"{line}\n" for line in kept))
+        run_files.write_atomically(log, "".join(f"{json.dumps(entry)}\n" for entry in kept))
 
     def _done(self) -> Counter[str]:
         """Steps done of each stage that this run began."""
@@ -335,6 +347,7 @@ class _Run:
 def _open_run(plain: dict, name: str, out: Path, resume: Path | None, command: str) -> Path:
     """A new run folder, or the one to resume after comparing its configuration."""
     if resume is not None:
+        resume = run_files.followed(resume)
         path = resume / "config.yaml"
         if not path.is_file():
             raise ConfigError(f"{resume}: no run to resume here (no config.yaml); give the folder of a run")
@@ -345,17 +358,9 @@ def _open_run(plain: dict, name: str, out: Path, resume: Path | None, command: s
         return resume.resolve()
     folder = out / name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(plain, sort_keys=False))
+    (folder / "config.yaml").write_text(yaml.safe_dump(plain, sort_keys=False), "utf-8")
     about = {"command": command, "versions": versions(), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-    (folder / "about.json").write_text(json.dumps(about, indent=2))
-    latest = out / name / "latest"
-    latest.unlink(missing_ok=True)
-    latest.symlink_to(folder.name)
+    (folder / "about.json").write_text(json.dumps(about, indent=2), "utf-8")
+    run_files.link_latest(folder)
     print(f"training into {folder}", file=sys.stderr)
     return folder.resolve()
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)

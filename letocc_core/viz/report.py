@@ -61,8 +61,8 @@ class Report:
             from jinja2 import Environment
         except ImportError as error:
             raise MissingDependencyError(f"reports need Jinja2 ({error}): pip install jinja2") from error
-        template = Path(__file__).with_name("report.html").read_text()
+        template = Path(__file__).with_name("report.html").read_text("utf-8-sig")
         columns = max((len(moment.images) for moment in self.moments), default=1)
         page = Environment(autoescape=True).from_string(template).render(**vars(self), columns=columns)
-        path.write_text(page)
+        path.write_text(page, "utf-8")
         return path

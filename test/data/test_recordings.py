@@ -152,7 +152,7 @@ def settings(bag: Path, **changes) -> BagData:
 def test_clip_holds_the_right_frames(tmp_path):
     clips = BagClips(settings(drive(tmp_path / "bag")), INPUT, 2, tmp_path / "cache")
     by_current = {clip.current: clip for _, clip in clips.clips}
-    assert sorted(by_current) == list(range(3, 11)) and clips.left_out == 4  # history of 0.3 s at least, a next frame
+    assert sorted(by_current) == list(range(4, 11)) and clips.left_out == 5  # history of more than 0.3 s, a next frame
     assert by_current[6].history == (4, 2) and by_current[6].sources == (5, 7)
     clip = clips[[c.current for _, c in clips.clips].index(6)]
     assert [int(f.stamp) // 10**8 for f in (clip.current, *clip.history, *clip.sources)] == [7, 5, 3, 6, 8]
@@ -196,11 +196,30 @@ def test_clips_are_the_same_every_time():
 
 def test_frames_without_a_sweep_are_no_current_frames(tmp_path):
     clips = BagClips(settings(drive(tmp_path / "bag", sweeps=range(0, 6))), INPUT, 2, tmp_path / "cache")
-    assert {c.current for _, c in clips.clips} == {3, 4, 5, 6}
+    assert {c.current for _, c in clips.clips} == {4, 5, 6}
     batch = collate([clips[0], clips[1]])
     assert batch.current.lidar.shape == (2, 3, 3) and batch.current.images.shape == (2, 1, 3, 20, 30)
     without = BagClips(settings(tmp_path / "bag", lidar=False), INPUT, 2, tmp_path / "cache")
     assert without[0].current.lidar is None and len(without) > len(clips)
+
+
+def test_a_lidar_that_is_asked_for_must_be_there(tmp_path):
+    clips = BagClips(settings(drive(tmp_path / "bag", 30, range(0)), lidar=True), INPUT, 1, tmp_path / "cache")
+    with pytest.raises(DataError, match=r"bag: no LiDAR sweep goes with any of the 30 frames.*lidar: false"):
+        clips.require_sweeps()
+    with_sweeps = BagClips(settings(drive(tmp_path / "more", 30), lidar=True), INPUT, 1, tmp_path / "cache")
+    with_sweeps.require_sweeps()
+    assert f"{with_sweeps.sweeps} LiDAR sweeps" in with_sweeps.summary() and with_sweeps.sweeps >= 28
+
+
+def test_a_lidar_that_never_joins_is_an_error_whoever_asked(tmp_path, capsys):
+    bag = drive(tmp_path / "bag", 30, cloud_frame="nowhere")
+    with pytest.raises(
+        DataError, match=r"30 x sweep: no_pose.*\n.*its LiDAR /points gives no sweep.*data.bag.lidar=false"
+    ):
+        BagClips(settings(bag), INPUT, 1, tmp_path / "cache")
+    BagClips(settings(bag, lidar=False), INPUT, 1, tmp_path / "cache")
+    assert "bag: 30 image sets of 1 cameras" in capsys.readouterr().err
 
 
 def test_too_short_a_recording_says_what_to_check(tmp_path):

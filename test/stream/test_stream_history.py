@@ -1,8 +1,10 @@
 """Which past frames the temporal fusion sees."""
 
+import numpy as np
 import pytest
 
-from letocc_core.stream.history import History
+from letocc_core.data.recorded_clips import _history
+from letocc_core.stream.history import History, past_frames
 
 MS = 1_000_000
 
@@ -50,3 +52,24 @@ def test_clear():
     history.clear()
     assert len(history) == 0
     assert history.select(400 * MS) == []
+
+
+def test_training_and_the_live_node_choose_the_same_past():
+    """Also where a frame lies exactly between two, half an interval away: it belongs to neither."""
+    interval, count = 0.2, 3
+    for stamps in (
+        [0, 100, 200, 300, 400, 500, 600],
+        [0, 90, 200, 290, 400, 410, 600],
+        [0, 100, 600],
+        [100, 300, 500, 600],
+    ):
+        stamps_ns = np.array(stamps, np.int64) * 10**6
+        history = History(count, interval)
+        for stamp in stamps_ns[:-1].tolist():
+            history.add(stamp, stamp)
+        live = history.select(int(stamps_ns[-1]))
+        trained = _history(stamps_ns, len(stamps_ns) - 1, interval, count)
+        assert trained is None or [stamps_ns[i] for i in trained] == live
+        assert (trained is None) == (len(live) < count)
+    assert past_frames([100, 300], 400, 0.2e-6, 1) == [None]
+    assert past_frames([100, 201, 300], 400, 0.2e-6, 1) == [1]

@@ -101,7 +101,7 @@ def answer_definition() -> str:
     places = [here[3] / "msg", here[2] / "msg", *(Path(p) / "share/letocc_ros/msg" for p in prefixes)]
     for place in places:
         if (place / "OccFlowGrid.msg").is_file():
-            return (place / "OccFlowGrid.msg").read_text()
+            return (place / "OccFlowGrid.msg").read_text("utf-8-sig")
     raise MissingDependencyError(
         f"OccFlowGrid.msg is in none of {', '.join(map(str, places))}: install letocc again, or source the ROS workspace "
         "that letocc_ros was built in"

@@ -3,7 +3,9 @@
 import dataclasses
 import hashlib
 import json
+import re
 import shutil
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,7 @@ from jaxtyping import UInt8
 
 from letocc_core.data.bags.recording import RecordedSet, Recording
 from letocc_core.data.recorded_clips import RecordedClips
-from letocc_core.errors import ConfigError, DataError
+from letocc_core.errors import ConfigError, DataError, show
 from letocc_core.frame import Frame, InputConfig
 from letocc_core.geometry.rectify import Rectifier
 from letocc_core.stream.preprocess import rectifier_of, to_frame
@@ -23,7 +25,7 @@ from letocc_core.stream.preprocess import rectifier_of, to_frame
 if TYPE_CHECKING:
     from letocc_core.data.config import BagData, InstantsConfig
 
-CACHE_VERSION = 2  # raise it when the files below change
+CACHE_VERSION = 3  # raise it when the files below change
 
 
 class BagClips(RecordedClips):
@@ -65,7 +67,7 @@ def recording_of(path: Path, data: "BagData") -> Recording:
         data.cameras,
         data.base_frame,
         data.fixed_frame,
-        data.lidar,
+        data.lidar is not False,
         data.lidar_topic,
         data.odometry_topic,
         data.slop,
@@ -91,10 +93,18 @@ class BagFrames:
     @classmethod
     def open(cls, recording: Recording, input: InputConfig, cache: Path) -> "BagFrames":
         """From the cache, filled first if it does not hold this recording in this form."""
-        folder = cache / "bags" / f"{recording.path.stem}-{_key(recording, input)}"
+        folder = cache / "bags" / f"{_file_name(recording.path)}-{_key(recording, input)}"
         if not folder.is_dir():
             _fill(folder, recording, input)
-        return cls.load(str(recording.path), folder)
+        frames = cls.load(show(recording.path), folder)
+        report = (folder / "report.txt").read_text("utf-8")
+        print(report, file=sys.stderr)
+        if recording.lidar_topics and not frames.has_sweep.any():
+            raise DataError(
+                f"{report}\nits LiDAR {recording.lidar_topics[0]} gives no sweep for any image set, so that it would teach "
+                "nothing; mend that, or go on without it: data.bag.lidar=false"
+            )
+        return frames
 
     @classmethod
     def load(cls, name: str, folder: Path) -> "BagFrames":
@@ -141,13 +151,18 @@ class BagFrames:
         return np.ascontiguousarray(self.images[i].transpose(0, 2, 3, 1))
 
 
+def _file_name(path: Path) -> str:
+    """The name of a recording without its ending, of characters that every file system takes."""
+    return re.sub(r"[^\w.-]", "_", show(path.stem), flags=re.ASCII)
+
+
 def _key(recording: Recording, input: InputConfig) -> str:
     """Changes with the recording's files and with everything that decides what a decoded frame looks like."""
     path = recording.path.resolve()
     files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file())
     about = {
         "version": CACHE_VERSION,
-        "files": [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files],
+        "files": [(show(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files],
         "assembler": dataclasses.asdict(recording.config),
         "lidar": recording.lidar_topics,
         "odometry": recording.odometry_topic,
@@ -168,7 +183,7 @@ def _fill(folder: Path, recording: Recording, input: InputConfig) -> None:
         rectifier = rectifier_of(input)
         raw = {name: (temporary / f"{name}.bin").open("wb") for name in ("images", "points")}
         points = 0
-        for item in tqdm(recording, desc=f"decoding {recording.path.name}", unit="set", dynamic_ncols=True):
+        for item in tqdm(recording, desc=f"decoding {show(recording.path.name)}", unit="set", dynamic_ncols=True):
             row, images, sweep = _row(item, input, rectifier)
             points += len(sweep)
             images.tofile(raw["images"])
@@ -179,6 +194,7 @@ def _fill(folder: Path, recording: Recording, input: InputConfig) -> None:
             file.close()
         for name, values in columns.items():
             np.save(temporary / f"{name}.npy", np.stack(values))
+        (temporary / "report.txt").write_text(recording.report(), "utf-8")
         _to_npy(temporary, "images", np.uint8, (len(columns["stamps_ns"]), *images.shape))
         _to_npy(temporary, "points", np.float32, (points, 3))
         _rename(temporary, folder)

@@ -15,8 +15,7 @@ import numpy as np
 from letocc_core.data.bags import pointcloud
 from letocc_core.data.bags import reader as bags
 from letocc_core.data.bags.recording import WHOLE_RECORDING, choose_lidar, choose_odometry, feed
-from letocc_core.data.bags.storage import show
-from letocc_core.errors import DataError, PoseError
+from letocc_core.errors import DataError, PoseError, show
 from letocc_core.geometry.calibration import off_centre
 from letocc_core.stream.assembler import AssemblerConfig, FrameAssembler
 from letocc_core.stream.synchronizer import ImageSet, Synchronizer

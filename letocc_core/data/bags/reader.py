@@ -23,8 +23,7 @@ from typing import Any
 import numpy as np
 
 from letocc_core.data.bags import pointcloud, storage
-from letocc_core.data.bags.storage import show
-from letocc_core.errors import DataError, LetOccError
+from letocc_core.errors import DataError, LetOccError, show
 from letocc_core.geometry import se3
 from letocc_core.geometry.calibration import Calibration, from_camera_info, validate
 from letocc_core.stream import images

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import yaml
 
-from letocc_core.errors import DataError
+from letocc_core.errors import DataError, show
 
 if TYPE_CHECKING:
     from rosbags.interfaces import Connection
@@ -27,6 +27,7 @@ MCAP_MAGIC = b"\x89MCAP0\r\n"
 SQLITE_MAGIC = b"SQLite format 3\0"
 ROS1_MAGIC = b"#ROSBAG V"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+MOST_NAMED = 12  # names in a message
 SUFFIXES = (".mcap", ".db3", ".bag")
 PACKED = {  # first bytes of what a recording may be packed in, its name, and the command that unpacks it
     b"\x1f\x8b": ("gzip", "gunzip"),
@@ -58,7 +59,8 @@ def files_of(path: Path) -> tuple[list[Path], list[str]]:
     Raises `DataError`: no such path, no file of a recording there, or one that `metadata.yaml` lists is missing.
     """
     if not path.exists():
-        near = ", ".join(sorted(show(p.name) for p in _beside(path) if p.is_dir() or _is_storage(p))) or "nothing"
+        beside = sorted(show(p.name) for p in _beside(path) if p.is_dir() or _is_storage(p))
+        near = ", ".join(beside[:MOST_NAMED] + ["..."] * (len(beside) > MOST_NAMED)) or "nothing"
         raise DataError(f"{show(path)}: no such bag; beside it: {near}")
     if path.is_file():
         return [path], _others_of_split(path)
@@ -277,11 +279,6 @@ def _unfinished(path: Path) -> str:
         f"{show(path)}: the recorder was killed before it had written the index; write it, and copy what is whole into a "
         f"new bag: rosbag reindex '{name}' && rosbag filter '{name}' recovered.bag True"
     )
-
-
-def show(path: Path | str) -> str:
-    """A path for people: bytes that are no UTF-8 are shown as such, so that it can always be printed."""
-    return str(path).encode("utf-8", "backslashreplace").decode()
 
 
 def names(paths: list[Path]) -> str:

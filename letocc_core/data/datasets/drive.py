@@ -151,10 +151,14 @@ class DriveFrames:
         return len(self.drive)
 
     @property
+    def has_sweep(self) -> Bool[np.ndarray, "F"]:
+        """Frames with a sweep that is used."""
+        return (self.drive.scans != b"") & self.lidar
+
+    @property
     def complete(self) -> Bool[np.ndarray, "F"]:
         """Frames that may be current frames."""
-        scanned = self.drive.scans != b""
-        return self.drive.current & (scanned | (not (self.lidar and scanned.any())))
+        return self.drive.current & (self.has_sweep | (not self.has_sweep.any()))
 
     def frame(self, i: int, lidar: bool = True) -> Frame:
         """Frame i; with `lidar` its sweep, if it has one and sweeps are used."""

@@ -25,6 +25,7 @@ from letocc_core.data.datasets.voxel_labels import VoxelLabels, read_semantic_ki
 from letocc_core.errors import CalibrationError, DataError
 
 EgoFrame = Literal["road", "lidar"]
+IMAGES = (".png", ".jpg", ".jpeg")  # of which a folder has one
 
 CAMERA = "camera_front"
 CAMERA_HEIGHT = 1.65  # m above the road (KITTI's sensor set-up)
@@ -48,7 +49,7 @@ class SensorCalibration:
                 f"{path}: no such calibration file; it comes with the benchmark's calibration archive"
             )
         self.path = path
-        lines = enumerate(path.read_text().splitlines(), start=1)
+        lines = enumerate(path.read_text("utf-8-sig").splitlines(), start=1)
         self.rows = {
             key.rstrip(":"): (i, values) for i, line in lines if line.strip() for key, *values in [line.split()]
         }
@@ -298,11 +299,12 @@ def _folder(path: Path, what: str) -> Path:
 
 
 def _frames(folder: Path, digits: int) -> tuple[Path, ...]:
-    """PNG files numbered from 0 onwards without a gap."""
-    files = sorted(_folder(folder, "image").glob("*.png"))
+    """PNG files, or JPEG files that they were made into, numbered from 0 onwards without a gap."""
+    every = sorted(_folder(folder, "image").iterdir())
+    files = next((f for suffix in IMAGES if (f := [p for p in every if p.suffix == suffix])), [])
     if not files:
-        raise DataError(f"{folder}: no PNG images; expected {0:0{digits}d}.png and so on")
-    expected = [f"{i:0{digits}d}.png" for i in range(len(files))]
+        raise DataError(f"{folder}: no PNG images; expected {0:0{digits}d}.png and so on, or the same as JPEG")
+    expected = [f"{i:0{digits}d}{files[0].suffix}" for i in range(len(files))]
     missing = next((name for file, name in zip(files, expected, strict=True) if file.name != name), None)
     if missing is not None:
         raise DataError(f"{folder / missing}: missing, while later images are there; extract the archive again")
@@ -318,7 +320,7 @@ def _read_date_times(path: Path, count: int) -> np.ndarray:
     """[count] ns, rising, from lines such as `2011-09-26 13:02:25.964389445`."""
     if not path.is_file():
         raise DataError(f"{path}: no such file with time stamps; expected {count} lines")
-    lines = path.read_text().splitlines()
+    lines = path.read_text("utf-8-sig").splitlines()
     if len(lines) < count:
         raise DataError(f"{path}: {len(lines)} lines of time stamps for {count} images; expected one a frame")
     stamps = []
@@ -346,7 +348,7 @@ def _read_rows(path: Path, columns: int, count: int, what: str) -> np.ndarray:
     if not path.is_file():
         raise DataError(f"{path}: no such file with {what}; expected {count} lines of {columns} numbers")
     rows = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(path.read_text("utf-8-sig").splitlines(), start=1):
         try:
             rows.append([float(v) for v in line.split()])
         except ValueError as error:

@@ -64,7 +64,7 @@ class TruthFolder:
         path = truth_folder(bag)
         if not (path / "truth.yaml").is_file():
             return None
-        about = yaml.safe_load((path / "truth.yaml").read_text())
+        about = yaml.safe_load((path / "truth.yaml").read_text("utf-8-sig"))
         if "cameras" not in about:
             raise DataError(
                 f"{path / 'truth.yaml'}: does not name its cameras; write the bag with letocc simulate again"

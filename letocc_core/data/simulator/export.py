@@ -172,7 +172,7 @@ class NuScenesWriter:
     def close(self) -> None:
         (self.out / VERSION).mkdir(parents=True)
         for name, rows in self.tables.items():
-            (self.out / VERSION / f"{name}.json").write_text(json.dumps(rows, indent=0))
+            (self.out / VERSION / f"{name}.json").write_text(json.dumps(rows, indent=0), "utf-8")
 
     def _table(self, name: str) -> list[dict[str, Any]]:
         return self.tables.setdefault(name, [])

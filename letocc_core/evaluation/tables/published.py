@@ -80,7 +80,7 @@ def load_tables(path: Path = FILE) -> dict[str, Table]:
     """All tables by name."""
     return {
         name: configuration.from_dict(Table, data, f"{path.name}: {name}")
-        for name, data in yaml.safe_load(path.read_text()).items()
+        for name, data in yaml.safe_load(path.read_text("utf-8-sig")).items()
     }
 
 

@@ -1,0 +1,81 @@
+"""The files of a run: whole or not at all, and gone on from though some are cut off."""
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from letocc_core import checkpoint
+from letocc_core.errors import CheckpointError
+from letocc_core.training import run_files
+from letocc_core.training.run_files import Saved
+
+
+def save(run: Path, step: int, value: float) -> Saved:
+    saved = Saved(run / "checkpoints", 0, step)
+    saved.folder.mkdir(parents=True, exist_ok=True)
+    model = torch.nn.Linear(1, 1)
+    torch.nn.init.constant_(model.weight, value)
+    saved.write_optimizer({"state": {"value": value}})
+    checkpoint.save(saved.weights, model, {"model": {}, "input": {}})
+    run_files.forget_older(run)
+    return saved
+
+
+def test_the_newest_and_the_one_before_are_kept(tmp_path):
+    for step in (5, 10, 100, 20):
+        save(tmp_path, step, step)
+    assert [saved.step for saved in run_files.saved_steps(tmp_path)] == [100, 20]
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 4
+
+
+@pytest.mark.parametrize("kept", [0, 0.5, 0.99])
+def test_an_optimiser_that_is_cut_off_is_refused(tmp_path, kept):
+    saved = save(tmp_path, 5, 2.0)
+    assert saved.read_optimizer(torch.device("cpu")) == {"state": {"value": 2.0}}
+    data = saved.optimizer.read_bytes()
+    saved.optimizer.write_bytes(data[: int(kept * len(data))])
+    with pytest.raises(CheckpointError, match=r"step000005\.optimizer\.pt: cannot be read"):
+        saved.read_optimizer(torch.device("cpu"))
+
+
+def full(*args, **kwargs):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
+    saved = save(tmp_path, 5, 2.0)
+    before = {p.name: p.read_bytes() for p in saved.folder.iterdir()}
+    model = torch.nn.Linear(1, 1)
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(CheckpointError, match=r"step000005\.safetensors: cannot be written .*No space left"):
+        checkpoint.save(saved.weights, model, {"model": {}, "input": {}})
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(CheckpointError, match=r"step000005\.optimizer\.pt: cannot be written .*No space left"):
+        saved.write_optimizer({})
+    assert {p.name: p.read_bytes() for p in saved.folder.iterdir()} == before
+
+
+def test_losses_whose_last_line_is_cut_off(tmp_path, capsys):
+    lines = [json.dumps({"stage": "static", "step": i, "total": 1.0}) for i in range(3)]
+    (tmp_path / "losses.jsonl").write_text("\n".join(lines)[:-9] + "\n\0\0\n[1]\n")
+    assert [entry["step"] for entry in run_files.losses(tmp_path / "losses.jsonl")] == [0, 1]
+    assert "losses.jsonl: 3 lines that are cut off" in capsys.readouterr().err
+    assert list(run_files.losses(tmp_path / "none.jsonl")) == []
+
+
+def test_latest_without_links(tmp_path, monkeypatch, capsys):
+    def refused(*args, **kwargs):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    for name in ("monday", "tuesday"):
+        (tmp_path / name).mkdir()
+    run_files.link_latest(tmp_path / "monday")
+    assert run_files.followed(tmp_path / "latest") == tmp_path / "latest" and (tmp_path / "latest").is_symlink()
+    monkeypatch.setattr(os, "symlink", refused)
+    run_files.link_latest(tmp_path / "tuesday")
+    assert run_files.followed(tmp_path / "latest") == tmp_path / "tuesday"
+    assert "no link can be made here (Operation not supported)" in capsys.readouterr().err
