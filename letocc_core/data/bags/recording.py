@@ -202,7 +202,9 @@ class _SweepPairing:
         self._used.add(sweep.stamp_ns)
         T = np.linalg.inv(frame_set.T_world_ego) @ T_world_sensor
         points = sweep.points @ T[:3, :3].T + T[:3, 3]
-        in_ego_axes = sweep.frame_id == self.poses.config.base_frame  # whose origin, on the road, is no place for a LiDAR
+        in_ego_axes = (
+            sweep.frame_id == self.poses.config.base_frame
+        )  # whose origin, on the road, is no place for a LiDAR
         place = _middle_of_cameras(frame_set) if in_ego_axes else np.zeros(3)
         return Sweep(points.astype(np.float32), (T[:3, :3] @ place + T[:3, 3]).astype(np.float32))
 
