@@ -1,10 +1,13 @@
 """What stands and moves in a street, built from boxes, cylinders and ellipsoids in local axes (x forward, z up)."""
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
+
+from letocc_core.data.simulator.solids import Solid
 
 
 @dataclass(frozen=True)
@@ -14,6 +17,10 @@ class Part:
     kind: Literal["box", "cylinder", "ellipsoid"]
     centre: tuple[float, float, float]
     size: tuple[float, float, float]
+    # How it looks in varied streets
+    paint: str = "plain"  # of paints.PAINTS
+    colour: tuple[float, float, float] | None = None  # RGB in [0, 1]; None: the asset's
+    style: tuple[float, ...] = ()  # numbers that the paint reads
 
 
 @dataclass(frozen=True)
@@ -21,7 +28,7 @@ class Asset:
     """A rigid thing: its parts, class and base colour."""
 
     label: str  # one of truth.CLASS_NAMES
-    parts: tuple[Part, ...]
+    parts: tuple[Part | Solid, ...]
     colour: tuple[float, float, float]  # RGB in [0, 1]
 
     @property
@@ -34,11 +41,19 @@ def mesh(asset: Asset):
     """Open3D triangle mesh of all parts (float32 vertices [V, 3] m, int32 triangles [F, 3])."""
     vertices, triangles, count = [], [], 0
     for part in asset.parts:
-        v, t = _unit_mesh(part.kind)
-        vertices.append(v * np.array(part.size) + np.array(part.centre))
+        v, t = part_mesh(part)
+        vertices.append(v)
         triangles.append(t + count)
         count += len(v)
     return np.concatenate(vertices).astype(np.float32), np.concatenate(triangles).astype(np.uint32)
+
+
+def part_mesh(part: Part | Solid) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices [V, 3] (m) and triangles [F, 3] of one part."""
+    if part.kind == "mesh":
+        return part.vertices, part.triangles
+    v, t = _unit_mesh(part.kind)
+    return v * np.array(part.size) + np.array(part.centre), t
 
 
 def solid_points(asset: Asset, spacing: float, top: float = 6.0, shell: float = np.inf) -> Float[np.ndarray, "n 3"]:
@@ -48,6 +63,9 @@ def solid_points(asset: Asset, spacing: float, top: float = 6.0, shell: float = 
     """
     out = []
     for part in asset.parts:
+        if part.kind == "mesh":
+            out.append(part.points(spacing, top))
+            continue
         size = np.array(part.size)
         low = np.array(part.centre) - size / 2
         high = np.minimum(low + size, [np.inf, np.inf, top])
@@ -69,6 +87,7 @@ def solid_points(asset: Asset, spacing: float, top: float = 6.0, shell: float = 
     return np.concatenate(out) if out else np.zeros((0, 3))
 
 
+@cache
 def _unit_mesh(kind: str) -> tuple[np.ndarray, np.ndarray]:
     import open3d as o3d
 

@@ -4,12 +4,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.spatial import cKDTree
 
 from letocc_core.data.simulator import assets
 from letocc_core.data.simulator.assets import Asset
 from letocc_core.data.simulator.rig import Rig
-from letocc_core.data.simulator.world import PAVEMENT, ROAD, World
+from letocc_core.data.simulator.world import World
 from letocc_core.data.truth import CLASS_NAMES, FREE
 from letocc_core.geometry.grid import GridSpec
 
@@ -28,7 +27,7 @@ class OccupancyTruth:
         self._shell = 1.5 * grid.voxel_size
         self._reach = float(np.abs([*grid.lower[:2], *grid.upper[:2]]).max() * np.sqrt(2) + 1)
         self._cache: dict[int, np.ndarray] = {}
-        self._line = cKDTree(world.line.points)
+        self._world = world
         self._statics = list(statics)
 
     def at(
@@ -49,18 +48,20 @@ class OccupancyTruth:
             if self.is_near(asset, T, T_world_ego):
                 for voxels in self._solid_voxels(asset, T_ego_world @ T):
                     labels[voxels] = CLASS_NAMES.index(asset.label)
-                    velocity[voxels] = speed @ T_world_ego[:2, :2]
+                    velocity[voxels] = (speed @ T_world_ego[:3, :3])[:2]
         return labels, velocity
 
     def is_near(self, asset: Asset, T: Float[np.ndarray, "4 4"], T_world_ego: Float[np.ndarray, "4 4"]) -> bool:
         """Whether a thing with world pose `T` may reach into the grid."""
         return float(np.abs(T[:2, 3] - T_world_ego[:2, 3]).max()) < self._reach + asset.radius
 
-    def visible(self, depth: Float[np.ndarray, "N H W"], rig: Rig) -> Bool[np.ndarray, "X Y Z"]:
+    def visible(
+        self, depth: Float[np.ndarray, "N H W"], rig: Rig, T_ego_cam: Float[np.ndarray, "N 4 4"]
+    ) -> Bool[np.ndarray, "X Y Z"]:
         """Voxels that some camera sees: their centre projects into its image, not behind what it shows there."""
         centres = self.centres.reshape(-1, 3)
         height, width = depth.shape[1:]
-        T_cam_ego = np.linalg.inv(rig.T_ego_cam()).astype(np.float32)
+        T_cam_ego = np.linalg.inv(T_ego_cam).astype(np.float32)
         pixels, reach = rig.project(centres @ T_cam_ego[:, :3, :3].swapaxes(1, 2) + T_cam_ego[:, None, :3, 3])
         seen = np.zeros(len(centres), bool)
         for image, (u, v), far in zip(depth, pixels.transpose(0, 2, 1), reach, strict=True):
@@ -79,24 +80,33 @@ class OccupancyTruth:
                 yield self._inside(part, T_ego_thing)
 
     def _inside(self, box: assets.Part, T_ego_thing: np.ndarray) -> tuple:
-        """Indices of the voxels whose centre lies in a box of an upright thing."""
-        centre = T_ego_thing[:3, :3] @ box.centre + T_ego_thing[:3, 3]
+        """Indices of the voxels whose centre lies in a box."""
+        T = T_ego_thing.copy()
+        T[:3, 3] += T[:3, :3] @ box.centre
         half = np.array(box.size) / 2 + 1e-6
-        local = (self.centres[:, :, 0, :2] - centre[:2]) @ T_ego_thing[:2, :2]
-        layers = np.flatnonzero(np.abs(self.centres[0, 0, :, 2] - centre[2]) <= half[2])
-        x, y = np.nonzero((np.abs(local) <= half[:2]).all(-1))
-        return x[:, None], y[:, None], layers
+        columns = self.centres[:, :, 0, :2] - T[:2, 3]
+        x, y = np.nonzero((np.abs(columns) <= np.linalg.norm(half)).all(-1))
+        local = (self.centres[x, y] - T[:3, 3]) @ T[:3, :3]
+        column, layer = np.nonzero((np.abs(local) <= half).all(-1))
+        return x[column], y[column], layer
 
     def _ground(self, T_world_ego: np.ndarray) -> np.ndarray:
-        """The layer that holds z = 0: road, kerb (the pavement) or open ground by distance to the centre line."""
+        """The layers that hold the ground's surface: road, kerb (the pavement) or open ground, column by column.
+
+        A column's surface is that at its middle, as high and low as its slope takes it within the voxel.
+        """
         labels = np.full(self.grid.shape, FREE, np.uint8)
-        layer = int(np.floor((0.0 - self.grid.lower[2]) / self.grid.voxel_size))
-        if not 0 <= layer < self.grid.shape[2]:
-            return labels
-        columns = _place(self.centres[:, :, layer].reshape(-1, 3), T_world_ego)
-        distance = self._line.query(columns[:, :2])[0].reshape(self.grid.shape[:2])
-        names = np.select([distance < ROAD, distance < PAVEMENT], [0, 1], 2)
-        labels[:, :, layer] = np.array([CLASS_NAMES.index(n) for n in ("road", "kerb", "ground")], np.uint8)[names]
+        columns = self.centres[:, :, 0].copy()
+        for _ in range(3):  # a column of voxels leans with the ego vehicle
+            world = _place(columns.reshape(-1, 3), T_world_ego)
+            names, relief = self._world.ground(world[:, :2])
+            columns[..., 2] += ((relief.sum(0) - world[:, 2]) / T_world_ego[2, 2]).reshape(self.grid.shape[:2])
+        smooth = columns[..., 2] - relief[1].reshape(self.grid.shape[:2])
+        spread = sum(np.abs(slope) for slope in np.gradient(smooth)) / 2
+        for extent in (-spread, 0, spread):
+            layer = np.floor((columns[..., 2] + extent - self.grid.lower[2]) / self.grid.voxel_size).astype(int)
+            x, y = np.nonzero((layer >= 0) & (layer < self.grid.shape[2]))
+            labels[x, y, layer[x, y]] = names.reshape(self.grid.shape[:2])[x, y]
         return labels
 
     def _voxels(self, points: Float[np.ndarray, "n 3"]) -> tuple[np.ndarray, ...]:

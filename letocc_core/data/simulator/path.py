@@ -1,6 +1,7 @@
 """The street's centre line and where things are along it: s metres along, d metres to the left."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float
@@ -16,8 +17,12 @@ class CentreLine:
     heading: Float[np.ndarray, "n"]  # rad
 
     @classmethod
-    def random(cls, rng: np.random.Generator, length: float) -> "CentreLine":
-        """Straight stretches, gentle bends and sharp turns; its middle is at the origin, heading along x."""
+    def random(cls, rng: np.random.Generator, length: float, tightest: float = 14.0) -> "CentreLine":
+        """Straight stretches, gentle bends and sharp turns; its middle is at the origin, heading along x.
+
+        Args:
+            tightest: m, least radius of a turn.
+        """
         count = int(length / STEP)
         curvature = np.zeros(count)
         at = 0
@@ -27,7 +32,7 @@ class CentreLine:
             if kind == "bend":
                 curvature[at : at + stretch] = rng.uniform(-0.02, 0.02)
             elif kind == "turn":
-                radius, angle = rng.uniform(14, 20), rng.uniform(0.6, 1.5)
+                radius, angle = rng.uniform(tightest, tightest + 6), rng.uniform(0.6, 1.5)
                 stretch = int(radius * angle / STEP)
                 curvature[at : at + stretch] = rng.choice([-1, 1]) / radius
             at += stretch
@@ -55,6 +60,17 @@ class CentreLine:
 
     def distance(self, points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n"]:
         """Distance (m) of world points to the line."""
+        return self._tree.query(points)[0]
+
+    def offset(self, points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n"]:
+        """How far (m) world points lie to the left of the line, negative to the right."""
+        nearest = self._tree.query(points)[1]
+        heading = self.heading[nearest]
+        x, y = (points - self.points[nearest]).T
+        return y * np.cos(heading) - x * np.sin(heading)
+
+    @cached_property
+    def _tree(self):
         from scipy.spatial import cKDTree
 
-        return cKDTree(self.points).query(points)[0]
+        return cKDTree(self.points)

@@ -29,6 +29,9 @@ class CameraMount:
     pitch: float = 0.0  # degrees, downwards
     # fisheye: equidistant. Not in `repr`, of which caches of streets make their names: those have pinholes
     lens: Literal["pinhole", "fisheye"] = field(default="pinhole", repr=False)
+    roll: float = field(default=0.0, repr=False)  # degrees, clockwise about the optical axis
+    # where the optical axis meets the image, right and down of its middle, as shares of width and height
+    off_centre: tuple[float, float] = field(default=(0.0, 0.0), repr=False)
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,10 @@ class Rig:
             return config.load(cls, rig)
         names = ", ".join(sorted(p.stem for p in BUILT_IN.glob("*.yaml")))
         raise ConfigError(f"rig '{rig}': not one of {names}, nor a YAML file")
+
+    def only(self, name: str) -> "Rig":
+        """The rig with one of its cameras."""
+        return Rig({name: self.cameras[name]}, self.lidar)
 
     def resized(self, height: int, width: int) -> "Rig":
         """The same rig with images of another size and the same horizontal field of view."""
@@ -131,7 +138,7 @@ class Rig:
         return pixels, reach
 
     def intrinsics(self) -> Float[np.ndarray, "N 3 3"]:
-        """Intrinsics of every camera (px), principal point in the middle; a fisheye's focal lengths are px a radian."""
+        """Intrinsics of every camera (px), principal point in the middle unless `off_centre`; a fisheye's focal lengths are px a radian."""
         return np.stack([_intrinsics(c) for c in self.cameras.values()])
 
     def T_ego_cam(self) -> Float[np.ndarray, "N 4 4"]:
@@ -143,6 +150,7 @@ def _intrinsics(mount: CameraMount) -> Float[np.ndarray, "3 3"]:
     K = pinhole_intrinsics(mount.height, mount.width, mount.fov if mount.lens == "pinhole" else 90.0)
     if mount.lens == "fisheye":
         K[0, 0] = K[1, 1] = mount.width / math.radians(mount.fov)
+    K[:2, 2] += np.multiply(mount.off_centre, (mount.width, mount.height))
     return K
 
 
@@ -151,6 +159,10 @@ def _pose(mount: CameraMount) -> Float[np.ndarray, "4 4"]:
     forward = np.array([math.cos(yaw) * math.cos(pitch), math.sin(yaw) * math.cos(pitch), -math.sin(pitch)])
     right = np.array([math.sin(yaw), -math.cos(yaw), 0.0])
     T = np.eye(4)
-    T[:3, :3] = np.stack([right, np.cross(forward, right), forward], axis=1)
+    down = np.cross(forward, right)
+    if mount.roll:
+        cosine, sine = math.cos(math.radians(mount.roll)), math.sin(math.radians(mount.roll))
+        right, down = cosine * right + sine * down, cosine * down - sine * right
+    T[:3, :3] = np.stack([right, down, forward], axis=1)
     T[:3, 3] = mount.position
     return T

@@ -29,8 +29,11 @@ class SimFrame:
     semantics: np.ndarray  # uint8 [N, H, W]: index into CLASS_NAMES, FREE = sky
     K: np.ndarray  # [N, 3, 3] px
     calibrations: tuple[Calibration, ...]  # the same, with the cameras' lenses
-    T_ego_cam: np.ndarray  # [N, 4, 4] m
+    T_ego_cam: np.ndarray  # [N, 4, 4] m, from each camera when it fired to the ego frame at `stamp_ns`
     T_world_ego: np.ndarray  # [4, 4] m
+    camera_stamps_ns: np.ndarray  # int64 [N]: when each camera fired
+    camera_valid: np.ndarray  # bool [N]: False where a camera gave no image; that is all zeros
+    own: np.ndarray  # bool [N, H, W]: pixels that show the ego vehicle itself
     lidar_origin: np.ndarray  # [3] m, ego axes
     lidar: np.ndarray | None = None  # float32 [P, 3] m, ego axes
     lidar_velocity: np.ndarray | None = None  # float32 [P, 2] m/s, of the matter relative to the world, ego axes
@@ -47,6 +50,17 @@ class _Hits:
     distance: Float[np.ndarray, "n"]
     points: Float[np.ndarray, "n 3"]  # m, world
     normals: Float[np.ndarray, "n 3"]  # world
+    triangles: Int[np.ndarray, "n"]  # of the thing's mesh
+    uv: Float[np.ndarray, "n 2"]  # where on the triangle: weights of its second and third corner
+
+
+@dataclass(frozen=True, eq=False)
+class _Instant:
+    """Cameras of a set that fire together."""
+
+    cameras: slice
+    rig: Rig  # of those alone
+    offset: float  # s after the set's stamp
 
 
 class Street:
@@ -60,23 +74,53 @@ class Street:
 
     def __init__(self, seed: int, rig: Rig, grid: GridSpec | None = None, flow_interval: float = 0.05):
         self.seed, self.rig, self.grid, self.flow_interval = seed, rig, grid, flow_interval
-        self.world = World(seed)
+        self.world = self._make_world()
         centre = self.world.T_world_ego(0.0)[:2, 3]
-        self.ground = _ground_meshes(self.world.line.points, self.world.line.heading, centre)
+        self.ground = self._make_ground(centre)
         near = [p for p in self.world.statics if np.hypot(*(p.T_world[:2, 3] - centre)) < REACH + 60]
         self.statics = [(p.asset, p.T_world) for p in near]
         self.assets = [a for a, _ in self.statics] + [a.asset for a in self.world.actors]
-        colours = [self.world.ground_colour, (0.36,) * 3, (0.55, 0.53, 0.5), *(a.colour for a in self.assets)]
-        labels = ["ground", "road", "kerb", *(a.label for a in self.assets)]
-        self._colours = np.array([*colours, (0, 0, 0)], np.float32)
+        labels = [*(label for label, _, _ in self.ground), *(a.label for a in self.assets)]
         self._labels = np.array([*(CLASS_NAMES.index(label) for label in labels), FREE], np.uint8)
         self._first_actor = len(self.ground) + len(self.statics)
-        self._static_scene = self._scene([(v, t, np.eye(4)) for v, t in self.ground] + [
+        self._static_scene = self._scene([(v, t, np.eye(4)) for _, v, t in self.ground] + [
             (*assets.mesh(a), T) for a, T in self.statics
         ])  # fmt: skip
         self._actor_meshes = [assets.mesh(a.asset) for a in self.world.actors]
-        self._offsets = np.random.default_rng([seed, 2]).uniform(0, 50, (len(labels) + 1, 3)).astype(np.float32)
+        self._instants = self._make_instants()
+        self._prepare_colours()
+
+    # -- what kinds of streets differ in ---------------------------------------------------------------------------
+
+    def _make_world(self) -> World:
+        return World(self.seed)
+
+    def _make_ground(self, centre: np.ndarray) -> list[tuple[str, np.ndarray, np.ndarray]]:
+        """Class, vertices [V, 3] (m, world) and triangles [F, 3] of each kind of ground."""
+        return _ground_meshes(self.world.line.points, self.world.line.heading, centre)
+
+    def _make_instants(self) -> list[_Instant]:
+        """The cameras by when they fire."""
+        return [_Instant(slice(None), self.rig, 0.0)]
+
+    def _prepare_colours(self) -> None:
+        """What `_colour` needs to know of every thing."""
+        colours = [self.world.ground_colour, (0.36,) * 3, (0.55, 0.53, 0.5), *(a.colour for a in self.assets)]
+        self._colours = np.array([*colours, (0, 0, 0)], np.float32)
+        self._offsets = np.random.default_rng([self.seed, 2]).uniform(0, 50, (len(self._labels), 3)).astype(np.float32)
         self._offsets[: len(self.ground)] = 0
+
+    def _absent(self, t: float) -> np.ndarray:
+        """Cameras that give no image at time t: bool [N]."""
+        return np.zeros(len(self.rig.cameras), bool)
+
+    @cached_property
+    def _own(self) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels that show the ego vehicle itself, and how many ray lengths away: bool and float32 [N, H, W]."""
+        shape = (len(self.rig.cameras), *self.rig.image_size)
+        return np.zeros(shape, bool), np.full(shape, np.inf, np.float32)
+
+    # -- rendering ------------------------------------------------------------------------------------------------
 
     @cached_property
     def _occupancy(self) -> OccupancyTruth:
@@ -89,50 +133,59 @@ class Street:
     def render(self, t: float, truth: bool = True, lidar: bool | None = None) -> SimFrame:
         """The image set at time t (s); `truth` adds Truth, `lidar` a sweep (both by default)."""
         T_world_ego = self.pose(t)
-        T_ego_cam, K = self.rig.T_ego_cam(), self.rig.intrinsics()
-        poses = self._thing_poses(t)
-        dynamic = self._actor_scene(t, poses, T_world_ego)
+        T_ego_cam, K = self._T_ego_cam(t), self.rig.intrinsics()
+        absent = self._absent(t)
         directions = self._rays(T_world_ego @ T_ego_cam)
-        origins = np.broadcast_to((T_world_ego @ T_ego_cam)[:, None, None, :3, 3], directions.shape)
-        hits = self._cast(dynamic, origins, directions)
+        hits = self._see(t, T_world_ego @ T_ego_cam, directions, absent)
         shape = directions.shape[:3]
         labels = self._labels[self._row(hits.thing)].reshape(shape)
         movable = np.isin(labels, [CLASS_NAMES.index(c) for c in MOVABLE_CLASSES])
         origin = self.rig.lidar_origin
+        images = self._colour(t, hits, directions, K)
+        images[absent] = 0
+        stamp_ns = EPOCH_NS + round(t * 1e9)
+        stamps = [stamp_ns + round(i.offset * 1e9) for i in self._instants for _ in i.rig.cameras]
         result = {
-            "stamp_ns": EPOCH_NS + round(t * 1e9),
-            "images": self._colour(t, hits, directions, poses, K),
+            "stamp_ns": stamp_ns,
+            "images": images,
             "movable": movable,
             "semantics": labels,
             "K": K,
             "calibrations": self.rig.calibrations(),
             "T_ego_cam": T_ego_cam,
             "T_world_ego": T_world_ego,
+            "camera_stamps_ns": np.array(stamps),
+            "camera_valid": ~absent,
+            "own": self._own[0],
             "lidar_origin": origin,
         }
-        if self.rig.lidar and (truth if lidar is None else lidar):
+        with_lidar = self.rig.lidar and (truth if lidar is None else lidar)
+        dynamic = self._actor_scene(t, T_world_ego) if with_lidar or truth else None
+        if with_lidar:
             result["lidar"], result["lidar_velocity"] = self._sweep(t, dynamic, T_world_ego, origin)
         if truth:
-            result["truth"] = self._truth(t, dynamic, hits, labels, movable, poses, T_ego_cam, T_world_ego, origin)
+            result["truth"] = self._truth(t, dynamic, hits, labels, movable, T_ego_cam, T_world_ego, origin, absent)
             result["T_world_ego_next"] = self.pose(t + self.flow_interval)
             result["flow_interval"] = self.flow_interval
         return SimFrame(**result)
 
-    def _truth(self, t, dynamic, hits, labels, movable, poses, T_ego_cam, T_world_ego, origin) -> Truth:
+    def _truth(self, t, dynamic, hits, labels, movable, T_ego_cam, T_world_ego, origin, absent) -> Truth:
         """Truth of one frame from what the camera rays met."""
         shape = labels.shape
         depth = np.where(hits.thing == SKY, np.inf, hits.distance).reshape(shape).astype(np.float32)
-        flow = [self._flow(t, sign * self.flow_interval, hits, poses, T_ego_cam, shape) for sign in (1, -1)]
+        flow = [self._flow(t, sign * self.flow_interval, hits, shape) for sign in (1, -1)]
         if self.grid is None:
             empty = np.zeros((0, 0, 0), np.uint8)
             return Truth(depth, *flow, movable, labels, empty, np.zeros((0, 0, 0, 2), np.float32), empty.astype(bool))
         actors = [
-            (a.asset, T, self._velocity(i, t))
-            for i, (a, T) in enumerate(zip(self.world.actors, poses[self._first_actor :], strict=False))
-            if self._occupancy.is_near(a.asset, T, T_world_ego)
+            (self.world.actors[i].asset, T, self._velocity(i, t))
+            for i, T in self._near_actors(t, T_world_ego)
+            if self._occupancy.is_near(self.world.actors[i].asset, T, T_world_ego)
         ]
         occupancy, velocity = self._occupancy.at(T_world_ego, actors)
-        visible = self._occupancy.visible(depth, self.rig)
+        sight = np.where(self._own[0], self._own[1], depth)
+        sight[absent] = 0
+        visible = self._occupancy.visible(sight, self.rig, T_ego_cam)
         hidden = np.nonzero(~visible)
         if self.rig.lidar:
             visible[hidden] = self._lidar_reaches(dynamic, self._occupancy.centres[hidden], T_world_ego, origin)
@@ -150,37 +203,79 @@ class Street:
             scene.add_triangles(o3d.core.Tensor(placed), o3d.core.Tensor(triangles.astype(np.uint32)))
         return scene
 
-    def _actor_scene(self, t: float, poses: np.ndarray, T_world_ego: np.ndarray):
-        """Scene of the actors near the ego vehicle, and the thing that each of its geometries is."""
-        near, meshes = [], []
-        for i, actor in enumerate(self.world.actors):
-            T = poses[self._first_actor + i]
-            on_the_line = 0 < actor.along(t) < self.world.line.length
-            if on_the_line and np.hypot(*(T[:2, 3] - T_world_ego[:2, 3])) < REACH:
-                near.append(self._first_actor + i)
-                meshes.append((*self._actor_meshes[i], T))
-        return self._scene(meshes), np.array([*near, SKY])
+    def _T_ego_cam(self, t: float) -> Float[np.ndarray, "N 4 4"]:
+        """From each camera when it fires to the ego frame at time t."""
+        T_ego_world = np.linalg.inv(self.pose(t))
+        moved = [T_ego_world @ self.pose(t + i.offset) if i.offset else np.eye(4) for i in self._instants]
+        return np.concatenate(
+            [
+                T @ i.rig.T_ego_cam() if i.offset else i.rig.T_ego_cam()
+                for i, T in zip(self._instants, moved, strict=True)
+            ]
+        )
 
-    def _cast(self, dynamic, origins: np.ndarray, directions: np.ndarray) -> _Hits:
-        """The nearest of what is still and what moves."""
+    def _see(self, t: float, T_world_cam: np.ndarray, directions: np.ndarray, absent: np.ndarray) -> _Hits:
+        """What the rays of all cameras meet, each camera's when it fires; nothing where one shows its own vehicle."""
+        origins = np.broadcast_to(T_world_cam[:, None, None, :3, 3], directions.shape)
+        found = []
+        for i in self._instants:
+            T_world_ego = self.pose(t + i.offset)
+            dynamic = self._actor_scene(t + i.offset, T_world_ego, i.rig if i.offset else None)
+            shown = self._may_show_actors(t + i.offset, i.rig)
+            found.append(self._cast(dynamic, origins[i.cameras], directions[i.cameras], shown))
+        hits = found[0] if len(found) == 1 else _Hits(*map(np.concatenate, zip(*map(_fields, found), strict=True)))
+        hits.thing[(self._own[0] | absent[:, None, None]).ravel()] = SKY
+        return hits
+
+    def _actor_scene(self, t: float, T_world_ego: np.ndarray, seen_by: Rig | None = None):
+        """Scene of the actors near the ego vehicle, and the thing that each of its geometries is.
+
+        Args:
+            seen_by: what only other cameras see may be left out.
+        """
+        near = self._near_actors(t, T_world_ego)
+        meshes = [(*self._actor_meshes[i], T) for i, T in near]
+        return self._scene(meshes), np.array([*(self._first_actor + i for i, _ in near), SKY])
+
+    def _near_actors(self, t: float, T_world_ego: np.ndarray) -> list[tuple[int, np.ndarray]]:
+        """Number and pose of the actors near the ego vehicle."""
+        line, near = self.world.line, []
+        for i, actor in enumerate(self.world.actors):
+            if 0 < actor.along(t) < line.length:
+                T = actor.pose(line, t)
+                if np.hypot(*(T[:2, 3] - T_world_ego[:2, 3])) < REACH:
+                    near.append((i, T))
+        return near
+
+    def _may_show_actors(self, t: float, rig: Rig) -> np.ndarray | None:
+        """Pixels outside which these cameras show nothing that moves: bool [N, H, W]; None: not known."""
+        return None
+
+    def _cast(self, dynamic, origins: np.ndarray, directions: np.ndarray, asked: np.ndarray | None = None) -> _Hits:
+        """The nearest of what is still and what moves; rays that are not `asked` meet only the former."""
         import open3d as o3d
 
         rays = np.concatenate([origins.reshape(-1, 3), directions.reshape(-1, 3)], 1).astype(np.float32)
         scene, things = dynamic
-        still = self._static_scene.cast_rays(o3d.core.Tensor(rays), nthreads=1)
-        distance, normals = still["t_hit"].numpy(), still["primitive_normals"].numpy()
-        ids = still["geometry_ids"].numpy().astype(np.int64)
-        thing = np.where(np.isfinite(distance), ids, SKY)
-        if len(things) > 1:
-            moving = scene.cast_rays(o3d.core.Tensor(rays), nthreads=1)
-            nearer = moving["t_hit"].numpy() < distance
-            index = moving["geometry_ids"].numpy()[nearer].astype(np.int64)
-            distance, thing, normals = distance.copy(), thing.copy(), normals.copy()
-            distance[nearer] = moving["t_hit"].numpy()[nearer]
-            normals[nearer] = moving["primitive_normals"].numpy()[nearer]
-            thing[nearer] = things[index]
+        still = {k: v.numpy() for k, v in self._static_scene.cast_rays(o3d.core.Tensor(rays), nthreads=1).items()}
+        distance, normals, triangles, uv = (
+            still[k] for k in ("t_hit", "primitive_normals", "primitive_ids", "primitive_uvs")
+        )
+        thing = np.where(np.isfinite(distance), still["geometry_ids"].astype(np.int64), SKY)
+        tried = np.arange(len(rays)) if asked is None else np.flatnonzero(asked)
+        if len(things) > 1 and len(tried):
+            chosen = rays if asked is None else rays[tried]
+            moving = {k: v.numpy() for k, v in scene.cast_rays(o3d.core.Tensor(chosen), nthreads=1).items()}
+            nearer = np.flatnonzero(moving["t_hit"] < distance[tried])
+            rows = tried[nearer]
+            distance, thing, normals, triangles, uv = (x.copy() for x in (distance, thing, normals, triangles, uv))
+            distance[rows] = moving["t_hit"][nearer]
+            normals[rows] = moving["primitive_normals"][nearer]
+            triangles[rows] = moving["primitive_ids"][nearer]
+            uv[rows] = moving["primitive_uvs"][nearer]
+            thing[rows] = things[moving["geometry_ids"][nearer].astype(np.int64)]
         reach = np.where(thing == SKY, 1.0, distance).astype(np.float32)
-        return _Hits(thing, distance, rays[:, :3] + rays[:, 3:] * reach[:, None], normals)
+        return _Hits(thing, distance, rays[:, :3] + rays[:, 3:] * reach[:, None], normals, triangles, uv)
 
     def _rays(self, T_world_cam: np.ndarray) -> Float[np.ndarray, "N H W 3"]:
         """The rig's rays in world axes."""
@@ -189,24 +284,29 @@ class Street:
     def _row(self, thing: np.ndarray) -> np.ndarray:
         return np.minimum(thing, len(self._labels) - 1)
 
+    def _actor_poses(self, t: float) -> Float[np.ndarray, "actors 4 4"]:
+        """World pose of everything that moves."""
+        poses = [a.pose(self.world.line, t) for a in self.world.actors]
+        return np.stack(poses) if poses else np.zeros((0, 4, 4))
+
     def _thing_poses(self, t: float) -> Float[np.ndarray, "things 4 4"]:
         """World pose of everything, the sky last."""
         still = [np.eye(4)] * len(self.ground) + [T for _, T in self.statics]
-        return np.stack([*still, *(a.pose(self.world.line, t) for a in self.world.actors), np.eye(4)])
+        return np.concatenate([np.stack(still), self._actor_poses(t), np.eye(4)[None]])
 
-    def _velocity(self, i: int, t: float, step: float = 0.02) -> Float[np.ndarray, "2"]:
+    def _velocity(self, i: int, t: float, step: float = 0.02) -> Float[np.ndarray, "3"]:
         """World velocity (m/s) of an actor, by central difference."""
         actor = self.world.actors[i]
         before, after = (actor.pose(self.world.line, t + sign * step) for sign in (-1, 1))
-        return (after[:2, 3] - before[:2, 3]) / (2 * step)
+        return (after[:3, 3] - before[:3, 3]) / (2 * step)
 
     # -- appearance -----------------------------------------------------------------------------------------------
 
-    def _colour(self, t, hits: _Hits, directions, poses, K) -> np.ndarray:
+    def _colour(self, t, hits: _Hits, directions, K) -> np.ndarray:
         """Texture, light, sky, exposure and sensor noise: uint8 [N, H, W, 3]."""
         shape = directions.shape[:3]
         row = self._row(hits.thing)
-        local = self._local(hits.points, row, poses) + self._offsets[row]
+        local = self._local(hits.points, row, self._thing_poses(t)) + self._offsets[row]
         footprint = (hits.distance.reshape(shape) / K[:, 0, 0, None, None].astype(np.float32)).ravel()
         surface = self._colours[row] * texture.noise(local, np.minimum(footprint, 1e3).astype(np.float32))[:, None]
         lit = 0.62 + 0.45 * np.abs(hits.normals @ self.world.light.astype(np.float32))
@@ -227,25 +327,32 @@ class Street:
 
     # -- truth ----------------------------------------------------------------------------------------------------
 
-    def _flow(self, t, dt, hits: _Hits, poses, T_ego_cam, shape) -> np.ndarray:
+    def _flow(self, t: float, dt: float, hits: _Hits, shape: tuple[int, int, int]) -> np.ndarray:
         """Optical flow (px) to the frame at t + dt; NaN for the sky and what ends up behind the camera."""
-        row = self._row(hits.thing)
-        moved = hits.points
-        moving = row >= self._first_actor
-        step = np.eye(4)[None].repeat(len(poses), 0)
-        later = self._thing_poses(t + dt)
-        step[self._first_actor :] = later[self._first_actor :] @ np.linalg.inv(poses[self._first_actor :])
-        moved = moved.copy()
-        chosen = step[row[moving]].astype(np.float32)
-        moved[moving] = np.einsum("nij,nj->ni", chosen[:, :3, :3], moved[moving]) + chosen[:, :3, 3]
-        T_cam_world = np.linalg.inv(self.pose(t + dt) @ T_ego_cam)
-        seen = np.einsum("nij,npj->npi", T_cam_world[:, :3, :3], moved.reshape(shape[0], -1, 3), optimize=True)
-        seen += T_cam_world[:, None, :3, 3]
-        pixels, reach = self.rig.project(seen)
+        unknown = (hits.thing == SKY).reshape(shape)
+        thing, points = self._row(hits.thing).reshape(shape), hits.points.reshape(*shape, 3)
         v, u = np.mgrid[: shape[1], : shape[2]]
-        flow = pixels - np.stack([u.ravel(), v.ravel()], -1)
-        flow[(reach < 0.1) | (hits.thing == SKY).reshape(shape[0], -1)] = np.nan
-        return flow.reshape(*shape, 2).astype(np.float32)
+        flow = np.empty((*shape, 2), np.float32)
+        for instant in self._instants:
+            cameras, at = instant.cameras, t + instant.offset
+            moved = self._moved(points[cameras], thing[cameras], at, dt)
+            T_cam_world = np.linalg.inv(self.pose(at + dt) @ instant.rig.T_ego_cam())
+            seen = np.einsum("nij,npj->npi", T_cam_world[:, :3, :3], moved.reshape(len(moved), -1, 3), optimize=True)
+            seen += T_cam_world[:, None, :3, 3]
+            pixels, reach = instant.rig.project(seen)
+            pixels -= np.stack([u.ravel(), v.ravel()], -1)
+            pixels[(reach < 0.1) | unknown[cameras].reshape(len(moved), -1)] = np.nan
+            flow[cameras] = pixels.reshape(flow[cameras].shape)
+        return flow
+
+    def _moved(self, points: np.ndarray, thing: np.ndarray, t: float, dt: float) -> np.ndarray:
+        """World points [..., 3] on things [...] at time t, where they are at t + dt."""
+        moving = (thing >= self._first_actor) & (thing < len(self._labels) - 1)
+        now, later = self._actor_poses(t), self._actor_poses(t + dt)
+        step = (later @ np.linalg.inv(now))[thing[moving] - self._first_actor].astype(np.float32)
+        moved = points.copy()
+        moved[moving] = np.einsum("nij,nj->ni", step[:, :3, :3], moved[moving]) + step[:, :3, 3]
+        return moved
 
     def _sweep(self, t, dynamic, T_world_ego, origin) -> tuple[np.ndarray, np.ndarray]:
         """LiDAR returns in ego axes [P, 3] (m) and the velocity of what they hit [P, 2] (m/s)."""
@@ -260,10 +367,10 @@ class Street:
         rng = np.random.default_rng([self.seed, 4, round(t * 1e6) % 2**32])
         ranges = hits.distance[kept] + rng.normal(0, 0.02, kept.sum())
         points = (origin + local[kept] * ranges[:, None]).astype(np.float32)
-        speeds = np.zeros((len(self._labels), 2))
+        speeds = np.zeros((len(self._labels), 3))
         for i in np.unique(hits.thing[kept & (hits.thing >= self._first_actor)]) - self._first_actor:
             speeds[self._first_actor + i] = self._velocity(int(i), t)
-        return points, (speeds[self._row(hits.thing[kept])] @ R[:2, :2]).astype(np.float32)
+        return points, (speeds[self._row(hits.thing[kept])] @ R)[:, :2].astype(np.float32)
 
     def _lidar_reaches(self, dynamic, points: np.ndarray, T_world_ego, origin) -> np.ndarray:
         """Which points (m, ego axes) the LiDAR sees, within its vertical field of view."""
@@ -279,7 +386,7 @@ class Street:
 
 
 def _ground_meshes(points: np.ndarray, heading: np.ndarray, centre: np.ndarray):
-    """Open ground, road and pavement with kerbs: (vertices [V, 3] m, triangles [F, 3]) of each."""
+    """Open ground, road and pavement with kerbs: class, vertices [V, 3] (m) and triangles [F, 3] of each."""
     left = np.stack([-np.sin(heading), np.cos(heading)], 1)
 
     def strip(a: float, za: float, b: float, zb: float, first: int) -> tuple[np.ndarray, np.ndarray]:
@@ -299,4 +406,9 @@ def _ground_meshes(points: np.ndarray, heading: np.ndarray, centre: np.ndarray):
             strips.append(strip(side * a, za, side * b, zb, first))
             first += 2 * len(points)
     pavement = tuple(np.concatenate(x) for x in zip(*strips, strict=True))
-    return [(v.astype(np.float32), t.astype(np.uint32)) for v, t in (ground, road, pavement)]
+    kinds = {"ground": ground, "road": road, "kerb": pavement}
+    return [(label, v.astype(np.float32), t.astype(np.uint32)) for label, (v, t) in kinds.items()]
+
+
+def _fields(hits: _Hits) -> tuple[np.ndarray, ...]:
+    return tuple(vars(hits).values())

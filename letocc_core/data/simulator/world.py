@@ -4,11 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from letocc_core.data.simulator import assets
 from letocc_core.data.simulator.assets import Asset
 from letocc_core.data.simulator.path import CentreLine
+from letocc_core.data.truth import CLASS_NAMES
 
 LENGTH = 420.0  # m of street; the ego vehicle starts in the middle
 ROAD = 6.0  # m, half its width: two lanes, cyclists, parked vehicles
@@ -16,6 +17,7 @@ PAVEMENT = 9.0  # m, to its outer edge
 KERB = 0.12  # m, height of the pavement
 LANE, CYCLE, PARKED, WALK = 1.75, 3.6, 5.0, 7.5  # m, |d| of lane centres, cyclists, parked vehicles, pedestrians
 TIME_STEP, LONGEST = 0.02, 40.0  # s, of the ego vehicle's motion
+_GROUND = np.array([CLASS_NAMES.index(name) for name in ("road", "kerb", "ground")], np.uint8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +66,15 @@ class World:
     def T_world_ego(self, t: float) -> Float[np.ndarray, "4 4"]:
         """base_link, on the road in the right-hand lane."""
         return self.line.pose(self.ego_along(t), -LANE)
+
+    def ground(self, points: Float[np.ndarray, "n 2"]) -> tuple[UInt8[np.ndarray, "n"], Float[np.ndarray, "2 n"]]:
+        """Class of the ground at world points (m), and its height: that of the land, and of a kerb above it.
+
+        In these streets all counts as flat.
+        """
+        distance = self.line.distance(points)
+        kind = np.select([distance < ROAD, distance < PAVEMENT], [0, 1], 2)
+        return _GROUND[kind], np.zeros((2, len(points)))
 
     @property
     def _start(self) -> float:

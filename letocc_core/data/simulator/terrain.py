@@ -1,0 +1,146 @@
+"""The ground of varied streets: hills, and a street's cross-section from its middle to the open land."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from letocc_core.data.simulator.path import CentreLine
+
+CHORD = 2.0  # m, longest side of a triangle of the ground across the street
+LAND = 5.0  # m between the corners of the open land near the street
+FAR = 400.0  # m to the edge of the land
+
+
+@dataclass(frozen=True, eq=False)
+class Hills:
+    """Height of the land over the plane: a tilt and long waves. Heights add to whatever stands or lies on it."""
+
+    tilt: Float[np.ndarray, "2"]  # slope along world x and y
+    waves: Float[np.ndarray, "w 2"]  # rad/m along world x and y
+    phases: Float[np.ndarray, "w"]  # rad
+    heights: Float[np.ndarray, "w"]  # m
+
+    @classmethod
+    def random(cls, rng: np.random.Generator, steepest: float) -> "Hills":
+        """Land whose slope reaches about `steepest` (rise over run) in places."""
+        count = 4
+        tilt = rng.normal(0, 0.3 * steepest, 2)
+        direction, length = rng.uniform(0, 2 * np.pi, count), rng.uniform(70, 250, count)
+        waves = np.stack([np.cos(direction), np.sin(direction)], 1) * (2 * np.pi / length)[:, None]
+        slopes = rng.uniform(0, 0.35 * steepest, count)
+        return cls(tilt, waves, rng.uniform(0, 2 * np.pi, count), slopes * length / (2 * np.pi))
+
+    def height(self, points: Float[np.ndarray, "*n 2"]) -> Float[np.ndarray, "*n"]:
+        """m at world points."""
+        return points @ self.tilt + np.sin(points @ self.waves.T + self.phases) @ self.heights
+
+    def slope(self, points: Float[np.ndarray, "*n 2"]) -> Float[np.ndarray, "*n 2"]:
+        """Rise over run along world x and y at world points."""
+        return self.tilt + (np.cos(points @ self.waves.T + self.phases) * self.heights) @ self.waves
+
+    def lifted(self, T: Float[np.ndarray, "4 4"], upright: bool) -> Float[np.ndarray, "4 4"]:
+        """A pose on the plane put on the land: heading as before, and leaning with the land unless `upright`."""
+        out = T.copy()
+        out[2, 3] += self.height(T[:2, 3])
+        if upright:
+            return out
+        slope = self.slope(T[:2, 3])
+        up = np.array([-slope[0], -slope[1], 1.0])
+        ahead = np.array([T[0, 0], T[1, 0], slope @ T[:2, 0]])
+        (a, b, c), (x, y, z) = up / math.sqrt(up @ up), ahead / math.sqrt(ahead @ ahead)
+        out[:3, :3] = [[x, b * z - c * y, a], [y, c * x - a * z, b], [z, a * y - b * x, c]]
+        return out
+
+
+@dataclass(frozen=True)
+class Strip:
+    """What lies between two distances from the centre line, on both sides of it."""
+
+    inner: float  # m
+    outer: float  # m
+    height: float  # m over the land
+    label: str  # one of truth.CLASS_NAMES
+    paint: str  # of paints.PAINTS
+
+
+@dataclass(frozen=True)
+class Section:
+    """A street's cross-section, strips from the middle outwards, and the open land beyond."""
+
+    strips: tuple[Strip, ...]
+    land: Strip
+
+    def strip(self, distance: Float[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+        """Index of the strip at distances (m) from the centre line; that of the land is the number of strips."""
+        return np.searchsorted([s.outer for s in self.strips], distance, side="right")
+
+    @property
+    def all(self) -> tuple[Strip, ...]:
+        """The strips, the land last."""
+        return (*self.strips, self.land)
+
+
+@dataclass(frozen=True, eq=False)
+class Sheet:
+    """Triangles of the ground of one strip, with the street's coordinates of their corners."""
+
+    strip: Strip
+    vertices: Float[np.ndarray, "V 3"]  # m, world
+    triangles: Int[np.ndarray, "F 3"]
+    along: Float[np.ndarray, "V 3"]  # (s, d, height over the land), m
+
+
+def sheets(line: CentreLine, section: Section, hills: Hills, centre: Float[np.ndarray, "2"]) -> list[Sheet]:
+    """The ground as meshes: one sheet a strip, its steps down to its neighbours included, and the land as the last."""
+    out = []
+    for i, strip in enumerate(section.strips):
+        inside = section.strips[i - 1].height if i else strip.height
+        outside = section.all[i + 1].height
+        across: list[tuple[float, float]] = []  # (distance, height)
+        if strip.height > inside:
+            across.append((strip.inner, inside))
+        count = max(1, int(np.ceil((strip.outer - strip.inner) / CHORD)))
+        across += [(d, strip.height) for d in np.linspace(strip.inner, strip.outer, count + 1)]
+        if strip.height > outside:
+            across.append((strip.outer, outside))
+        both = [_ribbon(line, hills, [(side * d, z) for d, z in across]) for side in (1, -1)]
+        out.append(_joined(strip, both))
+    return [*out, _land(section, hills, centre)]
+
+
+def _ribbon(line: CentreLine, hills: Hills, across: Sequence[tuple[float, float]]):
+    left = np.stack([-np.sin(line.heading), np.cos(line.heading)], 1)
+    n = len(line.points)
+    s = np.arange(n) * (line.length / n)
+    vertices, along = [], []
+    for d, z in across:
+        xy = line.points + left * d
+        vertices.append(np.column_stack([xy, hills.height(xy) + z]))
+        along.append(np.column_stack([s, np.full(n, d), np.full(n, z)]))
+    i = np.arange(n - 1)
+    quad = np.concatenate([np.stack([i, i + n, i + 1], 1), np.stack([i + 1, i + n, i + n + 1], 1)])
+    triangles = np.concatenate([quad + k * n for k in range(len(across) - 1)])
+    return np.concatenate(vertices), triangles, np.concatenate(along)
+
+
+def _joined(strip: Strip, parts: Sequence[tuple]) -> Sheet:
+    vertices, triangles, along = zip(*parts, strict=True)
+    first = np.cumsum([0, *(len(v) for v in vertices[:-1])])
+    faces = np.concatenate([t + k for t, k in zip(triangles, first, strict=True)])
+    return Sheet(strip, np.concatenate(vertices), faces, np.concatenate(along))
+
+
+def _land(section: Section, hills: Hills, centre: np.ndarray) -> Sheet:
+    near = np.arange(-200, 200 + LAND, LAND)
+    side = np.concatenate([[-FAR, -300], near, [300, FAR]])
+    x, y = np.meshgrid(centre[0] + side, centre[1] + side, indexing="ij")
+    xy = np.stack([x.ravel(), y.ravel()], 1)
+    height = section.land.height
+    vertices = np.column_stack([xy, hills.height(xy) + height])
+    n = len(side)
+    i = (np.arange(n - 1)[:, None] * n + np.arange(n - 1)).ravel()
+    triangles = np.concatenate([np.stack([i, i + n, i + 1], 1), np.stack([i + 1, i + n, i + n + 1], 1)])
+    return Sheet(section.land, vertices, triangles, np.column_stack([xy, np.full(len(xy), height)]))
