@@ -45,6 +45,7 @@ class Frame:
 
     # Supervision from sensors and 2D models, absent (None) when not recorded.
     movable: Bool[Tensor, "*batch N H W"] | None = None  # pixels of objects that could move
+    own: Bool[Tensor, "*batch N H W"] | None = None  # pixels of the vehicle itself: nothing is to be learned there
     semantics: Int[Tensor, "*batch N H W"] | None = None  # 2D class ids, 255 = ignore
     lidar: Float[Tensor, "*batch P 3"] | None = None  # m, returns in ego axes at this stamp; NaN rows are padding
     lidar_origin: Float[Tensor, "*batch 3"] | None = None  # m, sensor position in ego axes
@@ -103,7 +104,11 @@ Item = TypeVar("Item", Frame, FlowCue)
 
 
 def stack(items: Sequence[Item]) -> Item:
-    """A batch [B] of single ones. LiDAR sweeps are padded with NaN rows; a field is kept if all have it."""
+    """A batch [B] of single ones; a field is kept if all have it.
+
+    LiDAR sweeps are padded with NaN rows, and sets of fewer cameras with absent ones.
+    """
+    cameras = max(len(item.K) for item in items)
 
     def join(name: str):
         values = [getattr(item, name) for item in items]
@@ -112,9 +117,22 @@ def stack(items: Sequence[Item]) -> Item:
         if name == "lidar":
             size = max(len(v) for v in values)
             values = [torch.nn.functional.pad(v, (0, 0, 0, size - len(v)), value=float("nan")) for v in values]
+        elif name in _OF_CAMERAS:
+            values = [_with_absent(v, cameras - len(v)) for v in values]
         return torch.stack(values)
 
     return type(items[0])(**{f.name: join(f.name) for f in fields(items[0])})
+
+
+_OF_CAMERAS = ("images", "camera_valid", "K", "T_ego_cam", "movable", "own", "semantics", "flow", "valid")
+
+
+def _with_absent(values: Tensor, count: int) -> Tensor:
+    """A field [N, ...] with `count` cameras more: matrices like the first camera's, all else zero."""
+    if not count:
+        return values
+    more = values[:1] if values.shape[1:] in ((3, 3), (4, 4)) else torch.zeros_like(values[:1])
+    return torch.cat([values, more.expand(count, *values.shape[1:])])
 
 
 def collate(clips: Sequence[Clip]) -> Clip:

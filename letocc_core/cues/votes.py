@@ -221,11 +221,13 @@ def _camera_rays(frame: Frame, n: int, swept, deviation: np.ndarray, config: Vot
     reach = depth * (1 - (config.margin + across_plane) / np.maximum(plane, 1e-3))
     reach = np.minimum(reach, depth - config.margin)
     counted = sure > config.confidence
+    nearest = (v.round().astype(int), u.round().astype(int))
+    if frame.own is not None:
+        counted &= ~frame.own[n].numpy()[nearest]
     moving_rays, mask = None, None
     if frame.movable is not None:
         movable = frame.movable[n]
         contact = contact_depth(movable[None, None], frame.K[None, n : n + 1], frame.T_ego_cam[None, n : n + 1])[0, 0]
-        nearest = (v.round().astype(int), u.round().astype(int))
         on, contact = movable.numpy()[nearest], contact.numpy()[nearest]
         with np.errstate(divide="ignore"):
             stands = on & counted & (np.abs(np.log(depth / contact)) < STANDING)

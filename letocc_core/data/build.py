@@ -124,6 +124,7 @@ def simulated_clips(
         votes=None if grid is None else config.votes,
         grid=grid,
         instants=config.instants,
+        variety=streets.variety,
         cache=config.cache,
         workers=config.workers,
         shard=shard,

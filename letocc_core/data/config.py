@@ -23,6 +23,7 @@ class SimulatorData:
     """Streets rendered on first use and cached; nothing to download."""
 
     rig: str = "nuscenes"  # name of a rig in config/rigs, or a YAML file
+    variety: bool = False  # each street has its own robot like the rig, own weather, hills and houses; off: all alike
     first_seed: int = 0  # seed of the first street; evaluation uses seeds from 9000
     scenes: int = 600  # streets
     frames: int = 7  # frames a street, `input.history_interval` apart

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from letocc_core.errors import DataError
 from letocc_core.frame import Frame
-from letocc_core.geometry.camera import MIN_DEPTH, ray_directions
+from letocc_core.geometry.camera import MIN_DEPTH, at_nearest, ray_directions
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.rendering.draws import Draws
 
@@ -71,7 +71,7 @@ def camera_rays(frame: Frame, grid: GridSpec, rows: int, columns: int, draws: Dr
     cells = torch.stack(_mesh(rows, columns, device), dim=-1)
     size = torch.tensor([width / columns, height / rows], device=device)
     pixels = (cells + place) * size - 0.5
-    return _of_present_cameras(rays_through(pixels, frame.K, frame.T_ego_cam, grid), frame)
+    return _where_evidence(rays_through(pixels, frame.K, frame.T_ego_cam, grid), frame)
 
 
 def object_rays(frame: Frame, grid: GridSpec, count: int, draws: Draws | None = None) -> Rays:
@@ -89,7 +89,7 @@ def object_rays(frame: Frame, grid: GridSpec, count: int, draws: Draws | None = 
     kinds = ((on_objects, count // 2), (anywhere, count - count // 2))
     chosen = torch.cat([x.topk(min(n, x.shape[-1]), largest=False).indices for x, n in kinds], dim=-1)
     pixels = torch.stack([chosen % width, chosen // width], dim=-1).to(frame.K)
-    return _of_present_cameras(rays_through(pixels, frame.K, frame.T_ego_cam, grid), frame)
+    return _where_evidence(rays_through(pixels, frame.K, frame.T_ego_cam, grid), frame)
 
 
 def pixel_rays(frame: Frame, grid: GridSpec, stride: int = 1) -> Rays:
@@ -98,7 +98,7 @@ def pixel_rays(frame: Frame, grid: GridSpec, stride: int = 1) -> Rays:
     u, v = _mesh(height // stride, width // stride, frame.images.device)
     pixels = torch.stack([u, v], dim=-1) * stride + (stride - 1) / 2
     pixels = pixels.expand(*frame.images.shape[:2], *pixels.shape)
-    return _of_present_cameras(rays_through(pixels, frame.K, frame.T_ego_cam, grid), frame)
+    return _where_evidence(rays_through(pixels, frame.K, frame.T_ego_cam, grid), frame)
 
 
 def lidar_rays(
@@ -153,8 +153,12 @@ def _batched(frame: Frame) -> Frame:
     return frame
 
 
-def _of_present_cameras(rays: Rays, frame: Frame) -> Rays:
-    return dataclasses.replace(rays, valid=rays.valid & frame.camera_valid[(...,) + (None,) * (rays.valid.dim() - 2)])
+def _where_evidence(rays: Rays, frame: Frame) -> Rays:
+    """Without the rays of absent cameras, and those that meet the vehicle itself."""
+    valid = rays.valid & frame.camera_valid[(...,) + (None,) * (rays.valid.dim() - 2)]
+    if frame.own is not None:
+        valid = valid & ~at_nearest(frame.own, rays.pixels)
+    return dataclasses.replace(rays, valid=valid)
 
 
 def _mesh(rows: int, columns: int, device: torch.device) -> tuple[Tensor, Tensor]:

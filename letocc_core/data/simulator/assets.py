@@ -18,7 +18,7 @@ class Part:
     centre: tuple[float, float, float]
     size: tuple[float, float, float]
     # How it looks in varied streets
-    paint: str = "plain"  # of paints.PAINTS
+    paint: str = "plain"  # of varied.paints.PAINTS
     colour: tuple[float, float, float] | None = None  # RGB in [0, 1]; None: the asset's
     style: tuple[float, ...] = ()  # numbers that the paint reads
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from letocc_core.cues.flow import FlowEstimator, decode, encode, flow_estimator, settings_key, trusted_flow
+from letocc_core.cues.flow import UNKNOWN, FlowEstimator, decode, encode, flow_estimator, settings_key, trusted_flow
 from letocc_core.cues.votes import VotesConfig
 from letocc_core.data.cache import save, write_missing
 from letocc_core.data.config import InstantsConfig
 from letocc_core.data.simulator.rig import Rig
-from letocc_core.data.simulator.street import Street
+from letocc_core.data.simulator.varied.street import open_street
 from letocc_core.data.vote_files import read_votes, write_votes
 from letocc_core.frame import Clip, FlowCue, Frame, InputConfig
 from letocc_core.geometry.grid import GridSpec
@@ -23,6 +23,7 @@ from letocc_core.geometry.grid import GridSpec
 SEMANTICS = "_semantics"  # suffix of the files that hold the classes of pixels
 INSTANTS = 4  # clips of one current frame, each with rays of an instant drawn for it
 RENDERER = 1  # raise when the same seed gives other images, so that stale caches are not read
+VARIED_RENDERER = 1  # the same for varied streets
 
 
 class SimulatorClips(Dataset):
@@ -45,6 +46,8 @@ class SimulatorClips(Dataset):
         votes: also give the votes of rays in the voxels of `grid`.
         instants: whose rays are rendered; each current frame then gives `INSTANTS` clips.
         semantics: also give the classes of the current frames' pixels, as pseudo-labels (`data.truth.CLASS_NAMES`).
+        variety: varied streets, each seen by a robot of its own that the rig is an example of (`VariedStreet`). Cameras
+            differ in number then, and may be absent from some frames.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class SimulatorClips(Dataset):
         grid: GridSpec | None = None,
         instants: InstantsConfig | None = None,
         shard: tuple[int, int] = (1, 1),
+        variety: bool = False,
     ):
         self.seeds, self.past_frames = list(seeds), past_frames
         self.first = max(past_frames, 1)
@@ -73,18 +77,19 @@ class SimulatorClips(Dataset):
         self.instants = instants
         mounted = Rig.load(rig).require_pinholes("training on streets").resized(*input.image_size)
         self.cameras = tuple(mounted.cameras)
-        settings = (RENDERER, mounted, input.history_interval, frames, lidar)
-        key = hashlib.sha256(repr(settings).encode()).hexdigest()[:12]
+        settings = (mounted, input.history_interval, frames, lidar)
+        version = (RENDERER, *settings, VARIED_RENDERER) if variety else (RENDERER, *settings)
+        key = hashlib.sha256(repr(version).encode()).hexdigest()[:12]
         self.folder = Path(cache) / f"streets_{key}"
         self.workers, self.shard = workers, shard
-        self._render("rendering streets", "", render_street, settings[1:])
+        self._render("rendering streets", "", render_street, (variety, *settings))
         estimator = None if cue in ("none", "true") else flow_estimator(cue, cue_weights, cue_device)
         seconds = () if cue == "none" else cue_intervals
         self.cue_suffixes = [_cue_suffix(cue, estimator, s) for s in seconds]
         self.semantics = semantics
         times = [(self.first + i) * input.history_interval for i in range(self.per_street)]
         if semantics:
-            self._render("classes of pixels", SEMANTICS, render_semantics, (mounted, times))
+            self._render("classes of pixels", SEMANTICS, render_semantics, (variety, mounted, times))
         self.votes_suffix = None
         if votes is not None:
             key = hashlib.sha256(repr((votes, grid)).encode()).hexdigest()[:8]
@@ -92,7 +97,7 @@ class SimulatorClips(Dataset):
             currents = [self.first + i for i in range(self.per_street)]
             self._render("votes of rays", self.votes_suffix, write_street_votes, (currents, grid, votes))
         for suffix, s in zip(self.cue_suffixes, seconds, strict=True):
-            self._render(f"optical flow over {s:g} s", suffix, render_cues, (mounted, times, estimator, s))
+            self._render(f"optical flow over {s:g} s", suffix, render_cues, (variety, mounted, times, estimator, s))
 
     def __len__(self) -> int:
         return len(self.seeds) * max(self.per_street, 0) * (INSTANTS if self.instants else 1)
@@ -132,9 +137,9 @@ def _cue_suffix(cue: str, estimator: FlowEstimator | None, interval: float) -> s
     return f"_{cue}{settings}_{interval:g}"
 
 
-def render_street(path: Path, seed: int, rig: Rig, interval: float, frames: int, lidar: bool) -> None:
+def render_street(path: Path, seed: int, variety: bool, rig: Rig, interval: float, frames: int, lidar: bool) -> None:
     """Render one street's frames into a file."""
-    street = Street(seed, rig)
+    street = open_street(seed, rig, variety=variety)
     sets = [street.render(i * interval, truth=False, lidar=lidar) for i in range(frames)]
     data = {
         "images": np.stack([s.images for s in sets]),
@@ -142,18 +147,21 @@ def render_street(path: Path, seed: int, rig: Rig, interval: float, frames: int,
         "stamp": np.array([s.stamp_ns for s in sets]),
         "T_world_ego": np.stack([s.T_world_ego for s in sets]),
         "K": sets[0].K,
-        "T_ego_cam": sets[0].T_ego_cam,
+        "T_ego_cam": np.stack([s.T_ego_cam for s in sets]) if variety else sets[0].T_ego_cam,
         "lidar_origin": sets[0].lidar_origin,
     }
+    if variety:
+        data["camera_valid"] = np.stack([s.camera_valid for s in sets])
+        data["own"] = np.packbits(sets[0].own, axis=-1)
     if lidar:
         data["lidar_count"] = np.array([len(s.lidar) for s in sets])
         data["lidar"] = np.concatenate([s.lidar for s in sets])
     save(path, data)
 
 
-def render_semantics(path: Path, seed: int, rig: Rig, times: list[float]) -> None:
+def render_semantics(path: Path, seed: int, variety: bool, rig: Rig, times: list[float]) -> None:
     """Classes of the pixels of one street's images at `times` (s) into a file."""
-    street = Street(seed, rig)
+    street = open_street(seed, rig, variety=variety)
     sets = [street.render(t, truth=False, lidar=False) for t in times]
     save(path, {"semantics": np.stack([s.semantics for s in sets])}, compressed=True)
 
@@ -165,25 +173,30 @@ def write_street_votes(path: Path, seed: int, currents: list[int], grid: GridSpe
 
 
 def render_cues(
-    path: Path, seed: int, rig: Rig, times: list[float], estimator: FlowEstimator | None, interval: float
+    path: Path, seed: int, variety: bool, rig: Rig, times: list[float], estimator: FlowEstimator | None, interval: float
 ) -> None:
     """Optical flow from one street's images at `times` (s) to those `interval` s before and after, into a file.
 
     Args:
         estimator: None for the truth.
     """
-    street = Street(seed, rig, flow_interval=interval)
-    flows, stamps, poses = [], [], []
+    street = open_street(seed, rig, flow_interval=interval, variety=variety)
+    flows, stamps, poses, mounts = [], [], [], []
     for t in times:
         now = street.render(t, truth=estimator is None, lidar=False)
         others = [street.render(t + sign * interval, truth=False, lidar=False) for sign in (-1, 1)]
         if estimator is None:
-            flows.append([encode(f) for f in (now.truth.flow_backward, now.truth.flow_forward)])
+            found = [encode(f) for f in (now.truth.flow_backward, now.truth.flow_forward)]
         else:
-            flows.append([trusted_flow(estimator, now.images, other.images)[0] for other in others])
+            found = [trusted_flow(estimator, now.images, other.images)[0] for other in others]
+        for flow, other in zip(found, others, strict=True):
+            flow[now.own | ~(now.camera_valid & other.camera_valid)[:, None, None]] = UNKNOWN
+        flows.append(found)
         stamps.append([other.stamp_ns for other in others])
         poses.append([other.T_world_ego for other in others])
-    save(path, {"flow": np.array(flows), "stamp": np.array(stamps), "T_world_ego": np.array(poses)})
+        mounts.append([other.T_ego_cam for other in others])
+    data = {"flow": np.array(flows), "stamp": np.array(stamps), "T_world_ego": np.array(poses)}
+    save(path, {**data, "T_ego_cam": np.array(mounts)} if variety else data)
 
 
 def _path(folder: Path, seed: int, suffix: str = "") -> Path:
@@ -196,15 +209,18 @@ def _load(folder: Path, seed: int, suffix: str = "") -> dict[str, np.ndarray]:
 
 
 def _cues(data: dict[str, np.ndarray], street: dict[str, np.ndarray], clip: int) -> tuple[FlowCue, ...]:
-    """The cues of one clip of a street, whose cameras do not move on the vehicle."""
+    """The cues of one clip of a street."""
     cues = []
-    for stamp, T_world_ego, packed in zip(*(data[k][clip] for k in ("stamp", "T_world_ego", "flow")), strict=True):
+    T_ego_cam = data.get("T_ego_cam", street["T_ego_cam"])
+    T_ego_cam = np.broadcast_to(T_ego_cam, (*data["stamp"].shape, *T_ego_cam.shape[-3:]))
+    kinds = (data["stamp"], data["T_world_ego"], data["flow"], T_ego_cam)
+    for stamp, T_world_ego, packed, mounts in zip(*(kind[clip] for kind in kinds), strict=True):
         flow, valid = decode(packed)
         cues.append(
             FlowCue(
                 stamp=torch.tensor(int(stamp)),
                 K=torch.from_numpy(street["K"]).float(),
-                T_ego_cam=torch.from_numpy(street["T_ego_cam"]).float(),
+                T_ego_cam=torch.from_numpy(mounts).float(),
                 T_world_ego=torch.from_numpy(T_world_ego),
                 flow=torch.from_numpy(flow).movedim(-1, 1),
                 valid=torch.from_numpy(valid),
@@ -215,19 +231,25 @@ def _cues(data: dict[str, np.ndarray], street: dict[str, np.ndarray], clip: int)
 
 def _frame(data: dict[str, np.ndarray], i: int) -> Frame:
     images = torch.from_numpy(data["images"][i]).permute(0, 3, 1, 2).float() / 255
-    width = images.shape[-1]
-    movable = np.unpackbits(data["movable"][i], axis=-1, count=width).astype(bool)
+    T_ego_cam = data["T_ego_cam"]  # of every frame, or of a whole street
+    T_ego_cam = T_ego_cam[i] if T_ego_cam.ndim == 4 else T_ego_cam
+    absent_never = np.ones((len(data["stamp"]), len(images)), bool)
     return Frame(
         stamp=torch.tensor(int(data["stamp"][i])),
         images=images,
-        camera_valid=torch.ones(len(images), dtype=torch.bool),
+        camera_valid=torch.from_numpy(data.get("camera_valid", absent_never)[i]),
         K=torch.from_numpy(data["K"]).float(),
-        T_ego_cam=torch.from_numpy(data["T_ego_cam"]).float(),
+        T_ego_cam=torch.from_numpy(T_ego_cam).float(),
         T_world_ego=torch.from_numpy(data["T_world_ego"][i]),
-        movable=torch.from_numpy(movable),
+        movable=_mask(data["movable"][i], images),
+        own=_mask(data["own"], images) if "own" in data else None,
         lidar=_sweep(data, i),
         lidar_origin=torch.from_numpy(data["lidar_origin"]).float(),
     )
+
+
+def _mask(packed: np.ndarray, images: Tensor) -> Tensor:
+    return torch.from_numpy(np.unpackbits(packed, axis=-1, count=images.shape[-1]).astype(bool))
 
 
 def _sweep(data: dict[str, np.ndarray], i: int) -> Tensor | None:

@@ -15,7 +15,7 @@ class Solid:
 
     vertices: Float[np.ndarray, "V 3"]  # m
     triangles: Int[np.ndarray, "F 3"]  # seen from outside, corners go round to the left
-    paint: str = "plain"  # of paints.PAINTS
+    paint: str = "plain"  # of varied.paints.PAINTS
     colour: tuple[float, float, float] | None = None  # RGB; None: the asset's
     style: tuple[float, ...] = ()  # of the paint
 
@@ -42,7 +42,7 @@ class Solid:
         corners = (corners - INWARD * (normals / np.maximum(length, 1e-12))[:, None])[length[:, 0] > 1e-9]
         longest = np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=2).max(1)
         counts = np.ceil(longest / spacing).astype(int)
-        return np.concatenate([_lattice(n) @ corners[counts == n] for n in np.unique(counts)]).reshape(-1, 3)
+        return np.concatenate([(_lattice(n) @ corners[counts == n]).reshape(-1, 3) for n in np.unique(counts)])
 
     def _inside(self, spacing: float) -> np.ndarray:
         import open3d as o3d

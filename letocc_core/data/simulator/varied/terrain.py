@@ -28,9 +28,9 @@ class Hills:
         """Land whose slope reaches about `steepest` (rise over run) in places."""
         count = 4
         tilt = rng.normal(0, 0.3 * steepest, 2)
-        direction, length = rng.uniform(0, 2 * np.pi, count), rng.uniform(70, 250, count)
+        direction, length = rng.uniform(0, 2 * np.pi, count), rng.uniform(50, 200, count)
         waves = np.stack([np.cos(direction), np.sin(direction)], 1) * (2 * np.pi / length)[:, None]
-        slopes = rng.uniform(0, 0.35 * steepest, count)
+        slopes = rng.uniform(0, 0.6 * steepest, count)
         return cls(tilt, waves, rng.uniform(0, 2 * np.pi, count), slopes * length / (2 * np.pi))
 
     def height(self, points: Float[np.ndarray, "*n 2"]) -> Float[np.ndarray, "*n"]:

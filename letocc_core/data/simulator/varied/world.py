@@ -6,16 +6,22 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from letocc_core.data.simulator import scenery
 from letocc_core.data.simulator.assets import Asset
-from letocc_core.data.simulator.paints import Light
 from letocc_core.data.simulator.path import CentreLine
-from letocc_core.data.simulator.terrain import Hills, Section, Strip
+from letocc_core.data.simulator.varied import scenery
+from letocc_core.data.simulator.varied.paints import Light
+from letocc_core.data.simulator.varied.terrain import Hills, Section, Strip
 from letocc_core.data.simulator.world import LENGTH, Actor, Placed, World, _footprint, _speeds
 from letocc_core.data.truth import CLASS_NAMES
 
 STEEPEST = 0.06  # rise over run that hills reach in places, in the steepest streets
 WEATHER = {"clear": 0.34, "low sun": 0.14, "cloudy": 0.3, "hazy": 0.12, "dusk": 0.1}  # and its share of the streets
+WALLS = np.array(  # colours of houses
+    [
+        (0.84, 0.82, 0.78), (0.74, 0.68, 0.58), (0.62, 0.61, 0.6), (0.56, 0.36, 0.29), (0.72, 0.58, 0.4),
+        (0.8, 0.74, 0.6), (0.62, 0.66, 0.7), (0.4, 0.39, 0.38), (0.66, 0.46, 0.38), (0.6, 0.63, 0.54), (0.48, 0.3, 0.25),
+    ]
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,8 +115,7 @@ class VariedWorld(World):
         """On either side one district after the other, and trees, lamps, signs and clutter along the kerb."""
         out: list[Placed] = []
         trees = [scenery.tree(rng) for _ in range(8)]
-        colours = rng.uniform(0.4, 0.85, (6, 1)) + rng.uniform(-0.1, 0.1, (6, 3)) * [1, 0.5, 1]
-        colours[0] = (0.56, 0.34, 0.27)
+        colours = WALLS[rng.permutation(len(WALLS))[:6]]
         edge = self.lanes.pavement
         for side in (-1, 1):
             s = 5.0

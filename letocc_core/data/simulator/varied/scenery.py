@@ -204,7 +204,7 @@ def house(rng: np.random.Generator, kind: str, colour: np.ndarray) -> Asset:
         rng.uniform(0.8, 1.4) if kind == "hall" else floor * rng.uniform(0.4, 0.6),
         floor * rng.uniform(0.26, 0.34),
         2.0 if kind == "hall" else float(bands),
-        float(rng.random() < 0.35),
+        float(rng.random() < (0.8 if colour[0] > 1.4 * colour[2] and colour[1] < 0.5 else 0.08)),
         float(kind == "town" and rng.random() < 0.45),
     )
     base = 1.5  # m below the ground, for slopes
@@ -220,7 +220,9 @@ def house(rng: np.random.Generator, kind: str, colour: np.ndarray) -> Asset:
         bay, top = rng.uniform(1.5, length / 2), floor * rng.integers(1, floors + 1)
         x, out = rng.uniform(-length / 4, length / 4), rng.uniform(0.8, 2)
         parts.append(Part("box", (x, 0, (top - base) / 2), (bay, depth + out, top + base), "facade", None, style))
-    return Asset("building", tuple(parts), tuple(np.clip(colour + rng.uniform(-0.06, 0.06, 3), 0.1, 0.95)))
+    return Asset(
+        "building", tuple(parts), tuple(np.clip(colour * rng.uniform(0.85, 1.1) + rng.normal(0, 0.012, 3), 0.1, 0.95))
+    )
 
 
 def tree(rng: np.random.Generator) -> Asset:

@@ -1,4 +1,4 @@
-"""Renders a varied street (`varied_world`) seen by a varied robot (`variety`)."""
+"""Renders a varied street (`varied.world`) seen by a varied robot (`varied.robots`)."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -7,13 +7,14 @@ from typing import Any
 import cv2
 import numpy as np
 
-from letocc_core.data.simulator import assets, paints, scenery, variety
-from letocc_core.data.simulator.paints import PAINTS, STYLES, Triangles, Wardrobe
+from letocc_core.data.simulator import assets
 from letocc_core.data.simulator.rig import Rig
 from letocc_core.data.simulator.street import REACH, SKY, Street, _Hits, _Instant
-from letocc_core.data.simulator.terrain import sheets
-from letocc_core.data.simulator.varied_world import VariedWorld
-from letocc_core.data.simulator.variety import Variety
+from letocc_core.data.simulator.varied import paints, robots, scenery
+from letocc_core.data.simulator.varied.paints import PAINTS, STYLES, Triangles, Wardrobe
+from letocc_core.data.simulator.varied.robots import Variety
+from letocc_core.data.simulator.varied.terrain import sheets
+from letocc_core.data.simulator.varied.world import VariedWorld
 from letocc_core.geometry.grid import GridSpec
 
 _GROUND_COLOURS = {
@@ -31,7 +32,7 @@ def open_street(
 class VariedStreet(Street):
     """As `Street`, of the varied kind; `rig` is that of its robot. `render(t)` depends on (seed, rig, t) alone.
 
-    A set is what the cameras see when each fires, up to `variety.SPREAD` apart: images and depth are of that instant,
+    A set is what the cameras see when each fires, up to `robots.SPREAD` apart: images and depth are of that instant,
     and `T_ego_cam` leads from the camera then to the ego frame at the set's stamp, as the live node places images. LiDAR
     and voxels are of the stamp.
     """
@@ -87,7 +88,7 @@ class VariedStreet(Street):
                 scene.add_triangles(o3d.core.Tensor(vertices), o3d.core.Tensor(triangles))
             hit = {k: v.numpy() for k, v in scene.cast_rays(o3d.core.Tensor(lines), nthreads=1).items()}
             there = np.isfinite(hit["t_hit"])
-            if there.mean() > variety.LARGEST_OWN:
+            if there.mean() > robots.LARGEST_OWN:
                 there[:] = False
             distance = np.where(there, hit["t_hit"], np.inf).astype(np.float32)
             points = lines[:, :3] + lines[:, 3:] * np.where(there, distance, 1)[:, None]
@@ -186,7 +187,7 @@ class VariedStreet(Street):
                 corners.append(solid.vertices[solid.triangles])
                 owner.append(np.full(len(solid.triangles), len(parts)))
                 count += len(solid.triangles)
-        style = np.pad(np.array(variety.OWN_STYLE), (0, STYLES - len(variety.OWN_STYLE)))
+        style = np.pad(np.array(robots.OWN_STYLE), (0, STYLES - len(robots.OWN_STYLE)))
         parts.append((PAINTS.index("body"), scenery.metal(rng), style))
         paint, colour, style = zip(*parts, strict=True)
         shift = rng.uniform(0, 50, (len(parts), 3))
@@ -196,7 +197,7 @@ class VariedStreet(Street):
             np.array(colour, np.float32),
             np.array(style, np.float32),
             shift.astype(np.float32),
-            rng.uniform(0.03, 0.1, len(parts)).astype(np.float32),
+            rng.uniform(0.025, 0.07, len(parts)).astype(np.float32),
         )
         corners = np.concatenate(corners).astype(np.float32)
         faces = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
@@ -241,7 +242,7 @@ class VariedStreet(Street):
         images = []
         for of_camera, look, counted in zip(cameras, self.variety.looks, ~self._own[0], strict=True):
             radiance = paints.shade(*of_camera, self._triangles, self._wardrobe, self.world.light)
-            images.append(variety.develop(radiance.reshape(*shape[1:], 3), look, counted, rng))
+            images.append(robots.develop(radiance.reshape(*shape[1:], 3), look, counted, rng))
         return np.stack(images)
 
     def _sunlit(self, t: float, hits: _Hits, shape: tuple[int, int, int]) -> np.ndarray:
