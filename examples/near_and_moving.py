@@ -1,6 +1,9 @@
 """A node that warns of what moves within 5 m. Run it beside occ_flow_node: python examples/near_and_moving.py"""
 
+from contextlib import suppress
+
 import rclpy
+from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 
 from letocc_ros import grid
@@ -26,4 +29,5 @@ class NearAndMoving(Node):
 
 if __name__ == "__main__":
     rclpy.init()
-    rclpy.spin(NearAndMoving())
+    with suppress(KeyboardInterrupt, ExternalShutdownException):
+        rclpy.spin(NearAndMoving())

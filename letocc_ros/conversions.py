@@ -6,23 +6,24 @@ replay see the same pixels; `cv_bridge`, where installed, adds the encodings whi
 
 import array
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Point, Pose, Quaternion, TransformStamped, Vector3
+from jaxtyping import Bool
 from nav_msgs.msg import OccupancyGrid
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
 from letocc_core.errors import DataError
 from letocc_core.geometry import se3
-from letocc_core.geometry.grid import GridSpec
 from letocc_core.stream import images
+from letocc_core.stream.costmap import Band, column_costs, free_ends
 from letocc_core.stream.packing import pack, unpack
 from letocc_core.stream.types import Calibration, OccFlow
 from letocc_ros.msg import OccFlowGrid
 
-UNKNOWN, OCCUPIED = -1, 100  # of `nav_msgs/OccupancyGrid`
 POINT_FIELDS = ("x", "y", "z", "probability", "vx", "vy")
 
 
@@ -139,17 +140,20 @@ def to_point_cloud(answer: OccFlow, frame_id: str, lowest: float = -np.inf, high
 
     Only those between two heights (m, in the ego frame).
     """
-    band = _between(answer.grid, lowest, highest)
-    index = np.argwhere(answer.occupied & band)
+    index = np.argwhere(answer.occupied & Band(lowest, highest).layers(answer))
     rows = np.column_stack(
         [answer.grid.centres_of(index), answer.probability[tuple(index.T)], answer.velocity[tuple(index.T)]]
-    ).astype(np.float32)
-    fields = [
-        PointField(name=name, offset=4 * i, datatype=PointField.FLOAT32, count=1) for i, name in enumerate(POINT_FIELDS)
-    ]
+    )
+    return _cloud(make_header(answer.stamp_ns, frame_id), POINT_FIELDS, rows)
+
+
+def _cloud(header: Header, names: Sequence[str], rows: np.ndarray) -> PointCloud2:
+    """A cloud of finite points [n, len(names)], float32."""
+    fields = [PointField(name=name, offset=4 * i, datatype=PointField.FLOAT32, count=1) for i, name in enumerate(names)]
+    rows = np.ascontiguousarray(rows, np.float32)
     width = rows.itemsize * len(fields)
     return PointCloud2(
-        header=make_header(answer.stamp_ns, frame_id),
+        header=header,
         height=1,
         width=len(rows),
         fields=fields,
@@ -161,25 +165,22 @@ def to_point_cloud(answer: OccFlow, frame_id: str, lowest: float = -np.inf, high
     )
 
 
-def to_costmap(answer: OccFlow, frame_id: str, lowest: float, highest: float) -> OccupancyGrid:
-    """Bird's-eye view of what stands between two heights (m, in the ego frame), as Nav2's static layer reads it.
-
-    100 where a voxel is occupied, below that 99 times the largest probability, -1 where no camera sees any voxel of the
-    column between these heights.
-    """
-    grid = answer.grid
-    band = _between(grid, lowest, highest)
-    observed = answer.observed[:, :, band]
-    likely = np.where(observed, answer.probability[:, :, band], 0).max(-1, initial=0)
-    cost = np.rint(99 * likely).astype(np.int8)
-    cost[answer.occupied[:, :, band].any(-1)] = OCCUPIED
-    cost[~observed.any(-1)] = UNKNOWN
+def to_costmap(
+    answer: OccFlow, frame_id: str, band: Band, without: Bool[np.ndarray, "X Y Z"] | None = None
+) -> OccupancyGrid:
+    """Bird's-eye view of what stands in a band of heights (`column_costs`), as Nav2's static layer reads it."""
+    grid, cost = answer.grid, column_costs(answer, band, without)
     message = OccupancyGrid(header=make_header(answer.stamp_ns, frame_id), data=_array("b", cost.T))  # rows along x
     message.info.map_load_time = message.header.stamp
     message.info.resolution = grid.voxel_size
     message.info.width, message.info.height = grid.shape[:2]
     message.info.origin.position.x, message.info.origin.position.y = map(float, grid.lower[:2])
     return message
+
+
+def to_clearing(answer: OccFlow, frame_id: str, band: Band, blind: float) -> PointCloud2:
+    """Where free space ends as seen from the frame's origin (`free_ends`), for layers that clear along rays."""
+    return _cloud(make_header(answer.stamp_ns, frame_id), ("x", "y", "z"), free_ends(answer, band, blind))
 
 
 def _bridge_to_rgb(message: Image, source: str) -> np.ndarray | None:
@@ -196,12 +197,6 @@ def _bridge_to_rgb(message: Image, source: str) -> np.ndarray | None:
 
 def _matrix(q: Quaternion, t: Vector3 | Point) -> np.ndarray:
     return se3.from_quaternion(np.array([q.x, q.y, q.z, q.w]), np.array([t.x, t.y, t.z]))
-
-
-def _between(grid: GridSpec, lowest: float, highest: float) -> np.ndarray:
-    """bool [Z]: layers whose centre lies between two heights (m)."""
-    heights = grid.lower[2] + (np.arange(grid.shape[2]) + 0.5) * grid.voxel_size
-    return (heights >= lowest) & (heights <= highest)
 
 
 def make_header(stamp_ns: int, frame_id: str) -> Header:

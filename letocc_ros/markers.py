@@ -1,6 +1,10 @@
 """Voxels and their motion as markers for RViz."""
 
+import importlib
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from geometry_msgs.msg import Point, Vector3
@@ -136,3 +140,42 @@ def colour_ramp() -> list[ColorRGBA]:
 
 def _colour(rgb: Sequence[float], alpha: float = 1.0) -> ColorRGBA:
     return ColorRGBA(r=rgb[0], g=rgb[1], b=rgb[2], a=alpha)
+
+
+@dataclass(frozen=True)
+class ObstacleTypes:
+    """Messages of `nav2_dynamic_msgs`, which Nav2's layers and controllers for dynamic obstacles take."""
+
+    array: type
+    obstacle: type
+
+
+def obstacle_types() -> ObstacleTypes | None:
+    """Them, or None where the package is not installed."""
+    try:
+        package = importlib.import_module("nav2_dynamic_msgs.msg")
+    except ImportError:
+        return None
+    return ObstacleTypes(package.ObstacleArray, package.Obstacle)
+
+
+def to_obstacles(objects: Sequence[MovingObject], types: ObstacleTypes, header: Header) -> Any:
+    """`nav2_dynamic_msgs/ObstacleArray`: centre, size along the axes (m) and velocity (m/s) of each object.
+
+    Nothing is tracked: an obstacle's UUID stays zero, and the message has one only where its version has the field.
+    """
+    obstacles = []
+    for item in objects:
+        obstacle = types.obstacle()
+        if hasattr(obstacle, "header"):  # older versions have it in each obstacle
+            obstacle.header = header
+        if hasattr(obstacle, "score"):
+            obstacle.score = 1.0
+        obstacle.position = Point(**dict(zip("xyz", item.position, strict=True)))
+        vx, vy = item.velocity
+        obstacle.velocity = Vector3(x=vx, y=vy, z=0.0)
+        cos, sin = abs(math.cos(item.heading)), abs(math.sin(item.heading))
+        length, width, height = item.size
+        obstacle.size = Vector3(x=cos * length + sin * width, y=sin * length + cos * width, z=height)
+        obstacles.append(obstacle)
+    return types.array(header=header, obstacles=obstacles)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from nav_msgs.msg import OccupancyGrid
 from rclpy.duration import Duration
@@ -12,10 +13,12 @@ from sensor_msgs.msg import PointCloud2
 from visualization_msgs.msg import MarkerArray
 
 from letocc_core.geometry.grid import GridSpec
+from letocc_core.stream.costmap import moving
 from letocc_core.stream.objects import moving_objects
 from letocc_core.stream.types import OccFlow
 from letocc_ros import conversions
-from letocc_ros.markers import MarkerMaker, to_object_markers
+from letocc_ros.conversions import make_header
+from letocc_ros.markers import MarkerMaker, ObstacleTypes, obstacle_types, to_object_markers, to_obstacles
 from letocc_ros.msg import OccFlowGrid
 from letocc_ros.parameters import NodeParameters
 
@@ -24,7 +27,8 @@ from letocc_ros.parameters import NodeParameters
 class Output:
     """A topic, and how an answer becomes a message of it."""
 
-    name: str  # the topic is `~/name`, the parameter that switches it `publish_name`
+    name: str  # the topic is `~/name`
+    switch: str  # the parameter that switches it
     publisher: Publisher
     convert: Callable[[OccFlow], object]
     confirmed: float = field(default_factory=time.monotonic)  # s, when no subscriber lacked a message the last time
@@ -47,21 +51,25 @@ class Outputs:
         self._node = node
         self._markers = MarkerMaker(grid)
         self.parameters = parameters  # may be replaced at any time
-        kinds = {
-            "occupancy": (OccFlowGrid, self._occupancy),
-            "points": (PointCloud2, self._points),
-            "costmap": (OccupancyGrid, self._costmap),
-            "markers": (MarkerArray, self._voxels),
-            "objects": (MarkerArray, self._objects),
+        kinds: dict[str, tuple[type, str, Callable[[OccFlow], object]]] = {
+            "occupancy": (OccFlowGrid, "publish_occupancy", self._occupancy),
+            "points": (PointCloud2, "publish_points", self._points),
+            "clearing": (PointCloud2, "publish_clearing", self._clearing),
+            "markers": (MarkerArray, "publish_markers", self._voxels),
+            "objects": (MarkerArray, "publish_objects", self._objects),
         }
+        for name in parameters.bands:
+            kinds[name] = (OccupancyGrid, "publish_costmap", partial(self._costmap, name))
+        if (obstacles := obstacle_types()) is not None:
+            kinds["obstacles"] = (obstacles.array, "publish_objects", partial(self._obstacles, obstacles))
         self._outputs = [
-            Output(name, node.create_lifecycle_publisher(kind, f"~/{name}", 5), convert)
-            for name, (kind, convert) in kinds.items()
+            Output(name, switch, node.create_lifecycle_publisher(kind, f"~/{name}", 5), convert)
+            for name, (kind, switch, convert) in kinds.items()
         ]
 
     def publish(self, answer: OccFlow) -> int:
         """Send the answer to whoever listens; returns on how many topics."""
-        wanted = [o for o in self._outputs if getattr(self.parameters, f"publish_{o.name}")]
+        wanted = [o for o in self._outputs if getattr(self.parameters, o.switch)]
         heard = [o for o in wanted if o.publisher.get_subscription_count()]
         for output in heard:
             output.unconfirmed()  # the message before has had a whole set's time to arrive
@@ -85,9 +93,14 @@ class Outputs:
         p = self.parameters
         return conversions.to_point_cloud(answer, p.base_frame, p.points_min_height, p.points_max_height)
 
-    def _costmap(self, answer: OccFlow) -> OccupancyGrid:
+    def _clearing(self, answer: OccFlow) -> PointCloud2:
         p = self.parameters
-        return conversions.to_costmap(answer, p.base_frame, p.costmap_min_height, p.costmap_max_height)
+        return conversions.to_clearing(answer, p.base_frame, p.bands["costmap"], p.clearing_blind_range)
+
+    def _costmap(self, name: str, answer: OccFlow) -> OccupancyGrid:
+        p = self.parameters
+        without = moving(answer, p.min_speed) if p.costmap_moving == "exclude" else None
+        return conversions.to_costmap(answer, p.base_frame, p.bands[name], without)
 
     def _voxels(self, answer: OccFlow) -> MarkerArray:
         p = self.parameters
@@ -97,3 +110,8 @@ class Outputs:
         p = self.parameters
         objects = moving_objects(answer, p.min_speed, p.min_object_voxels)
         return to_object_markers(objects, answer.stamp_ns, p.base_frame, p.motion_colour)
+
+    def _obstacles(self, types: ObstacleTypes, answer: OccFlow) -> object:
+        p = self.parameters
+        objects = moving_objects(answer, p.min_speed, p.min_object_voxels)
+        return to_obstacles(objects, types, make_header(answer.stamp_ns, p.base_frame))

@@ -3,6 +3,7 @@
 import array
 import dataclasses
 import difflib
+import re
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ from rclpy.validate_topic_name import validate_topic_name
 
 from letocc_core.errors import ConfigError
 from letocc_core.stream.assembler import AssemblerConfig
+from letocc_core.stream.costmap import Band
 from letocc_core.stream.topics import is_rectified
 
 STREET_CAMERAS = (
@@ -122,6 +124,25 @@ class NodeParameters:
     costmap_max_height: float = _parameter(
         2.0, "Upper end of the heights above base_frame that the costmap shows.", "m", (-100, 100), live=True
     )
+    costmap_bands: tuple[str, ...] = _parameter(
+        ("",),
+        "More costmaps from the same answer, each of a band of heights: `low 0.1 0.6` publishes ~/costmap_low of what is "
+        "between 0.1 and 0.6 m above base_frame.",
+    )
+    costmap_moving: str = _parameter(
+        "include",
+        "Whether costmaps show matter faster than min_speed; exclude: its voxels count as free, and walkers leave no trail.",
+        choices=("include", "exclude"),
+        live=True,
+    )
+    clearing_blind_range: float = _parameter(
+        4.0,
+        "Rays of ~/clearing start at base_frame and pass over what no camera sees up to this distance from it, such as the "
+        "vehicle's own surroundings.",
+        "m",
+        (0, 100),
+        live=True,
+    )
     voxel_colour: str = _parameter(
         "height",
         "What the colour of a voxel in ~/markers shows: height, probability, or speed (0 to 10 m/s).",
@@ -134,6 +155,7 @@ class NodeParameters:
     publish_occupancy: bool = _parameter(True, "Publish ~/occupancy while someone listens.", live=True)
     publish_points: bool = _parameter(True, "Publish ~/points while someone listens.", live=True)
     publish_costmap: bool = _parameter(True, "Publish ~/costmap while someone listens.", live=True)
+    publish_clearing: bool = _parameter(True, "Publish ~/clearing while someone listens.", live=True)
     publish_markers: bool = _parameter(True, "Publish ~/markers while someone listens.", live=True)
     publish_objects: bool = _parameter(False, "Publish ~/objects while someone listens.", live=True)
     snapshot_folder: str = _parameter("~/.ros/snapshots", "Where ~/save_snapshot writes.", live=True)
@@ -157,6 +179,28 @@ class NodeParameters:
                 raise ConfigError(
                     f"parameter '{name}_min_height' is {low} m, expected less than '{name}_max_height' ({high} m)"
                 )
+
+        _ = self.bands
+
+    @property
+    def bands(self) -> dict[str, Band]:
+        """Bands of heights by the names of their topics: `costmap`, and `costmap_NAME` of each in `costmap_bands`."""
+        found = {"costmap": Band(self.costmap_min_height, self.costmap_max_height)}
+        for text in filter(None, self.costmap_bands):
+            name, *numbers = text.split()
+            try:
+                lowest, highest = map(float, numbers)
+            except ValueError:
+                raise ConfigError(
+                    f"parameter 'costmap_bands': '{text}', expected a band such as 'low 0.1 0.6'"
+                ) from None
+            topic = f"costmap_{name}"
+            if topic in found or not re.fullmatch(r"\w+", name, re.ASCII):
+                raise ConfigError(
+                    f"parameter 'costmap_bands': '{text}': names are letters and digits, none of them twice"
+                )
+            found[topic] = Band(lowest, highest)
+        return found
 
     @property
     def rectified(self) -> bool:

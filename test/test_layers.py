@@ -39,7 +39,7 @@ LAYERS = {  # package or module of letocc_core: what else it may import
         *("geometry", "model", "checkpoint", "stream", "rendering"),
         *("cues", "data", "viz", "metrics", "training"),
     },
-    "cli": {"model", "cues", "data", "training", "evaluation"},
+    "cli": {"model", "cues", "data", "viz", "training", "evaluation"},
 }
 NODE = {"geometry", "model", "checkpoint", "stream"}  # what the ROS package may import; bags in BAG_MODULES alone
 BAG_MODULES = {"player.py", "recorder.py"}

@@ -3,18 +3,26 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed; source scripts/env.sh")
 pytest.importorskip("letocc_ros.msg", reason="the ROS package is not built; source scripts/env.sh")
 
+from letocc_core.geometry.grid import GridSpec
+from letocc_core.stream.costmap import free_ends
+from letocc_core.stream.types import OccFlow
 from letocc_ros.parameters import NodeParameters, defaults
+
+GRID = GridSpec()  # of the street checkpoint
+FREE = np.zeros(GRID.shape, np.float32)
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "nav2.md").read_text()
 # What each plugin declares, and of which type; a source's parameters have the source's name before them.
 SOURCE = {"topic": str, "data_type": str, "marking": bool, "clearing": bool}
 SOURCE |= {"min_obstacle_height": float, "max_obstacle_height": float}
+FRUSTUM = dict.fromkeys(("min_z", "max_z", "vertical_fov_angle", "vertical_fov_padding", "horizontal_fov_angle"), float)
 DECLARED = {
     "nav2_costmap_2d::StaticLayer": {
         "plugin": str,
@@ -29,6 +37,7 @@ DECLARED = {
         "combination_method": int,
         "observation_sources": str,
         "occ_flow": SOURCE | {"obstacle_max_range": float, "raytrace_max_range": float},
+        "occ_flow_clearing": SOURCE | {"obstacle_max_range": float, "raytrace_max_range": float},
     },
     "spatio_temporal_voxel_layer/SpatioTemporalVoxelLayer": {
         "plugin": str,
@@ -41,6 +50,9 @@ DECLARED = {
         "combination_method": int,
         "observation_sources": str,
         "occ_flow": SOURCE | {"obstacle_range": float, "filter": str, "clear_after_reading": bool},
+        "occ_flow_clearing": SOURCE
+        | {"clear_after_reading": bool, "model_type": int, "decay_acceleration": float}
+        | FRUSTUM,
     },
     "nav2_costmap_2d::InflationLayer": {"plugin": str, "inflation_radius": float, "cost_scaling_factor": float},
 }
@@ -94,13 +106,33 @@ def test_the_costmap_is_read_as_it_is_published(costmap: dict, layers: dict[str,
 
 def test_the_layers_of_points_cut_where_the_costmap_does(layers: dict[str, dict]):
     for plugin in ("nav2_costmap_2d::ObstacleLayer", "spatio_temporal_voxel_layer/SpatioTemporalVoxelLayer"):
-        source = layers[plugin][layers[plugin]["observation_sources"]]
-        assert (source["topic"], source["data_type"]) == ("/occ_flow_node/points", "PointCloud2")
-        heights = source["min_obstacle_height"], source["max_obstacle_height"]
-        assert heights == (NodeParameters.costmap_min_height, NodeParameters.costmap_max_height)
+        marks, clears = (layers[plugin][name] for name in layers[plugin]["observation_sources"].split())
+        assert (marks["topic"], marks["data_type"]) == ("/occ_flow_node/points", "PointCloud2")
+        assert (clears["topic"], clears["data_type"]) == ("/occ_flow_node/clearing", "PointCloud2")
+        assert (marks["marking"], marks["clearing"], clears["marking"], clears["clearing"]) == (
+            True,
+            False,
+            False,
+            True,
+        )
+        for source in (marks, clears) if "min_obstacle_height" in clears else (marks,):
+            heights = source["min_obstacle_height"], source["max_obstacle_height"]
+            assert heights == (NodeParameters.costmap_min_height, NodeParameters.costmap_max_height)
+
+
+def test_rays_that_clear_pass_the_height_filter_and_reach_as_far_as_marks(layers: dict[str, dict]):
+    clears = layers["nav2_costmap_2d::ObstacleLayer"]["occ_flow_clearing"]
+    ends = free_ends(
+        OccFlow(0, GRID, FREE, np.zeros((*GRID.shape, 2), np.float32), np.ones(GRID.shape, bool), 0.5),
+        NodeParameters().bands["costmap"],
+        NodeParameters.clearing_blind_range,
+    )
+    assert len(ends) > 100
+    assert (clears["min_obstacle_height"] < ends[:, 2]).all() and (ends[:, 2] < clears["max_obstacle_height"]).all()
+    assert np.linalg.norm(ends[:, :2], axis=1).max() < clears["raytrace_max_range"]
 
 
 def test_parameters_on_the_page_are_the_nodes():
     named = set(re.findall(r"-p (\w+):=", PAGE)) | set(re.findall(r"`(\w+):=\w+`", PAGE))
-    assert named == {"points_min_height", "autostart", "publish_objects"}
+    assert named == {"points_min_height", "autostart", "publish_objects", "costmap_moving"}
     assert named <= set(defaults())

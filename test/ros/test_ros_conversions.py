@@ -26,11 +26,12 @@ from letocc_core.geometry import se3
 from letocc_core.geometry.calibration import from_camera_info
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.stream import images
+from letocc_core.stream.costmap import OCCUPIED, UNKNOWN, Band
 from letocc_core.stream.objects import MovingObject
 from letocc_core.stream.types import OccFlow
 from letocc_ros import conversions, parameters
 from letocc_ros.health import RECENT, REPEAT, Health
-from letocc_ros.markers import MarkerMaker, colour_ramp, to_object_markers
+from letocc_ros.markers import MarkerMaker, ObstacleTypes, colour_ramp, obstacle_types, to_object_markers, to_obstacles
 from letocc_ros.msg import OccFlowGrid
 from letocc_ros.session import header_stamp_ns
 from letocc_ros.worker import LatestWorker
@@ -169,17 +170,48 @@ def test_objects_as_markers():
 
 
 def test_costmap():
-    costmap = conversions.to_costmap(answer(), "base_link", lowest=0.5, highest=2.0)  # layers 1 to 3
+    costmap = conversions.to_costmap(answer(), "base_link", Band(0.5, 2.0))  # layers 1 to 3
     cells = np.array(costmap.data).reshape(costmap.info.height, costmap.info.width)  # [y, x]
     assert cells.shape == (4, 3)
-    assert cells[1, 0] == conversions.OCCUPIED
-    assert cells[0, 1] == conversions.UNKNOWN  # no camera sees the column
+    assert cells[1, 0] == OCCUPIED
+    assert cells[0, 1] == UNKNOWN  # no camera sees the column
     assert cells[1, 1] == 25  # 99 * 0.25
     assert cells[3, 2] == 0  # occupied, but below the band
     assert (costmap.info.origin.position.x, costmap.info.origin.position.y) == (-1.0, -2.0)
     assert costmap.info.resolution == 0.5
-    everything_above = conversions.to_costmap(answer(), "base_link", lowest=50.0, highest=60.0)
-    assert set(everything_above.data) == {conversions.UNKNOWN}
+    everything_above = conversions.to_costmap(answer(), "base_link", Band(50.0, 60.0))
+    assert set(everything_above.data) == {UNKNOWN}
+
+
+def test_objects_as_obstacles_of_nav2():
+    """Both versions of nav2_dynamic_msgs; the size is along the axes, the object heads left."""
+    item = MovingObject((1.0, 2.0, 0.5), (4.0, 2.0, 1.5), (0.0, 3.0), 40)
+    header = conversions.make_header(STAMP, "base_link")
+    for old in (True, False):
+        own = {"header": None} if old else {"score": 0.0}
+        types = ObstacleTypes(lambda **fields: SimpleNamespace(**fields), lambda own=own: SimpleNamespace(**own))
+        array = to_obstacles([item], types, header)
+        [obstacle] = array.obstacles
+        assert array.header is header and (obstacle.header is header if old else obstacle.score == 1.0)
+        assert (obstacle.position.x, obstacle.position.y, obstacle.position.z) == (1.0, 2.0, 0.5)
+        assert (obstacle.velocity.x, obstacle.velocity.y) == (0.0, 3.0)
+        np.testing.assert_allclose([obstacle.size.x, obstacle.size.y, obstacle.size.z], (2.0, 4.0, 1.5))
+    assert obstacle_types() is None or obstacle_types().array is not None
+
+
+def test_bands_of_heights_are_read_and_checked():
+    bands = parameters.NodeParameters(costmap_bands=("low 0.1 0.6", "high 0.6 2.5")).bands
+    assert bands == {"costmap": Band(0.3, 2.0), "costmap_low": Band(0.1, 0.6), "costmap_high": Band(0.6, 2.5)}
+    for wrong, said in (
+        ("low 0.1", "such as 'low 0.1 0.6'"),
+        ("low a b", "such as 'low 0.1 0.6'"),
+        ("low 2 1", "expected the first below the second"),
+        ("a/b 0 1", "letters and digits"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            parameters.NodeParameters(costmap_bands=(wrong,))
+    with pytest.raises(ConfigError, match="none of them twice"):
+        parameters.NodeParameters(costmap_bands=("low 0 1", "low 1 2"))
 
 
 def test_raw_images():

@@ -1,0 +1,89 @@
+"""An answer from above, for planners: the cost of each column between two heights, and how far free space is seen."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int8
+
+from letocc_core.errors import ConfigError
+from letocc_core.stream.types import OccFlow
+
+UNKNOWN, OCCUPIED = -1, 100  # of `nav_msgs/OccupancyGrid`
+
+
+@dataclass(frozen=True)
+class Band:
+    """Heights above the ego frame. Raises `ConfigError` unless `lowest` is below `highest`."""
+
+    lowest: float  # m
+    highest: float  # m
+
+    def __post_init__(self):
+        if not self.lowest < self.highest:
+            raise ConfigError(
+                f"heights from {self.lowest:g} to {self.highest:g} m, expected the first below the second"
+            )
+
+    def layers(self, answer: OccFlow) -> Bool[np.ndarray, "Z"]:
+        """The layers of the answer's grid whose centres lie in it."""
+        grid = answer.grid
+        heights = grid.lower[2] + (np.arange(grid.shape[2]) + 0.5) * grid.voxel_size
+        return (heights >= self.lowest) & (heights <= self.highest)
+
+
+def moving(answer: OccFlow, min_speed: float) -> Bool[np.ndarray, "X Y Z"]:
+    """Occupied voxels faster than this (m/s)."""
+    return answer.occupied & (np.linalg.norm(answer.velocity, axis=-1) > min_speed)
+
+
+def column_costs(
+    answer: OccFlow, band: Band, without: Bool[np.ndarray, "X Y Z"] | None = None
+) -> Int8[np.ndarray, "X Y"]:
+    """100 where a voxel of the column is occupied, below that 99 times the largest probability, -1 where none is seen.
+
+    Args:
+        without: voxels that count as free, such as those that move.
+    """
+    layers = band.layers(answer)
+    observed, occupied = answer.observed[:, :, layers], answer.occupied[:, :, layers]
+    probability = np.where(observed, answer.probability[:, :, layers], 0)
+    if without is not None:
+        left_out = without[:, :, layers]
+        occupied, probability = occupied & ~left_out, np.where(left_out, 0, probability)
+    cost = np.rint(99 * probability.max(-1, initial=0)).astype(np.int8)
+    cost[occupied.any(-1)] = OCCUPIED
+    cost[~observed.any(-1)] = UNKNOWN
+    return cost
+
+
+def free_ends(answer: OccFlow, band: Band, blind: float) -> Float[np.ndarray, "n 3"]:
+    """How far one sees from the origin of the ego frame: where rays over the ground end (m, ego axes).
+
+    A ray ends before the first column that is occupied in the band, or that nobody sees there; the columns before its end
+    are free. All columns of the grid that can be reached lie on some ray. Near the vehicle no camera sees the ground:
+    a ray goes over unseen columns at its start, up to `blind` m, and is left out if those reach farther.
+
+    Args:
+        blind: m from the origin.
+    """
+    grid, layers = answer.grid, band.layers(answer)
+    if not layers.any():
+        return np.zeros((0, 3))
+    seen = answer.observed[:, :, layers].any(-1)
+    stops = answer.occupied[:, :, layers].any(-1)
+    corners = np.abs([grid.lower[:2], grid.upper[:2]]).max(0)
+    farthest, step = float(np.hypot(*corners)), grid.voxel_size / 2
+    angles = np.linspace(-np.pi, np.pi, int(np.ceil(4 * np.pi * farthest / grid.voxel_size)), endpoint=False)
+    distance = np.arange(1, int(farthest / step) + 1) * step
+    places = distance[:, None] * np.stack([np.cos(angles), np.sin(angles)], -1)[:, None]  # [rays, steps, 2]
+    index = np.floor((places - grid.lower[:2]) / grid.voxel_size).astype(int)
+    inside = ((index >= 0) & (index < grid.shape[:2])).all(-1)
+    at = tuple(np.where(inside[..., None], index, 0).transpose(2, 0, 1))
+    looked, blocked = inside & seen[at], inside & stops[at]
+    begun = np.logical_or.accumulate(looked, axis=1)
+    ends = blocked | (begun & ~looked)  # beyond the grid nothing is seen
+    last = np.where(ends.any(1), ends.argmax(1), len(distance)) - 1
+    rays = np.arange(len(angles))
+    kept = (last >= 0) & looked[rays, last] & (distance[begun.argmax(1)] <= blind)
+    height = (max(band.lowest, grid.lower[2]) + min(band.highest, grid.upper[2])) / 2
+    return np.column_stack([places[rays[kept], last[kept]], np.full(kept.sum(), height)])

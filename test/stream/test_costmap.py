@@ -1,0 +1,115 @@
+"""Answers from above: costs, how far one sees, and that nothing is left of what has gone."""
+
+import numpy as np
+import pytest
+
+from letocc_core.errors import ConfigError
+from letocc_core.geometry.grid import GridSpec
+from letocc_core.stream.costmap import OCCUPIED, UNKNOWN, Band, column_costs, free_ends, moving
+from letocc_core.stream.query import occupied_points
+from letocc_core.stream.types import OccFlow
+
+GRID = GridSpec((-10.0, -10.0, -1.0), (10.0, 10.0, 3.0), 0.5)
+BAND = Band(0.3, 2.0)  # layers 3 to 5, with centres at 0.75, 1.25 and 1.75 m
+
+
+def answer_of(occupied: np.ndarray, velocity: tuple[float, float] = (0.0, 0.0), unseen: np.ndarray | None = None):
+    flow = np.zeros((*GRID.shape, 2), np.float32)
+    flow[occupied] = velocity
+    observed = np.ones(GRID.shape, bool) if unseen is None else ~unseen
+    return OccFlow(0, GRID, np.where(occupied, 0.9, 0.1).astype(np.float32), flow, observed, threshold=0.5)
+
+
+def box(x: tuple[float, float], y: tuple[float, float], z: tuple[float, float] = (0.5, 2.0)) -> np.ndarray:
+    """Voxels whose centres lie between these metres."""
+    centres = GRID.centres_of(np.stack(np.indices(GRID.shape), -1))
+    low, high = np.array([x, y, z]).T
+    return ((centres > low) & (centres < high)).all(-1)
+
+
+def column(x: float, y: float) -> tuple[int, int]:
+    return int((x + 10) // 0.5), int((y + 10) // 0.5)
+
+
+def test_costs_of_a_band():
+    answer = answer_of(box((4, 5), (0, 1)) | box((-5, -4), (0, 1), (-1, 0)), unseen=box((8, 10), (8, 10), (-1, 3)))
+    cost = column_costs(answer, BAND)
+    assert cost.dtype == np.int8 and cost[column(4.2, 0.2)] == OCCUPIED
+    assert cost[column(9, 9)] == UNKNOWN
+    assert cost[column(-4.5, 0.2)] == cost[column(0, 0)] == 10  # below the band, and nothing: 99 * 0.1
+    assert (column_costs(answer, Band(-1.0, 0.0))[column(-4.5, 0.2)]) == OCCUPIED
+    assert (column_costs(answer, Band(50, 60)) == UNKNOWN).all()
+    with pytest.raises(ConfigError, match="from 2 to 1 m"):
+        Band(2.0, 1.0)
+
+
+def test_what_moves_may_be_left_out():
+    walker, wall = box((4, 5), (0, 1)), box((6, 7), (0, 1))
+    answer = answer_of(walker | wall)
+    answer.velocity[walker] = (0.0, 1.4)
+    cost = column_costs(answer, BAND, moving(answer, min_speed=0.5))
+    assert cost[column(4.2, 0.2)] == 0  # all three layers of the band are left out
+    assert cost[column(6.2, 0.2)] == OCCUPIED
+    assert column_costs(answer, BAND)[column(4.2, 0.2)] == OCCUPIED
+
+
+def test_rays_end_before_a_wall_at_the_edge_and_where_nobody_sees():
+    answer = answer_of(box((5, 6), (-10, 10)), unseen=box((-10, -6), (-10, 10), (-1, 3)))
+    ends = free_ends(answer, BAND, blind=1.0)
+    assert np.allclose(ends[:, 2], (0.3 + 2.0) / 2)
+    ahead = ends[np.abs(np.arctan2(ends[:, 1], ends[:, 0])) < 0.2]
+    assert len(ahead) > 5 and (ahead[:, 0] > 4.4).all() and (ahead[:, 0] < 5.0).all()  # the column before the wall
+    behind = ends[np.abs(np.arctan2(ends[:, 1], -ends[:, 0])) < 0.2]
+    assert (behind[:, 0] >= -6.0).all() and (behind[:, 0] < -5.4).all()
+    left = ends[np.abs(np.arctan2(-ends[:, 0], ends[:, 1])) < 0.1]
+    assert (left[:, 1] > 9.4).all()
+    assert len(free_ends(answer, Band(50, 60), blind=1.0)) == 0
+
+
+def test_rays_pass_over_the_blind_ground_around_the_vehicle_and_no_farther():
+    near = box((-3, 3), (-3, 3), (-1, 3))
+    answer = answer_of(np.zeros(GRID.shape, bool), unseen=near)
+    assert len(free_ends(answer, BAND, blind=2.0)) == 0
+    assert len(free_ends(answer, BAND, blind=5.0)) > 100
+    assert len(free_ends(answer_of(near), BAND, blind=5.0)) == 0  # matter all around: one sees nowhere
+
+
+def cells_on_line(end: np.ndarray) -> np.ndarray:
+    """Columns from the origin to a point, as Nav2's Bresenham walk visits them."""
+    first, last = np.array(column(0, 0)), np.floor((end[:2] + 10) / 0.5).astype(int)
+    count = int(np.abs(last - first).max()) + 1
+    return np.rint(np.linspace(first, last, count)).astype(int)
+
+
+class ObstacleLayer:
+    """What Nav2's layer does with a cloud that marks and another that clears: first clears, then marks; nothing decays."""
+
+    def __init__(self):
+        self.marked = np.zeros(GRID.shape[:2], bool)
+
+    def update(self, answer: OccFlow, clear: bool = True) -> None:
+        for end in free_ends(answer, BAND, blind=1.0) if clear else ():
+            self.marked[tuple(cells_on_line(end).T)] = False
+        points = occupied_points(answer, BAND.lowest, BAND.highest)
+        self.marked[tuple(np.floor((points.centres[:, :2] + 10) / 0.5).astype(int).T)] = True
+
+
+def crossing(clear: bool) -> np.ndarray:
+    """A walker crosses 5 m ahead, before a wall that is always seen; then ten sets without it."""
+    layer, wall = ObstacleLayer(), box((8, 9), (-10, 10))
+    for step in range(20):
+        layer.update(answer_of(wall | box((4.5, 5.5), (step - 10, step - 9)), (0.0, 5.0)), clear)
+    for _ in range(10):
+        layer.update(answer_of(wall), clear)
+    layer.marked[box((8, 9), (-10, 10)).any(-1)] = False
+    return layer.marked
+
+
+def test_no_ghost_is_left_of_what_has_crossed():
+    assert not crossing(clear=True).any()
+    assert crossing(clear=False).sum() == 80  # without the clearing cloud all of its way stays
+
+
+def test_no_trail_is_in_the_costmap_of_what_moves():
+    answer = answer_of(box((4.5, 5.5), (-10, 10)), (0.0, 5.0))
+    assert (column_costs(answer, BAND, moving(answer, 0.5)) < OCCUPIED).all()
