@@ -19,7 +19,7 @@ from std_msgs.msg import Header
 from letocc_core.errors import DataError
 from letocc_core.geometry import se3
 from letocc_core.stream import images
-from letocc_core.stream.costmap import Band, column_costs, free_ends
+from letocc_core.stream.consumers.costmap import Band, column_costs, free_ends
 from letocc_core.stream.packing import pack, unpack
 from letocc_core.stream.types import Calibration, OccFlow
 from letocc_ros.msg import OccFlowGrid

@@ -18,7 +18,7 @@ Everything is in the header's frame (base_link: x forward, y left, z up) at the 
 import numpy as np
 from jaxtyping import Float
 
-from letocc_core.stream.query import (
+from letocc_core.stream.consumers.query import (
     OccupiedPoints,
     PointStates,
     occupied_points,

@@ -20,7 +20,7 @@ from rclpy.validate_topic_name import validate_topic_name
 
 from letocc_core.errors import ConfigError
 from letocc_core.stream.assembler import AssemblerConfig
-from letocc_core.stream.costmap import Band
+from letocc_core.stream.consumers.costmap import Band
 from letocc_core.stream.topics import is_rectified
 
 STREET_CAMERAS = (

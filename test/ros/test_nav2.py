@@ -11,7 +11,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed; source scripts/env.
 pytest.importorskip("letocc_ros.msg", reason="the ROS package is not built; source scripts/env.sh")
 
 from letocc_core.geometry.grid import GridSpec
-from letocc_core.stream.costmap import free_ends
+from letocc_core.stream.consumers.costmap import free_ends
 from letocc_core.stream.types import OccFlow
 from letocc_ros.parameters import NodeParameters, defaults
 

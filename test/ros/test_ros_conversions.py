@@ -26,7 +26,7 @@ from letocc_core.geometry import se3
 from letocc_core.geometry.calibration import from_camera_info
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.stream import images
-from letocc_core.stream.costmap import OCCUPIED, UNKNOWN, Band
+from letocc_core.stream.consumers.costmap import OCCUPIED, UNKNOWN, Band
 from letocc_core.stream.objects import MovingObject
 from letocc_core.stream.types import OccFlow
 from letocc_ros import conversions, parameters

@@ -27,7 +27,7 @@ from letocc_ros.outputs import Outputs
 from letocc_ros.parameters import NodeParameters, defaults
 
 pytestmark = pytest.mark.xdist_group("ros")
-OUTPUTS = ("occupancy", "points", "costmap", "markers", "objects")
+OUTPUTS = ("occupancy", "points", "costmap", "clearing", "markers", "objects")
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 
@@ -281,13 +281,33 @@ def test_an_output_is_made_if_it_is_switched_on_and_someone_listens(checkpoint: 
     assert outputs.publish(answer) == 0
     for publisher in node.made.values():
         publisher.listeners = 1
-    assert outputs.publish(answer) == 4  # objects are off by default
+    assert outputs.publish(answer) == 5  # objects are off by default
     outputs.parameters = NodeParameters(publish_objects=True, publish_points=False)
-    assert outputs.publish(answer) == 4
+    assert outputs.publish(answer) == 5
     assert [len(node.made[f"~/{name}"].sent) for name in ("points", "objects", "costmap")] == [1, 1, 2]
     assert {m.header.frame_id for p in node.made.values() for m in p.sent if hasattr(m, "header")} == {"base_link"}
     outputs.destroy()
     assert not node.made
+
+
+def test_each_band_of_heights_has_a_costmap_without_what_moves_if_so_wished(checkpoint: Path):
+    pipeline = OccFlowPipeline.from_checkpoint(checkpoint)
+    answer = pipeline.step(rig.frame_set(0))
+    node, both = Publishers(), ("low 0 1.5", "high 1.5 6")
+    outputs = Outputs(node, NodeParameters(costmap_bands=both), answer.grid)
+    costmaps = {name: publisher for name, publisher in node.made.items() if "costmap" in name}
+    assert set(costmaps) == {"~/costmap", "~/costmap_low", "~/costmap_high"}
+    for publisher in costmaps.values():
+        publisher.listeners = 1
+    assert outputs.publish(answer) == 3
+    outputs.parameters = NodeParameters(costmap_bands=both, costmap_moving="exclude", min_speed=0.0)
+    assert outputs.publish(answer) == 3
+    for name in ("low", "high"):
+        first, second = node.made[f"~/costmap_{name}"].sent
+        assert 100 in first.data and 100 not in second.data  # all of this network's matter moves
+        assert (first.data.count(-1), len(first.data)) == (second.data.count(-1), len(second.data))
+    assert node.made["~/costmap_low"].sent[0].data != node.made["~/costmap_high"].sent[0].data
+    outputs.destroy()
 
 
 def test_a_subscriber_that_confirms_nothing(checkpoint: Path, monkeypatch: pytest.MonkeyPatch):

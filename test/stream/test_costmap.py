@@ -5,8 +5,8 @@ import pytest
 
 from letocc_core.errors import ConfigError
 from letocc_core.geometry.grid import GridSpec
-from letocc_core.stream.costmap import OCCUPIED, UNKNOWN, Band, column_costs, free_ends, moving
-from letocc_core.stream.query import occupied_points
+from letocc_core.stream.consumers.costmap import OCCUPIED, UNKNOWN, Band, column_costs, free_ends, moving
+from letocc_core.stream.consumers.query import occupied_points
 from letocc_core.stream.types import OccFlow
 
 GRID = GridSpec((-10.0, -10.0, -1.0), (10.0, 10.0, 3.0), 0.5)

@@ -5,7 +5,7 @@ import pytest
 
 from letocc_core.errors import DataError
 from letocc_core.geometry.grid import GridSpec
-from letocc_core.stream.query import occupied_points, states_of, time_to_collision
+from letocc_core.stream.consumers.query import occupied_points, states_of, time_to_collision
 from letocc_core.stream.types import OccFlow
 
 GRID = GridSpec((-10.0, -10.0, -1.0), (10.0, 10.0, 3.0), 0.5)
