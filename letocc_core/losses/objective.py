@@ -160,8 +160,14 @@ def stage_losses(
             raise ConfigError(
                 "objective.semantics is on, but the model has no semantic field: set model.fields.classes"
             )
-        seen = render(fields, grid, rays, config.samples, beta, draws, **reads)
+        seconds = None
+        if motion is not None and clip.rendered is not None:  # what moves is somewhere else at another instant
+            seconds = (clip.rendered.stamp - clip.current.stamp).to(rays.near) * 1e-9
+        seen = render(fields, grid, rays, config.samples, beta, draws, **reads, seconds=seconds)
         weighted = _geometry_terms(scene, seen, clip, config, beta, draws)
+        if motion is not None and motion.renders() and clip.rendered is not None:  # the cues are of the current images
+            rays = camera_rays(clip.current, grid, config.rows, config.columns, draws)
+            seen = render(fields, grid, rays, config.samples, beta, draws, motion=True)
     if config.queries > 0:
         votes = _votes(clip.current)
         weighted["queries"] = config.queries * queries.query_cross_entropy(fields.sdf, votes, scene.occupancy_scale)
@@ -186,14 +192,17 @@ def _geometry_terms(
 ) -> dict[str, Tensor]:
     """Weighted terms that shape geometry (and semantics).
 
-    Rays of another instant than the current one's teach by photometry alone, and only where nothing moves.
+    Rays of another instant than the current one's teach by photometry alone, and where velocities are not rendered only
+    where nothing moves.
     """
     fields, grid, rays, rendered = scene.fields, scene.grid, seen.rays, as_rendered(clip)
     target = photometric.sample_colours(rendered.current.images, rays.pixels)
     left_out, own = None, None
     if clip.rendered is not None:
         own = clip.rendered.stamp == clip.current.stamp
-        left_out = may_move(seen, clip, rendered.current, grid) & ~own.view(-1, *[1] * (rays.valid.dim() - 1))
+        if seen.velocity is None:
+            others = ~own.view(-1, *[1] * (rays.valid.dim() - 1))
+            left_out = others & may_move(seen, clip, rendered.current, grid)
 
     def of_own(term: Callable[..., Tensor], *values: Tensor) -> Tensor:
         """A term of the clips whose own rays these are; the others have 0 of it."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -66,6 +67,7 @@ def render(
     background: Literal["far", "none"] = "far",
     motion: bool = False,
     semantics: bool = False,
+    seconds: Float[Tensor, "B"] | None = None,
 ) -> Rendered:
     """Render `fields` along `rays` with `samples` uniform intervals inside the box.
 
@@ -75,10 +77,15 @@ def render(
         weighting: NeuS as the paper writes it, or SelfOcc's variant.
         background: where the part of a ray that leaves the box counts as: at `rays.far`, or nowhere (the paper's sum).
         motion, semantics: also read these fields.
+        seconds: s from the fields' instant to that of the rays, by which matter has moved on; None: it stands, or the two
+            are one.
     """
     edges = sample_edges(rays, samples, draws)
     unit = rays.in_units(grid)
-    sdf = sample_unit(fields.sdf, unit.at(edges), "border")[..., 0]
+    points = unit.at(edges)
+    if seconds is not None:
+        points = _where_it_was(fields.flow, grid, points, seconds)
+    sdf = sample_unit(fields.sdf, points, "border")[..., 0]
     t = torch.lerp(edges[..., :-1], edges[..., 1:], 0.5)
     weights = _weights(sdf, edges, rays, beta, weighting)
     opacity = weights.sum(-1)
@@ -100,6 +107,15 @@ def render(
         None if velocity is None else composite(weights, velocity),
         None if classes is None else composite(weights, classes),
     )
+
+
+def _where_it_was(
+    flow: Float[Tensor, "B 2 X Y Z"], grid: GridSpec, points: Float[Tensor, "B *n 3"], seconds: Float[Tensor, "B"]
+) -> Float[Tensor, "B *n 3"]:
+    """Where the matter at `points` (unit coordinates) was so many seconds ago, had it the velocity that is there now."""
+    velocity = sample_unit(flow, points, "border")
+    metres = F.pad(velocity, (0, 1)) * seconds.view(-1, *[1] * (points.dim() - 1))
+    return points - (grid.to_unit(metres) - grid.to_unit(torch.zeros_like(metres[..., :1, :])))
 
 
 def composite(weights: Float[Tensor, "*r s"], values: Float[Tensor, "*r s c"]) -> Float[Tensor, "*r c"]:

@@ -93,10 +93,10 @@ class TrainConfig:
         return bool(recorded and recorded.lidar and any(stage.objective.lidar > 0 for stage in self.stages))
 
     def needed_data(self) -> DataConfig:
-        """`data`, without what no stage learns from, as it takes longer than the streets: votes, their optical flow."""
+        """`data`, without what no stage learns from, as it takes longer than the rest: votes of rays, optical flow."""
         data = self.data
         if not any(stage.objective.queries > 0 for stage in self.stages):
             data = replace(data, votes=None)
-        if data.simulator is None or any(stage.motion for stage in self.stages):
+        if any(stage.motion for stage in self.stages) or getattr(data.recorded, "masks", None) is not None:
             return data
-        return replace(data, simulator=replace(data.simulator, cue="none"))
+        return replace(data, **{data.source: replace(getattr(data, data.source), cue="none")})

@@ -1,6 +1,7 @@
 """Rays and volume rendering against hand-worked values and plain loops (reference numbers: test_golden.py)."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -245,3 +246,20 @@ def test_depth_is_differentiable_in_the_field():
     ray = Rays(torch.zeros(1, 1, 3, dtype=torch.float64), along, 0.1 * ends, 1.5 * ends, ends > 0)
     sdf = torch.linspace(0.9, -0.7, 4, dtype=torch.float64).view(1, 1, 4, 1, 1).expand(1, 1, *grid.shape).clone()
     assert torch.autograd.gradcheck(lambda f: render(Scene(f), grid, ray, 8, 0.3).depth, sdf.requires_grad_())
+
+
+def test_matter_is_rendered_where_it_is_at_another_instant():
+    grid = GridSpec((0.0, -4.0, -4.0), (16.0, 4.0, 4.0), 0.5)
+    sdf = (10 - grid.centres()[..., 0])[None, None].expand(2, -1, -1, -1, -1)  # a wall 10 m ahead
+    flow = torch.zeros(2, 2, *grid.shape)
+    flow[:, 0] = -2.0
+    scene = SimpleNamespace(sdf=sdf, flow=flow, semantics=None)
+    pixels = torch.full((2, 1, 1, 2), 5.0)
+    K = torch.tensor([[10.0, 0, 5], [0, 10, 5], [0, 0, 1]]).expand(2, 1, 3, 3)
+    T = torch.eye(4)
+    T[:3, :3] = torch.tensor([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]])
+    rays = rays_through(pixels, K, T.expand(2, 1, 4, 4), grid)
+    seconds = torch.tensor([1.0, -0.5])
+    seen = render(scene, grid, rays, 256, 0.01, motion=True, seconds=seconds)
+    assert seen.depth.flatten().tolist() == pytest.approx([8.0, 11.0], abs=0.1)
+    assert render(scene, grid, rays, 256, 0.01).depth.flatten().tolist() == pytest.approx([10.0, 10.0], abs=0.1)
