@@ -13,7 +13,8 @@ What moves now votes now, at the depth at which it stands on the road, and no ot
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -21,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, UInt8
 
-from letocc_core.errors import ConfigError
+from letocc_core.errors import ConfigError, DataError
 from letocc_core.frame import Frame
 from letocc_core.geometry import camera, se3
 from letocc_core.geometry.contact import contact_depth
@@ -35,6 +36,8 @@ PLACES = ((-0.8, 0.25), (0.0, 0.5), (0.8, 0.25))  # of an end, in standard error
 RANGE_SPREAD = 0.03  # m, standard error of a LiDAR's range
 BEHIND_CONTACT = 0.1  # m behind the nearest end of what moves, where its matter is
 STANDING = 0.2  # largest |log| of parallax depth over contact depth of an object that stands
+ROAD = 0.4  # m above base_link, up to which a LiDAR's return may be of the road
+OVERRULES = 0.9  # votes of the own sweep in a voxel, from which no other ray counts there
 ROUNDING = 32.0  # steps of a vote on disk
 
 
@@ -42,6 +45,7 @@ ROUNDING = 32.0  # steps of a vote on disk
 class VotesConfig:
     """Which rays vote, and how much."""
 
+    source: Literal["camera", "lidar", "both", "truth"] = "camera"  # whose rays; truth: a bound, of simulated streets
     seconds: tuple[float, ...] = (-0.4, -0.2, 0.2, 0.4)  # s to the instants whose images give the depth of one
     window: float = 3.2  # s before and after a frame, of the instants whose rays vote in its voxels
     depths: int = 80  # inverse depths that the plane sweep tries
@@ -83,11 +87,12 @@ class Instant:
     """What one frame says: rays that hold at any instant, those that hold at its own only, and where these are."""
 
     T_world_ego: Float[np.ndarray, "4 4"]  # m
-    still: RayVotes
-    moving: RayVotes | None  # of what moves, which other instants must not vote on
-    moving_pixels: Bool[np.ndarray, "N H W"] | None
-    K: Float[np.ndarray, "N 3 3"]
-    T_ego_cam: Float[np.ndarray, "N 4 4"]
+    still: RayVotes | None = None  # of cameras
+    moving: RayVotes | None = None  # of what moves, which other instants must not vote on
+    moving_pixels: Bool[np.ndarray, "N H W"] | None = None
+    K: Float[np.ndarray, "N 3 3"] | None = None
+    T_ego_cam: Float[np.ndarray, "N 4 4"] | None = None
+    sweep: RayVotes | None = None  # of a LiDAR; where it looks, it overrules all others at its own instant
 
 
 def neighbours(stamps_ns: Sequence[int], i: int, config: VotesConfig) -> list[int]:
@@ -121,24 +126,39 @@ def camera_votes(frame: Frame, others: Sequence[Frame], config: VotesConfig) -> 
 
 
 def instant(frame: Frame, others: Sequence[Frame], config: VotesConfig) -> Instant:
-    """What a frame says, by `config.source`."""
-    return camera_votes(frame, others, config)
+    """What a frame says, by `config.source`. Raises `DataError` for LiDAR alone where it has no sweep."""
+    found = Instant(frame.T_world_ego.numpy())
+    if config.source in ("camera", "both"):
+        found = camera_votes(frame, others, config)
+    if config.source == "lidar" and frame.lidar is None:
+        raise DataError(
+            "votes of a LiDAR are wanted, but a frame has no sweep; set data.votes.source to both or camera"
+        )
+    if config.source in ("lidar", "both") and frame.lidar is not None:
+        found = replace(found, sweep=lidar_votes(frame, config))
+    return found
 
 
 def lidar_votes(frame: Frame, config: VotesConfig) -> RayVotes:
-    """What a LiDAR sweep says: before a return space is free, at its end is matter."""
+    """What a LiDAR sweep says: before a return space is free, at its end is matter.
+
+    A ray that ends near the road grazes it: it says nothing of what is lower than `margin` above its end.
+    """
     points = frame.lidar.double().numpy()
     points = points[np.isfinite(points).all(1)]
     origin = frame.lidar_origin.double().numpy()
     offsets = points - origin
     ranges = np.linalg.norm(offsets, axis=1)
     keep = ranges > config.margin
-    offsets, ranges = offsets[keep], ranges[keep]
+    offsets, ranges, points = offsets[keep], ranges[keep], points[keep]
+    free = ranges - config.margin
+    grazes = (points[:, 2] < ROAD) & (offsets[:, 2] < 0)
+    above = ranges * np.clip(1 - config.margin / np.maximum(-offsets[:, 2], 1e-6), 0, 1)
     ones = np.ones_like(ranges)
     return RayVotes(
         np.broadcast_to(origin, offsets.shape).copy(),
         offsets / ranges[:, None],
-        ranges - config.margin,
+        np.where(grazes, np.minimum(free, above), free),
         ranges,
         RANGE_SPREAD * ones,
         ones,
@@ -153,14 +173,19 @@ def cast(
     votes = np.zeros((2, *grid.shape), np.float32)
     T_now_world = np.linalg.inv(now.T_world_ego)
     for instant in instants:
-        if instant is not now:
-            _cast(instant.still, T_now_world @ instant.T_world_ego, grid, votes)
+        for rays in (instant.still, instant.sweep):
+            if instant is not now and rays is not None:
+                _cast(rays, T_now_world @ instant.T_world_ego, grid, votes)
     if now.moving_pixels is not None and now.moving_pixels.any():
         votes[:, _shown(now, grid)] = 0
-    _cast(now.still, np.eye(4), grid, votes)
-    if now.moving is not None:
-        _cast(now.moving, np.eye(4), grid, votes)
-    return votes
+    for rays in (now.still, now.moving):
+        if rays is not None:
+            _cast(rays, np.eye(4), grid, votes)
+    if now.sweep is None:
+        return votes
+    seen = np.zeros_like(votes)
+    _cast(now.sweep, np.eye(4), grid, seen)
+    return np.where(seen.sum(0) >= OVERRULES, seen, votes)
 
 
 def pack(votes: Float[np.ndarray, "2 X Y Z"]) -> UInt8[np.ndarray, "2 X Y Z"]:
@@ -221,6 +246,9 @@ def _camera_rays(frame: Frame, n: int, swept, deviation: np.ndarray, config: Vot
     reach = depth * (1 - (config.margin + across_plane) / np.maximum(plane, 1e-3))
     reach = np.minimum(reach, depth - config.margin)
     counted = sure > config.confidence
+    nearest = (v.round().astype(int), u.round().astype(int))
+    if frame.own is not None:  # and what a window of the plane sweep mixes with it
+        counted &= ~cv2.dilate(frame.own[n].numpy().astype(np.uint8), np.ones((7, 7), np.uint8))[nearest].astype(bool)
     nearest = (v.round().astype(int), u.round().astype(int))
     if frame.own is not None:
         counted &= ~frame.own[n].numpy()[nearest]

@@ -183,6 +183,8 @@ class DataConfig:
         if len(given) != 1:
             names = ", ".join(f"data.{name}" for name in SOURCES)
             raise ConfigError(f"data: {' and '.join(given) or 'no source'} given, expected exactly one of {names}")
+        if self.votes is not None and self.votes.source == "truth" and self.simulator is None:
+            raise ConfigError("data.votes.source is truth, which simulated streets alone have")
 
     @property
     def source(self) -> str:

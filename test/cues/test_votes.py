@@ -58,7 +58,7 @@ def test_a_ray_says_free_before_its_end_matter_at_it_and_nothing_beyond():
         end_weight=np.array([0.8]),
     )
     eye = np.eye(4)
-    instant = Instant(eye, ray, None, None, np.eye(3)[None], eye[None])
+    instant = Instant(eye, ray)
     found = votes.cast([instant], instant, GridSpec((0, 0, 0), (4.0, 0.4, 0.4), 0.4), VotesConfig())
     free, matter = found[:, :, 0, 0]
     assert np.allclose(free, [0.5] * 5 + [0] * 5)
@@ -151,6 +151,46 @@ def test_what_moves_is_where_it_stands_on_the_road_and_no_other_instant_says_oth
     nearby = share[there[0] - 1 : there[0] + 2, there[1], there[2]]
     assert nearby.max() > 0.7
     assert free[before] > 0 and share[before] < 0.1
+
+
+def sweep_of(street: AnalyticStreet, frame: Frame) -> Frame:
+    """The frame with returns in all directions from 1.8 m above the vehicle."""
+    azimuth, elevation = np.meshgrid(np.radians(np.arange(0, 360, 1.0)), np.radians(np.arange(-24, 8, 2.0)))
+    directions = np.stack(
+        [np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)], -1
+    ).reshape(-1, 3)
+    x = float(frame.T_world_ego[0, 3])
+    t, _ = street.cast(np.array([x, 0, 1.8]), directions)
+    points = np.array([0, 0, 1.8]) + t[np.isfinite(t), None] * directions[np.isfinite(t)]
+    return dataclasses.replace(frame, lidar=torch.tensor(points).float(), lidar_origin=torch.tensor([0, 0, 1.8]))
+
+
+def test_votes_of_a_lidar_are_as_in_truth(street, frames):
+    config = VotesConfig(source="lidar")
+    instants = [votes.instant(sweep_of(street, frame), [], config) for frame in frames]
+    free, occupied = votes.cast(instants, instants[4], GRID, config)
+    true = matter(street, SPEED * STEP * 4)
+    known, share = free + occupied > 0.5, occupied / np.maximum(free + occupied, 1e-6)
+    assert known.mean() > 0.2
+    assert true[known & (share < 0.1)].mean() < 0.03
+    assert true[known & (share > 0.7)].mean() > 0.95
+
+
+def test_the_own_sweep_overrules_what_others_saw_there():
+    lower = GridSpec((0, 0, 0), (4.0, 0.4, 0.4), 0.4)
+    line = {"origins": np.array([[0.0, 0.2, 0.2]]), "directions": np.array([[1.0, 0, 0]]), "spread": np.array([0.01])}
+    one = np.ones(1)
+    then = RayVotes(**line, free_until=one * 0.7, end=one, free_weight=one * 3, end_weight=one * 3)  # a car at 1 m
+    now = RayVotes(**line, free_until=one * 2.7, end=one * 3, free_weight=one, end_weight=one)  # has left
+    instants = [Instant(np.eye(4), sweep=rays) for rays in (then, now)]
+    free, occupied = votes.cast(instants, instants[1], lower, VotesConfig(source="lidar"))[:, :, 0, 0]
+    assert occupied[2] == 0 and free[2] == 1 and occupied[7] == 1
+
+
+def test_a_lidar_that_is_not_there_is_missed(frames):
+    with pytest.raises(DataError, match="no sweep"):
+        votes.instant(frames[0], [], VotesConfig(source="lidar"))
+    assert votes.instant(frames[0], frames[1:2], VotesConfig(source="both", depths=8)).sweep is None
 
 
 def test_a_recordings_votes_on_disk_are_those_of_its_instants(frames, instants, tmp_path):

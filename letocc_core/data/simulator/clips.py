@@ -7,15 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from letocc_core.cues.flow import UNKNOWN, FlowEstimator, decode, encode, flow_estimator, settings_key, trusted_flow
-from letocc_core.cues.votes import VotesConfig
+from letocc_core.cues.votes import VotesConfig, pack
 from letocc_core.data.cache import save, write_missing
 from letocc_core.data.config import InstantsConfig
 from letocc_core.data.simulator.rig import Rig
 from letocc_core.data.simulator.varied.street import open_street
+from letocc_core.data.truth import FREE, Truth
 from letocc_core.data.vote_files import read_votes, write_votes
 from letocc_core.frame import Clip, FlowCue, Frame, InputConfig
 from letocc_core.geometry.grid import GridSpec
@@ -95,7 +97,12 @@ class SimulatorClips(Dataset):
             key = hashlib.sha256(repr((votes, grid)).encode()).hexdigest()[:8]
             self.votes_suffix = f"_votes_{key}"
             currents = [self.first + i for i in range(self.per_street)]
-            self._render("votes of rays", self.votes_suffix, write_street_votes, (currents, grid, votes))
+            self._render(
+                "votes of rays",
+                self.votes_suffix,
+                write_street_votes,
+                (variety, mounted, input.history_interval, currents, grid, votes),
+            )
         for suffix, s in zip(self.cue_suffixes, seconds, strict=True):
             self._render(f"optical flow over {s:g} s", suffix, render_cues, (variety, mounted, times, estimator, s))
 
@@ -166,10 +173,29 @@ def render_semantics(path: Path, seed: int, variety: bool, rig: Rig, times: list
     save(path, {"semantics": np.stack([s.semantics for s in sets])}, compressed=True)
 
 
-def write_street_votes(path: Path, seed: int, currents: list[int], grid: GridSpec, config: VotesConfig) -> None:
+def write_street_votes(
+    path: Path,
+    seed: int,
+    variety: bool,
+    rig: Rig,
+    interval: float,
+    currents: list[int],
+    grid: GridSpec,
+    config: VotesConfig,
+) -> None:
     """Votes of the rays of one street, whose images lie beside, into a file."""
     data = _load(path.parent, seed)
+    if config.source == "truth":
+        street = open_street(seed, rig, grid, variety=variety)
+        truths = [street.render(i * interval, lidar=False).truth for i in currents]
+        return save(path, {f"{i:06d}": _true_votes(t) for i, t in zip(currents, truths, strict=True)}, compressed=True)
     write_votes(path, lambda i: _frame(data, i), data["stamp"], currents, grid, config)
+
+
+def _true_votes(truth: Truth) -> UInt8[np.ndarray, "2 X Y Z"]:
+    """One vote for every voxel that a camera or the LiDAR sees, by the truth."""
+    matter = truth.occupancy != FREE
+    return pack(np.stack([truth.visible & ~matter, truth.visible & matter]).astype(np.float32))
 
 
 def render_cues(
