@@ -36,6 +36,10 @@ def arguments() -> list[DeclareLaunchArgument]:
             "",
             "Camera names, with commas, the anchor first; empty: as in params_file, where empty is the checkpoint's.",
         ),
+        argument("base_frame", "", "Ego frame; empty, as of the next three: as in params_file, or the checkpoint's."),
+        argument("fixed_frame", "", "Frame in which the world stands still."),
+        argument("odometry_topic", "", "Ego poses from this nav_msgs/Odometry topic instead of /tf."),
+        argument("slop", "", "Largest distance of stamps in an image set, s."),
         argument("params_file", share / "config" / "occ_flow.yaml", "Parameters of the node (YAML)."),
         argument("name", "occ_flow_node", "Name of the node, for several in one system."),
         argument("namespace", "", "Namespace of the node; camera topics are relative to it."),
@@ -92,6 +96,9 @@ def changes(values: dict[str, str]) -> dict[str, object]:
         found["checkpoint"] = values["checkpoint"]
     if values["cameras"]:
         found["cameras"] = [name.strip() for name in values["cameras"].split(",")]
+    found |= {name: values[name] for name in ("base_frame", "fixed_frame", "odometry_topic") if values[name]}
+    if values["slop"]:
+        found["slop"] = float(values["slop"])
     return found
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from letocc_core.cli import INTERRUPTED, NEEDS_ROS, run, without_ros_arguments
+from letocc_core.cli.arguments import add_recording
 from letocc_core.ending import interrupt_once, leave
 from letocc_core.errors import LetOccError
 
@@ -44,6 +45,7 @@ def _arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--rate", type=float, default=1.0, help="speed relative to the recording (default: 1)")
     p.add_argument("--as-fast", action="store_true", help="as fast as the node takes it")
     p.add_argument("--loop", action="store_true", help="start again at the end")
+    add_recording(p, "cameras are played alone, with the topics that are named; the others are for what listens")
     p.set_defaults(run=_play)
 
 
@@ -53,4 +55,11 @@ def _play(options: argparse.Namespace) -> None:
     except ImportError as error:
         raise LetOccError(NEEDS_ROS.format(name="play", error=error)) from error
 
-    play(options.bag, rate=options.rate, as_fast=options.as_fast, loop=options.loop)
+    play(
+        options.bag,
+        rate=options.rate,
+        as_fast=options.as_fast,
+        loop=options.loop,
+        cameras=options.cameras or (),
+        topics=tuple(t for t in (options.odometry_topic, options.lidar_topic) if t),
+    )

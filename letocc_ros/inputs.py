@@ -8,7 +8,14 @@ from collections.abc import Callable
 from geometry_msgs.msg import TransformStamped
 from nav_msgs.msg import Odometry
 from rclpy.lifecycle import LifecycleNode
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from rclpy.qos import (
+    DurabilityPolicy,
+    QoSCompatibility,
+    QoSProfile,
+    ReliabilityPolicy,
+    qos_check_compatible,
+    qos_profile_sensor_data,
+)
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from tf2_msgs.msg import TFMessage
@@ -86,6 +93,33 @@ class Inputs:
         if p.odometry_topic:
             fast = QoSProfile(depth=100, reliability=ReliabilityPolicy.BEST_EFFORT)
             self._listen(Odometry, p.odometry_topic, fast, self._on_odometry, None)
+
+    def mismatches(self) -> dict[tuple[str, ...], str]:
+        """Sentences about publishers whose messages never come, and the parameter that mends it; by topic.
+
+        A quality of service that does not go with what this node asks for, or images that come by another transport.
+        """
+        found: dict[tuple[str, ...], str] = {}
+        for subscription in self._subscriptions:
+            topic = subscription.topic_name
+            publishers = self._node.get_publishers_info_by_topic(topic)
+            for publisher in publishers:
+                text = mismatch(topic, publisher.node_name, publisher.qos_profile, subscription.qos_profile)
+                if text is not None:
+                    found["qos", topic] = text
+            if topic in self.image_topics.values() and not publishers:
+                found |= self._other_transport(topic)
+        return found
+
+    def _other_transport(self, topic: str) -> dict[tuple[str, ...], str]:
+        raw = topic.removesuffix("/compressed")
+        other, name = (raw, "raw") if raw != topic else (f"{topic}/compressed", "compressed")
+        if not self._node.count_publishers(other):
+            return {}
+        return {
+            ("transport", topic): f"nobody publishes {topic}, but {other} is published: set parameter 'transport' to "
+            f"{name} (transport:={name})"
+        }
 
     def _listen(self, kind: type, topic: str, qos: QoSProfile, handle: Callable, about: object) -> str:
         """Subscribe `handle(about, resolved topic, message)`; returns the resolved topic."""
@@ -200,3 +234,23 @@ def info_topics(camera: str, image: str) -> list[str]:
     """Topics of the `camera_info` that may belong to the images `<camera>/<image>`, the best first; by `stream.topics`."""
     namespace, _, leaf = f"{camera}/{image}".rpartition("/")
     return list(dict.fromkeys([*(f"{namespace}/{name}" for name in info_names(leaf)), f"{camera}/camera_info"]))
+
+
+def mismatch(topic: str, publisher: str, offered: QoSProfile, asked: QoSProfile) -> str | None:
+    """A sentence if what a publisher offers is less than what a subscription asks for, so that nothing comes."""
+    if qos_check_compatible(offered, asked)[0] != QoSCompatibility.ERROR:
+        return None
+    policy = "reliability" if weaker_reliability(offered, asked) else "durability"
+    has, wants = (getattr(qos, policy).name.lower() for qos in (offered, asked))
+    remedy = f"set parameter 'qos_overrides.{topic}.subscription.{policy}' to {has}"
+    if "image" in topic and policy == "reliability":
+        remedy = f"set parameter 'image_reliability' to {has}, or " + remedy.removeprefix("set ")
+    return (
+        f"nothing comes from {publisher} on {topic}: its {policy} is {has}, this node asks for {wants}; make the publisher's "
+        f"{wants}, or {remedy}"
+    )
+
+
+def weaker_reliability(offered: QoSProfile, asked: QoSProfile) -> bool:
+    """Best effort where reliable is asked for."""
+    return (offered.reliability, asked.reliability) == (ReliabilityPolicy.BEST_EFFORT, ReliabilityPolicy.RELIABLE)

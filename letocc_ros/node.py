@@ -39,7 +39,7 @@ from letocc_ros import parameters
 from letocc_ros.health import RECENT, Health
 from letocc_ros.inputs import Inputs
 from letocc_ros.outputs import Outputs
-from letocc_ros.parameters import SHIPPED_CHECKPOINT, STREET_CAMERAS, NodeParameters
+from letocc_ros.parameters import SHIPPED_CHECKPOINT, NodeParameters
 from letocc_ros.session import make_room_for_images
 from letocc_ros.worker import LatestWorker
 
@@ -94,7 +94,7 @@ class OccFlowNode(LifecycleNode):
             self._checkpoint = checkpoint_path(self.parameters)
             self._checkpoint_state = file_state(self._checkpoint)
             pipeline = load_pipeline(self.parameters)
-            self.parameters = dataclasses.replace(self.parameters, cameras=cameras(self.parameters))
+            self.parameters = parameters.resolved(parameters.read(self), checkpoint.read_metadata(self._checkpoint))
             pipeline.warm_up(len(self.parameters.cameras))
         except (LetOccError, RuntimeError) as error:  # torch raises the latter when memory does not suffice
             self.health.failure = str(error)
@@ -250,8 +250,9 @@ class OccFlowNode(LifecycleNode):
             changed = parameters.read(self, changes)
         except ConfigError as error:
             return SetParametersResult(successful=False, reason=str(error))
-        names = changed.cameras if self._pipeline is None else self.parameters.cameras
-        self.parameters = dataclasses.replace(changed, cameras=names)
+        if self._pipeline is not None:
+            changed = parameters.resolved(changed, checkpoint.read_metadata(self._checkpoint))
+        self.parameters = changed
         if self._pipeline is not None:
             self._pipeline.threshold = self.parameters.threshold or self._pipeline.model.config.occupancy_threshold
             self._outputs.parameters = self.parameters
@@ -279,6 +280,8 @@ class OccFlowNode(LifecycleNode):
                 f"{self._checkpoint} has changed since it was loaded, and what was loaded still runs; deactivate, clean "
                 "up and configure the node to load it anew",
             )
+        for key, text in (self._inputs.mismatches() if self._inputs is not None else {}).items():
+            self.health.problem(key, text)
         unconfirmed = self._outputs.unconfirmed() if self._outputs is not None else {}
         for topic, seconds in unconfirmed.items():
             if seconds > RECENT:
@@ -310,13 +313,6 @@ def load_pipeline(p: NodeParameters) -> OccFlowPipeline:
 def checkpoint_path(p: NodeParameters) -> Path:
     """The file that the parameters name, or the shipped one. Raises `CheckpointError` if that is not installed."""
     return Path(p.checkpoint).expanduser() if p.checkpoint else shipped_checkpoint()
-
-
-def cameras(p: NodeParameters) -> tuple[str, ...]:
-    """The cameras that the parameters name, or else those that the checkpoint was trained with, or the street's."""
-    if any(p.cameras):
-        return p.cameras
-    return tuple(checkpoint.read_metadata(checkpoint_path(p)).get("cameras", ())) or STREET_CAMERAS
 
 
 def shipped_checkpoint() -> Path:

@@ -74,12 +74,26 @@ class NodeParameters:
         "QoS of the image subscriptions. best_effort suits every driver; reliable loses none, from reliable drivers.",
         choices=RELIABILITIES,
     )
-    base_frame: str = _parameter("base_link", "Ego frame: x forward, y left, z up, on the road.")
-    fixed_frame: str = _parameter("odom", "Frame in which the world stands still.")
-    odometry_topic: str = _parameter(
-        "", "Take the vehicle's pose in fixed_frame from this nav_msgs/Odometry topic; empty: from /tf."
+    base_frame: str = _parameter(
+        "",
+        "Ego frame: x forward, y left, z up, on the road. Empty: that of the recordings that the checkpoint was trained on, "
+        "or base_link.",
     )
-    slop: float = _parameter(AssemblerConfig.slop, "Largest distance of an image's stamp from the set's.", "s", (0, 1))
+    fixed_frame: str = _parameter(
+        "", "Frame in which the world stands still. Empty: that of the checkpoint's recordings, or odom."
+    )
+    odometry_topic: str = _parameter(
+        "",
+        "Take the vehicle's pose in fixed_frame from this nav_msgs/Odometry topic, whatever /tf says. Empty: as in the "
+        "checkpoint's recordings, or from /tf.",
+    )
+    slop: float = _parameter(
+        0.0,
+        "Largest distance of an image's stamp from the set's; 0: as in the checkpoint's recordings, or "
+        f"{AssemblerConfig.slop:g} s.",
+        "s",
+        (0, 1),
+    )
     max_wait: float = _parameter(
         AssemblerConfig.max_wait, "How long, in stamps, a set waits for missing cameras.", "s", (0, 10)
     )
@@ -212,7 +226,23 @@ class NodeParameters:
         """How messages become sets."""
         own = {f.name for f in dataclasses.fields(self)}
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(AssemblerConfig) if f.name in own}
+        left_open = [name for name in ("base_frame", "fixed_frame", "slop") if not values[name]]  # see `resolved`
+        values = {name: value for name, value in values.items() if name not in left_open}
         return AssemblerConfig(**values, odometry=bool(self.odometry_topic))
+
+
+def resolved(p: NodeParameters, metadata: Mapping[str, Any]) -> NodeParameters:
+    """The same with what was left open taken from the recordings that a checkpoint was trained on, or else the usual names.
+
+    Args:
+        metadata: of the checkpoint (`letocc_core.checkpoint.read_metadata`).
+    """
+    trained = (metadata.get("config", {}).get("data") or {}).get("bag") or {}
+    usual = {"base_frame": AssemblerConfig.base_frame, "fixed_frame": AssemblerConfig.fixed_frame}
+    usual |= {"odometry_topic": "", "slop": AssemblerConfig.slop}
+    found = {name: getattr(p, name) or trained.get(name) or value for name, value in usual.items()}
+    cameras = p.cameras if any(p.cameras) else tuple(metadata.get("cameras", ())) or STREET_CAMERAS
+    return dataclasses.replace(p, cameras=cameras, **found)
 
 
 def declare(node: Node) -> NodeParameters:

@@ -6,7 +6,7 @@ Messages go out as the bytes that they were recorded as, with the QoS of the rec
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,8 @@ def play(
     anchor: str = "",
     wait: float = 10.0,
     patience: float = 2.0,
+    cameras: Sequence[str] = (),
+    topics: Sequence[str] = (),
 ) -> Played:
     """Publish a bag.
 
@@ -56,6 +58,8 @@ def play(
         as_fast: instead, publish each image set when the one before has been answered by an `OccFlowGrid`.
         loop: start again at the end, until interrupted.
         anchor: camera that the node anchors its sets on, for `as_fast`; empty: `camera_front`, or else the first.
+        cameras: play these alone of the bag's cameras, of which the first is the anchor; empty: all.
+        topics: of odometry and point clouds: play these alone of their type.
         wait: s to wait for subscribers, then it plays to nobody; for a node that answers, 10 times as long.
         patience: s to wait for one answer; then the next set goes out, because the node may need it.
 
@@ -66,8 +70,12 @@ def play(
     if not rate > 0:
         raise LetOccError(f"rate is {rate}, expected a positive number")
     with open_bag(path) as bag, session("letocc_player") as (node, executor):
-        player = _Player(node, executor, bag, wait)
-        pace = _AsAnswered(player, anchor, wait, patience) if as_fast else _Recorded(player, rate)
+        player = _Player(node, executor, bag, _unwanted(bag, cameras, topics))
+        pace = (
+            _AsAnswered(player, anchor or next(iter(cameras), ""), wait, patience)
+            if as_fast
+            else _Recorded(player, rate)
+        )
         player.wait_for_subscribers(wait)
         player.once(pace)
         while loop:
@@ -77,16 +85,21 @@ def play(
 
 
 class _Player:
-    """A publisher for every topic of a bag whose type this ROS knows."""
+    """A publisher for every topic of a bag whose type this ROS knows, but those that are not wanted."""
 
-    def __init__(self, node: Node, executor: Executor, bag: Bag, wait: float):
+    def __init__(self, node: Node, executor: Executor, bag: Bag, unwanted: Collection[str]):
         self.node, self.executor, self.bag = node, executor, bag
         self.messages = 0
         self.skipped: list[str] = []
         self.publishers: dict[str, Publisher] = {}
         self._clock = node.create_publisher(Clock, "/clock", QoSProfile(depth=1))
+        for topic, reason in bag.skipped.items():
+            self.skipped.append(topic)
+            print(f"not played: {topic}: {reason}", file=sys.stderr)
+        known = {"/clock", *unwanted}
         for connection in bag.connections:
-            if connection.msgcount and connection.topic not in self.publishers and connection.topic != "/clock":
+            if connection.msgcount and connection.topic not in known:
+                known.add(connection.topic)
                 self._announce(connection)
 
     def _announce(self, connection: Any) -> None:
@@ -230,6 +243,19 @@ class _AsAnswered:
                 return
 
 
+def _unwanted(bag: Bag, cameras: Sequence[str], topics: Sequence[str]) -> set[str]:
+    """Topics that are not to be played. Raises `DataError` for a camera or topic that is not in the bag."""
+    known = {c.topic for c in bag.connections}
+    missing = [topic for topic in topics if topic not in known]
+    if missing:
+        raise DataError(f"{bag.path}: no topic {missing[0]}; topics found: {', '.join(sorted(known))}")
+    chosen = {camera.name for camera in bag.choose_cameras(cameras)} if cameras else set(bag.cameras)
+    others = [camera for name, camera in bag.cameras.items() if name not in chosen]
+    out = {topic for camera in others for topic in (camera.image_topic, camera.info_topic)}
+    kinds = {c.msgtype for c in bag.connections if c.topic in topics}
+    return out | {c.topic for c in bag.connections if c.msgtype in kinds and c.topic not in topics}
+
+
 def _anchor_topic(bag: Bag, anchor: str) -> str:
     cameras = {camera.name: camera for camera in bag.choose_cameras()}
     name = anchor or ("camera_front" if "camera_front" in cameras else next(iter(cameras)))
@@ -241,7 +267,7 @@ def _anchor_topic(bag: Bag, anchor: str) -> str:
 def _qos(connection: Any, count: int) -> QoSProfile:
     """As the topic was offered when it was recorded; a latched topic keeps all its messages."""
     offered = getattr(connection.ext, "offered_qos_profiles", None) or []
-    latched = connection.topic == "/tf_static" or any(q.durability.name == "TRANSIENT_LOCAL" for q in offered)
+    latched = connection.topic.endswith("/tf_static") or any(q.durability.name == "TRANSIENT_LOCAL" for q in offered)
     best_effort = bool(offered) and all(q.reliability.name == "BEST_EFFORT" for q in offered)
     return QoSProfile(
         depth=max(count, 1) if latched else max([10, *(q.depth for q in offered)]),

@@ -34,7 +34,7 @@ def node_config(
     return _config(
         yaml.safe_load((share / "config" / "occ_flow.rviz").read_text()),
         f"{above}/{name}/",
-        parameters.base_frame,
+        parameters.base_frame or "base_link",
         [f"{above}/{camera}/{parameters.image_topic}{suffix}" for camera in _cameras(parameters, share)],
         show_images=compressed or not suffix,
     )

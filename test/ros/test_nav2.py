@@ -11,6 +11,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed; source scripts/env.
 pytest.importorskip("letocc_ros.msg", reason="the ROS package is not built; source scripts/env.sh")
 
 from letocc_core.geometry.grid import GridSpec
+from letocc_core.stream.assembler import AssemblerConfig
 from letocc_core.stream.consumers.costmap import free_ends
 from letocc_core.stream.types import OccFlow
 from letocc_ros.parameters import NodeParameters, defaults
@@ -100,8 +101,8 @@ def test_the_costmap_is_read_as_it_is_published(costmap: dict, layers: dict[str,
     assert costmap["track_unknown_space"]
     assert costmap["unknown_cost_value"] == -1 % 256  # compared as an unsigned byte
     assert costmap["lethal_cost_threshold"] == 100
-    assert costmap["global_frame"] == defaults()["fixed_frame"]
-    assert costmap["robot_base_frame"] == defaults()["base_frame"]
+    assert costmap["global_frame"] == AssemblerConfig.fixed_frame
+    assert costmap["robot_base_frame"] == AssemblerConfig.base_frame
 
 
 def test_the_layers_of_points_cut_where_the_costmap_does(layers: dict[str, dict]):

@@ -23,7 +23,7 @@ from letocc_core.stream.preprocess import rectify
 from letocc_core.stream.types import Calibration, FrameSet
 from letocc_ros import conversions
 from letocc_ros.health import Health
-from letocc_ros.inputs import Inputs
+from letocc_ros.inputs import Inputs, info_topics
 from letocc_ros.parameters import NodeParameters
 
 
@@ -201,3 +201,57 @@ def test_cameras_of_different_rates_are_no_problem():
     assert not robot.said
     values = {pair.key: pair.value for pair in robot.health.statuses("active")[0].values}
     assert int(values["dropped: unmatched"]) >= 4
+
+
+def test_publishers_whose_messages_never_come_are_named_with_the_parameter():
+    """Over DDS: a volatile /tf_static, a best-effort /tf, images that only exist raw; a good publisher is not named."""
+    import rclpy
+    import ros_rig as rig
+    from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+    from sensor_msgs.msg import CompressedImage, Image
+    from tf2_msgs.msg import TFMessage
+
+    rig.isolate_ros()
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    try:
+        node, driver = (rclpy.create_node(name, context=context) for name in ("listener", "driver"))
+        volatile = QoSProfile(depth=1, durability=DurabilityPolicy.VOLATILE)
+        best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+        kept = [
+            driver.create_publisher(TFMessage, "/tf_static", volatile),
+            driver.create_publisher(TFMessage, "/tf", best_effort),
+            driver.create_publisher(Image, "/left/image_raw", best_effort),
+            driver.create_publisher(CompressedImage, "/right/image_raw/compressed", best_effort),
+        ]
+        parameters = NodeParameters(cameras=("left", "right"), image_reliability="reliable")
+        inputs = Inputs(node, parameters, Health("node", print), lambda frames, arrived: None)
+        found = rig.until(lambda: len(m := inputs.mismatches()) == 4 and m, 20, "four mismatches")
+        static, moving = found["qos", "/tf_static"], found["qos", "/tf"]
+        assert "from driver on /tf_static: its durability is volatile, this node asks for transient_local" in static
+        assert "'qos_overrides./tf_static.subscription.durability' to volatile" in static
+        assert "its reliability is best_effort" in moving and "'qos_overrides./tf.subscription.reliability'" in moving
+        raw = found["transport", "/left/image_raw/compressed"]
+        assert "but /left/image_raw is published" in raw and "transport:=raw" in raw
+        assert "'image_reliability' to best_effort" in found["qos", "/right/image_raw/compressed"]
+        inputs.destroy()
+        assert len(kept) == 4
+    finally:
+        rclpy.shutdown(context=context)
+
+
+def test_a_camera_info_of_its_own_counts_whatever_comes_first():
+    robot = Robot(image_topic="image_rect", cameras=CAMERAS[:1])
+    topics = [topic for topic in robot.callbacks if "camera_info" in topic]
+    assert topics == [f"/{CAMERAS[0]}/camera_info_rect", f"/{CAMERAS[0]}/camera_info"]
+    assert info_topics("a/b", "image_raw") == ["a/b/camera_info_raw", "a/b/camera_info"]
+    assert info_topics("a", "left/image_rect_color")[-2:] == ["a/left/camera_info", "a/camera_info"]
+    for topics_in_order in (topics, topics[::-1]):
+        robot = Robot(image_topic="image_rect", cameras=CAMERAS[:1])
+        for topic in topics_in_order:
+            scale = 2.0 if topic.endswith("rect") else 1.0
+            info = conversions.calibration_to_camera_info(CALIBRATION, 1, f"{CAMERAS[0]}_optical")
+            info.p = [scale * value for value in info.p[:10]] + list(info.p[10:])
+            robot.say(topic, info)
+        (found, _) = robot.inputs._assembler._calibrations[CAMERAS[0]]
+        assert found.K[0, 0] == 2 * CALIBRATION.K[0, 0]

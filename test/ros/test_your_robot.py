@@ -9,7 +9,6 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-import torch
 
 from letocc_core import checkpoint
 from letocc_core.data.config import with_bags
@@ -125,14 +124,15 @@ def test_data_is_short_for_bags():
     assert with_bags("data.workers=1") == "data.workers=1"
 
 
-def test_the_node_takes_the_cameras_of_the_checkpoint(tmp_path):
-    node = pytest.importorskip("letocc_ros.node")
-    from letocc_ros.parameters import STREET_CAMERAS, NodeParameters
-
-    for name, cameras in (("robot", ["left", "right"]), ("older", [])):
-        path = tmp_path / f"{name}.safetensors"
-        checkpoint.save(path, torch.nn.Linear(1, 1), {"model": {}, "input": {}}, cameras=cameras)
-    parameters = NodeParameters(checkpoint=str(tmp_path / "robot.safetensors"))
-    assert node.cameras(parameters) == ("left", "right")
-    assert node.cameras(NodeParameters(checkpoint=str(tmp_path / "older.safetensors"))) == STREET_CAMERAS
-    assert node.cameras(NodeParameters(checkpoint=parameters.checkpoint, cameras=("top",))) == ("top",)
+def test_what_is_left_open_is_as_in_the_recordings_of_the_checkpoint():
+    parameters = pytest.importorskip("letocc_ros.parameters")
+    given = parameters.NodeParameters(slop=0.1, fixed_frame="map")
+    bag = {"base_frame": "base_footprint", "fixed_frame": "world", "slop": 0.045, "odometry_topic": "/odom"}
+    found = parameters.resolved(given, {"cameras": ["left", "right"], "config": {"data": {"bag": bag}}})
+    assert (found.cameras, found.slop, found.fixed_frame) == (("left", "right"), 0.1, "map")
+    assert (found.base_frame, found.odometry_topic) == ("base_footprint", "/odom")
+    assert found.assembler.odometry and found.assembler.slop == 0.1
+    plain = parameters.resolved(parameters.NodeParameters(cameras=("top",)), {"config": {"data": {"simulator": {}}}})
+    assert (plain.cameras, plain.base_frame, plain.fixed_frame, plain.slop) == (("top",), "base_link", "odom", 0.02)
+    older = parameters.resolved(parameters.NodeParameters(), {"config": {}})
+    assert older.cameras == parameters.STREET_CAMERAS and older.odometry_topic == ""
