@@ -124,6 +124,7 @@ def to_grid_message(answer: OccFlow, frame_id: str) -> OccFlowGrid:
         vy=_array("f", packed.velocity[:, 1]),
         class_names=list(answer.class_names),
         labels=_bytes(packed.labels),
+        visibility=_bytes(packed.visibility),
     )
 
 
@@ -138,9 +139,9 @@ def from_grid_message(message: OccFlowGrid) -> OccFlow:
 def to_point_cloud(answer: OccFlow, frame_id: str, lowest: float = -np.inf, highest: float = np.inf) -> PointCloud2:
     """Centres (m) of the occupied voxels with probability and velocity (m/s): float32 x, y, z, probability, vx, vy.
 
-    Only those between two heights (m, in the ego frame).
+    Only those between two heights (m, in the ego frame), and none that is hidden.
     """
-    index = np.argwhere(answer.occupied & Band(lowest, highest).layers(answer))
+    index = np.argwhere(answer.occupied & answer.seen & Band(lowest, highest).layers(answer))
     rows = np.column_stack(
         [answer.grid.centres_of(index), answer.probability[tuple(index.T)], answer.velocity[tuple(index.T)]]
     )

@@ -6,6 +6,7 @@
         answer = grid.from_message(message)
         answer.probability                                    # float32 [X, Y, Z], in [0, 1]
         answer.occupied, answer.observed                      # bool [X, Y, Z]
+        answer.seen, answer.hidden                            # bool: by the cameras; behind a surface (believed only)
         answer.velocity                                       # float32 [X, Y, Z, 2], m/s; 0 where not occupied
         answer.grid.centres_of(np.argwhere(answer.occupied))  # [n, 3] m, in the header's frame
         points = grid.occupied_points(answer, lowest=0.3)     # .centres, .velocity, .probability, .speed, .distance

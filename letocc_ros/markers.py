@@ -17,6 +17,7 @@ from letocc_core.stream.types import OccFlow
 from letocc_ros.conversions import make_header
 
 FULL_SPEED = 10.0  # m/s at the end of the colour ramp
+FAINT = 0.25  # opacity of what is hidden behind a surface
 COLOUR_STEPS = 64
 # Blue, cyan, green, yellow, red (RGB in [0, 1]).
 RAMP = np.array([[0.1, 0.2, 0.7], [0.1, 0.7, 0.8], [0.3, 0.8, 0.3], [0.95, 0.85, 0.2], [0.9, 0.2, 0.15]])
@@ -28,7 +29,7 @@ class MarkerMaker:
     def __init__(self, grid: GridSpec):
         self._grid = grid
         self._points: dict[int, Point] = {}
-        self._colours = colour_ramp()
+        self._colours = [*colour_ramp(), *colour_ramp(FAINT)]
 
     def __call__(
         self, answer: OccFlow, frame_id: str, coloured_by: str, motion_colour: Sequence[float], min_speed: float
@@ -48,6 +49,7 @@ class MarkerMaker:
         occupied = np.flatnonzero(answer.occupied)
         self._keep(occupied)
         steps = np.rint(_shown(answer, occupied, coloured_by).clip(0, 1) * (COLOUR_STEPS - 1)).astype(int)
+        steps += COLOUR_STEPS * ~answer.seen.reshape(-1)[occupied]  # the faint colours
         size = float(self._grid.voxel_size)
         return _marker(
             header,
@@ -132,10 +134,10 @@ def _shown(answer: OccFlow, occupied: np.ndarray, coloured_by: str) -> np.ndarra
     return (occupied % layers) / max(layers - 1, 1)
 
 
-def colour_ramp() -> list[ColorRGBA]:
+def colour_ramp(alpha: float = 1.0) -> list[ColorRGBA]:
     """The `COLOUR_STEPS` colours from blue to red."""
     at = np.linspace(0, len(RAMP) - 1, COLOUR_STEPS)
-    return [_colour(rgb) for rgb in np.stack([np.interp(at, range(len(RAMP)), c) for c in RAMP.T], -1).tolist()]
+    return [_colour(rgb, alpha) for rgb in np.stack([np.interp(at, range(len(RAMP)), c) for c in RAMP.T], -1).tolist()]
 
 
 def _colour(rgb: Sequence[float], alpha: float = 1.0) -> ColorRGBA:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from nav_msgs.msg import OccupancyGrid
@@ -89,18 +89,23 @@ class Outputs:
     def _occupancy(self, answer: OccFlow) -> OccFlowGrid:
         return conversions.to_grid_message(answer, self.parameters.base_frame)
 
+    def _believed(self, answer: OccFlow) -> OccFlow:
+        """The answer as planners get it: with `believe_hidden`, nothing counts as hidden."""
+        return replace(answer, hidden=None) if self.parameters.believe_hidden else answer
+
     def _points(self, answer: OccFlow) -> PointCloud2:
         p = self.parameters
+        answer = self._believed(answer)
         return conversions.to_point_cloud(answer, p.base_frame, p.points_min_height, p.points_max_height)
 
     def _clearing(self, answer: OccFlow) -> PointCloud2:
         p = self.parameters
-        return conversions.to_clearing(answer, p.base_frame, p.bands["costmap"], p.clearing_blind_range)
+        return conversions.to_clearing(self._believed(answer), p.base_frame, p.bands["costmap"], p.clearing_blind_range)
 
     def _costmap(self, name: str, answer: OccFlow) -> OccupancyGrid:
         p = self.parameters
         without = moving(answer, p.min_speed) if p.costmap_moving == "exclude" else None
-        return conversions.to_costmap(answer, p.base_frame, p.bands[name], without)
+        return conversions.to_costmap(self._believed(answer), p.base_frame, p.bands[name], without)
 
     def _voxels(self, answer: OccFlow) -> MarkerArray:
         p = self.parameters

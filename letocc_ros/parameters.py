@@ -157,6 +157,12 @@ class NodeParameters:
         (0, 100),
         live=True,
     )
+    believe_hidden: bool = _parameter(
+        False,
+        "Take what is hidden behind a surface as the network believes it in costmaps, ~/clearing and ~/points; otherwise its "
+        "cells are unknown and its points left out.",
+        live=True,
+    )
     voxel_colour: str = _parameter(
         "height",
         "What the colour of a voxel in ~/markers shows: height, probability, or speed (0 to 10 m/s).",

@@ -204,7 +204,8 @@ def score_frame(
 
     still = np.zeros_like(output.velocity)
     depth = render_depth(sdf, grid, pixels, config)
-    predicted = Prediction(output.occupied, output.velocity, depth, output.probability, output.observed)
+    seen = None if output.hidden is None else output.seen
+    predicted = Prediction(output.occupied, output.velocity, depth, output.probability, output.observed, seen)
     scores = {"letocc": score(predicted)}
     sceneries = {"flat_road": baselines.flat_road(grid)}
     if mean_occupancy is not None:
@@ -213,7 +214,8 @@ def score_frame(
         view = b"".join(values.tobytes() for values in (pixels.pixels, pixels.K, pixels.T_ego_cam))
         if depths.get(name, (b"",))[0] != view:
             depths[name] = view, render_depth(scenery.sdf, grid, pixels, config)
-        scores[name] = score(Prediction(scenery.occupied & output.observed, still, depths[name][1]))
+        said = scenery.occupied & output.observed
+        scores[name] = score(Prediction(said, still, depths[name][1], seen=seen))
     standing = score(replace(predicted, velocity=still))
     scores["zero_velocity"] = {k: standing[k] for k in MOTION_GROUPS if k in standing}
     return scores

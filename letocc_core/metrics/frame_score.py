@@ -16,7 +16,7 @@ from letocc_core.geometry.ray_casting import RayHits
 from letocc_core.metrics.depth import DepthRange, DepthScore
 from letocc_core.metrics.flow2d import FlowScore
 from letocc_core.metrics.motion import MATCH_DISTANCE, MotionScore
-from letocc_core.metrics.occupancy import OBJECT_HEIGHT, ProbabilityCounts, VoxelTruth, score_occupancy
+from letocc_core.metrics.occupancy import OBJECT_HEIGHT, ProbabilityCounts, VoxelTruth, score_occupancy, score_sight
 from letocc_core.metrics.ray_iou import RayCounts, Rays, distance_error
 
 Score = Mapping[str, Any]
@@ -35,6 +35,7 @@ class Prediction:
     depth: Float[np.ndarray, "N M"] | None = None  # m, rendered at the pixels of the frame's `DepthTruth`
     probability: Float[np.ndarray, "X Y Z"] | None = None  # of being occupied; None: it gives none
     observed: Bool[np.ndarray, "X Y Z"] | None = None  # voxels that cameras look at; None: all
+    seen: Bool[np.ndarray, "X Y Z"] | None = None  # those of them that are not hidden; None: not known
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,11 +138,13 @@ def score_rays(truth: RayTruth, prediction: Prediction) -> dict[str, Any]:
 
 
 def score_voxels(truth: VoxelTruth, prediction: Prediction, grid: GridSpec) -> dict[str, Any]:
-    """`iou`, `precision`, `recall`, each also `_by_distance`, and `probability` where the prediction gives one."""
-    score: dict[str, Any] = dict(score_occupancy(truth, prediction.occupied, grid))
+    """`iou`, `precision`, `recall`, each also `_by_distance`; `probability` and `sight` where the prediction has them."""
+    score: dict[str, Any] = dict(score_occupancy(truth, prediction.occupied, grid, prediction.seen))
     if prediction.probability is not None:
         observed = np.ones(grid.shape, bool) if prediction.observed is None else prediction.observed
         score["probability"] = ProbabilityCounts.of(truth, prediction.probability, observed)
+        if prediction.seen is not None and truth.everywhere:
+            score |= score_sight(truth, prediction.seen, observed)
     return score
 
 

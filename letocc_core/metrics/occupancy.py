@@ -17,7 +17,7 @@ CROSSINGS = 4  # LiDAR rays through a voxel in which none ends, from which on it
 RINGS = (0.0, 4.0, 8.0, 12.0, 16.0, 20.0, math.inf)  # m, horizontal distances from base_link
 NEAR = 12.0  # m, end of the region `12m`
 RING_NAMES = tuple(f"{a:g}-{b:g}m" if b < math.inf else f"{a:g}m+" for a, b in pairwise(RINGS))
-REGIONS = ("mean", "all", "standing", f"{NEAR:g}m")
+REGIONS = ("mean", "all", "standing", f"{NEAR:g}m", "seen")
 THRESHOLDS = np.append(np.arange(1, 100) / 100, [0.995, 0.999])  # that are tried
 TENTHS = tuple(f"{10 * i}-{10 * i + 10}%" for i in range(10))
 
@@ -79,30 +79,52 @@ class VoxelTruth:
         ground = (top <= OBJECT_HEIGHT + 1e-6) | (occupied & ~high)
         return cls(occupied, (occupied | (crossed >= CROSSINGS)) & observed, ground, False)
 
-    def regions(self, grid: GridSpec) -> dict[str, Bool[np.ndarray, "X Y Z"]]:
-        """The voxels that count, by the name of `REGIONS` and `RING_NAMES`."""
+    def regions(
+        self, grid: GridSpec, seen: Bool[np.ndarray, "X Y Z"] | None = None
+    ) -> dict[str, Bool[np.ndarray, "X Y Z"]]:
+        """The voxels that count, by the name of `REGIONS` and `RING_NAMES`; `seen`: those that an answer says are."""
         x, y, _ = grid.axes()
         distance = np.hypot(x.numpy()[:, None, None], y.numpy()[None, :, None])
         out = {"mean": self.known, "standing": self.known & ~self.ground, f"{NEAR:g}m": self.known & (distance < NEAR)}
         if self.everywhere:
             out["all"] = np.ones(grid.shape, bool)
+        if seen is not None:
+            out["seen"] = seen if self.everywhere else seen & self.known
         for name, (begin, end) in zip(RING_NAMES, pairwise(RINGS), strict=True):
             out[name] = self.known & (distance >= begin) & (distance < end)
         return out
 
 
-def score_occupancy(truth: VoxelTruth, predicted: Bool[np.ndarray, "X Y Z"], grid: GridSpec) -> dict[str, Shares]:
+def score_occupancy(
+    truth: VoxelTruth,
+    predicted: Bool[np.ndarray, "X Y Z"],
+    grid: GridSpec,
+    seen: Bool[np.ndarray, "X Y Z"] | None = None,
+) -> dict[str, Shares]:
     """`iou`, `precision` and `recall` of one frame by region, and each `_by_distance`."""
     kinds = ("iou", "precision", "recall")
     groups: dict[str, dict[str, tuple[int, int]]] = {f"{k}{end}": {} for end in ("", "_by_distance") for k in kinds}
     kind = truth.occupied + 2 * predicted.astype(np.uint8)
-    for name, region in truth.regions(grid).items():
+    for name, region in truth.regions(grid, seen).items():
         _, missed, false, both = np.bincount(kind[region], minlength=4).tolist()
         end = "_by_distance" if name in RING_NAMES else ""
         groups[f"iou{end}"][name] = both, both + missed + false
         groups[f"precision{end}"][name] = both, both + false
         groups[f"recall{end}"][name] = both, both + missed
     return {group: Shares(counts) for group, counts in groups.items()}
+
+
+def score_sight(
+    truth: VoxelTruth, seen: Bool[np.ndarray, "X Y Z"], observed: Bool[np.ndarray, "X Y Z"]
+) -> dict[str, Shares]:
+    """`sight` of one frame: whether a ray reaches in truth what an answer says is seen, among what cameras look at.
+
+    `precision`: share of what is said to be seen that is reached; `recall`: share of what is reached that is said to be
+    seen; `share`: of the voxels that cameras look at, those said to be seen.
+    """
+    reached, said = truth.known & observed, seen & observed
+    both, of_said, of_reached, of_all = (int(v.sum()) for v in (reached & said, said, reached, observed))
+    return {"sight": Shares({"precision": (both, of_said), "recall": (both, of_reached), "share": (of_said, of_all)})}
 
 
 @dataclass(frozen=True, eq=False)

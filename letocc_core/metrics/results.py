@@ -19,6 +19,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "iou_by_distance": RING_NAMES,
     "precision_by_distance": RING_NAMES,
     "recall_by_distance": RING_NAMES,
+    "sight": ("precision", "recall", "share"),
     "probability": ("best_threshold", "best_iou", "calibration_error", *TENTHS),
     "depth": ("abs_rel", "sq_rel", "rmse", "rmse_log", "a1", "a2", "a3"),
     "motion": ("mave", "mave_supervised", "direction_error_deg", "false_motion"),
@@ -39,12 +40,12 @@ ABOUT: dict[str, type] = {
     "tables": dict,
 }
 SHARES = {  # groups whose values lie in [0, 1]
-    *("ray_iou", "ray_iou_objects", "iou", "precision", "recall", "probability", "sweep_motion"),
+    *("ray_iou", "ray_iou_objects", "iou", "precision", "recall", "sight", "probability", "sweep_motion"),
     *("iou_by_distance", "precision_by_distance", "recall_by_distance"),
 }
 TABLES = {  # by heading: the groups that are shown together
     "Rays and depth": ("ray_iou", "ray_iou_objects", "depth", "novel_view"),
-    "Voxels": ("iou", "precision", "recall"),
+    "Voxels": ("iou", "precision", "recall", "sight"),
     "IoU by distance": ("iou_by_distance",),
     "Precision by distance": ("precision_by_distance",),
     "Recall by distance": ("recall_by_distance",),
@@ -72,6 +73,11 @@ COLUMNS = (  # heading, group, key, decimals
     ("IoU standing", "iou", "standing", 3),
     ("recall standing", "recall", "standing", 3),
     ("IoU all", "iou", "all", 3),
+    ("IoU seen", "iou", "seen", 3),
+    ("precision seen", "precision", "seen", 3),
+    ("seen rightly", "sight", "precision", 3),
+    ("seen of visible", "sight", "recall", 3),
+    ("share seen", "sight", "share", 3),
     *((f"{kind} {ring}", f"{kind.lower()}_by_distance", ring, 3) for kind in KINDS for ring in RING_NAMES),
     ("best threshold", "probability", "best_threshold", 3),
     ("its IoU", "probability", "best_iou", 3),

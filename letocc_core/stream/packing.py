@@ -12,6 +12,7 @@ from letocc_core.stream.types import OccFlow
 
 PROBABILITY_STEPS = 254  # a byte is round(probability * 254)
 NOT_SEEN = 255  # no camera looks at the voxel
+SEEN, HIDDEN = 0, 1  # of `visibility`, as NOT_SEEN is: empty before the first surface, or that surface; behind one
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,6 +20,7 @@ class PackedAnswer:
     """The arrays of the message; n occupied voxels."""
 
     probability: np.ndarray  # uint8 [X, Y, Z]
+    visibility: np.ndarray  # uint8 [X, Y, Z], or [0] where what is hidden is not known
     occupied: np.ndarray  # uint32 [n]: flat indices (C order), increasing
     velocity: np.ndarray  # float32 [n, 2] m/s
     labels: np.ndarray  # uint8 [n], empty without semantics
@@ -28,9 +30,13 @@ def pack(answer: OccFlow) -> PackedAnswer:
     """The arrays of the message that carries an answer."""
     probability = np.rint(answer.probability * PROBABILITY_STEPS).astype(np.uint8)
     probability[~answer.observed] = NOT_SEEN
+    visibility = np.zeros(0, np.uint8)
+    if answer.hidden is not None:
+        visibility = np.where(answer.observed, np.where(answer.hidden, HIDDEN, SEEN), NOT_SEEN).astype(np.uint8)
     occupied = np.flatnonzero(answer.occupied)
     labels = np.zeros(0, np.uint8) if answer.labels is None else answer.labels.reshape(-1)[occupied]
-    return PackedAnswer(probability, occupied.astype(np.uint32), answer.velocity.reshape(-1, 2)[occupied], labels)
+    velocity = answer.velocity.reshape(-1, 2)[occupied]
+    return PackedAnswer(probability, visibility, occupied.astype(np.uint32), velocity, labels)
 
 
 def unpack(message: Any) -> OccFlow:
@@ -64,7 +70,18 @@ def unpack(message: Any) -> OccFlow:
         threshold=message.threshold,
         labels=_labels_of(message, occupied, shape),
         class_names=tuple(message.class_names),
+        hidden=_hidden_of(message, shape, source),
     )
+
+
+def _hidden_of(message: Any, shape: tuple[int, int, int], source: str) -> np.ndarray | None:
+    """bool [X, Y, Z]; None where the message does not tell, such as one recorded before it could."""
+    visibility = np.frombuffer(getattr(message, "visibility", b""), np.uint8)
+    if not len(visibility):
+        return None
+    if len(visibility) != math.prod(shape):
+        raise DataError(f"{source}: {len(visibility)} visibilities, expected {' x '.join(map(str, shape))}, or none")
+    return visibility.reshape(shape) == HIDDEN
 
 
 def _grid_of(message: Any, source: str) -> GridSpec:

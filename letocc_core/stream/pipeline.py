@@ -11,15 +11,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
-from torch import Tensor
 
 from letocc_core import checkpoint
 from letocc_core.frame import Frame, InputConfig
-from letocc_core.geometry import camera
-from letocc_core.geometry.grid import GridSpec
 from letocc_core.model.let_occ_flow import EncodedFrame, Fields, LetOccFlow
 from letocc_core.stream.history import History
 from letocc_core.stream.preprocess import rectifier_of, rectify, to_tensors
+from letocc_core.stream.sight import Sight
 from letocc_core.stream.snapshot import Snapshot
 from letocc_core.stream.types import Calibration, FrameSet, OccFlow
 
@@ -76,7 +74,7 @@ class OccFlowPipeline:
         self._history: History[Past] = History(model.config.temporal.frames, input.history_interval)
         self._previous: FrameSet | None = None
         self._rectifier = rectifier_of(input)
-        self._observed = ObservedVoxels(model.config.grid)
+        self._sight = Sight(model.config.grid)
         self._seconds: dict[str, float] = {}
 
     @classmethod
@@ -165,11 +163,14 @@ class OccFlowPipeline:
         """The fields of an `OccFlow` as numpy arrays."""
         config = self.model.config
         labels = None if fields.semantics is None else fields.semantics[0].argmax(0).byte().cpu().numpy()
+        probability = fields.probability(config.occupancy_scale)[0].float().cpu().numpy()
+        observed, hidden = self._sight(frame, probability > self.threshold)
         return {
             "grid": config.grid,
-            "probability": fields.probability(config.occupancy_scale)[0].float().cpu().numpy(),
+            "probability": probability,
             "velocity": fields.flow[0].permute(1, 2, 3, 0).float().contiguous().cpu().numpy(),
-            "observed": self._observed(frame),
+            "observed": observed,
+            "hidden": hidden,
             "threshold": float(self.threshold),
             "labels": labels,
             "class_names": () if labels is None else config.fields.class_names,
@@ -190,29 +191,3 @@ def reproduce(snapshot: Snapshot, checkpoint: str | Path, device: torch.device |
     pipeline = OccFlowPipeline.from_checkpoint(checkpoint, snapshot.answer.threshold, device, unlimited)
     pipeline.input = replace(pipeline.input, max_gap=math.inf)  # a snapshot holds no more sets than the network takes
     return [pipeline.step(frames) for frames in snapshot.sets][-1]
-
-
-class ObservedVoxels:
-    """Which voxels the cameras of a set look at: those whose centre projects into a valid image. Cached per camera."""
-
-    def __init__(self, grid: GridSpec):
-        self.grid = grid
-        self._masks: dict[bytes, np.ndarray] = {}
-
-    def __call__(self, frame: Frame) -> np.ndarray:
-        """bool [X, Y, Z] for a batch of one frame."""
-        seen = np.zeros(self.grid.shape, bool)
-        keys = []
-        for i in torch.nonzero(frame.camera_valid[0])[:, 0].tolist():
-            K, T_ego_cam = frame.K[0, i].cpu(), frame.T_ego_cam[0, i].cpu()
-            key = K.numpy().tobytes() + T_ego_cam.numpy().tobytes()
-            if key not in self._masks:
-                self._masks[key] = self._mask(K, T_ego_cam, *frame.images.shape[-2:])
-            seen |= self._masks[key]
-            keys.append(key)
-        self._masks = {key: self._masks[key] for key in keys}
-        return seen
-
-    def _mask(self, K: Tensor, T_ego_cam: Tensor, height: int, width: int) -> np.ndarray:
-        pixels, depth = camera.project_lattice(self.grid.axes(), K, T_ego_cam)
-        return camera.in_image(pixels, depth, height, width).numpy()

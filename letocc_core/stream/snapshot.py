@@ -13,6 +13,7 @@ images as they entered the network (undistorted, resized, cropped to H x W):
 | `T_world_ego` | float64 [S, 4, 4] | m, ego -> fixed frame |
 | `probability`, `velocity`, `observed` | as in `OccFlow` | the answer |
 | `labels` | as in `OccFlow` | if the model has semantics |
+| `hidden` | as in `OccFlow` | absent in files of before it was told |
 | `about` | JSON text | format, cameras, grid, threshold, class names, checkpoint, versions |
 """
 
@@ -57,7 +58,7 @@ class Snapshot:
         path = path if path.suffix == ".npz" else path.with_name(f"{path.name}.npz")
         path.parent.mkdir(parents=True, exist_ok=True)
         answer = self.answer
-        labels = {} if answer.labels is None else {"labels": answer.labels}
+        known = {"labels": answer.labels, "hidden": answer.hidden}
         about = self.about | {
             "format": FORMAT,
             "grid": dataclasses.asdict(answer.grid),
@@ -71,7 +72,7 @@ class Snapshot:
             velocity=answer.velocity,
             observed=answer.observed,
             about=np.array(json.dumps(about)),
-            **labels,
+            **{name: values for name, values in known.items() if values is not None},
         )
         return path
 
@@ -136,6 +137,7 @@ def _answer(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> OccFlow:
         observed=arrays["observed"],
         threshold=float(about["threshold"]),
         labels=arrays.get("labels"),
+        hidden=arrays.get("hidden"),
         class_names=tuple(about["class_names"]),
     )
 
@@ -146,6 +148,9 @@ def _check(arrays: dict[str, np.ndarray]) -> None:
         found = arrays[name]
         if found.dtype.kind != kind or found.ndim != axes:
             raise ValueError(f"{name} is {found.dtype} {list(found.shape)}, expected {axes} axes of kind '{kind}'")
+    hidden = arrays.get("hidden", arrays["observed"])
+    if hidden.dtype != bool or hidden.shape != arrays["observed"].shape:
+        raise ValueError(f"hidden is {hidden.dtype} {list(hidden.shape)}, expected bool, of the shape of observed")
     leading = {"stamps_ns": 1, "images": 2, "valid": 2, "K": 2, "T_ego_cam": 2, "T_world_ego": 1}
     sets, cameras = arrays["images"].shape[:2]
     if not sets or any(arrays[name].shape[:n] != (sets, cameras)[:n] for name, n in leading.items()):

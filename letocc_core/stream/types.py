@@ -31,10 +31,19 @@ class OccFlow:
     threshold: float  # a voxel is occupied where probability > threshold
     labels: np.ndarray | None = None  # uint8 [X, Y, Z]: index into class_names
     class_names: tuple[str, ...] = ()
+    hidden: np.ndarray | None = None  # bool [X, Y, Z]: observed, but behind an occupied voxel; None: not recorded
     reset_reason: str | None = None  # why the past was forgotten before this set, if it was
     seconds: dict[str, float] = field(default_factory=dict)  # s spent by stage
 
     @property
     def occupied(self) -> np.ndarray:
-        """bool [X, Y, Z]: observed voxels above the threshold."""
+        """bool [X, Y, Z]: observed voxels above the threshold; hidden ones are what the network believes."""
         return (self.probability > self.threshold) & self.observed
+
+    @property
+    def seen(self) -> np.ndarray:
+        """bool [X, Y, Z]: empty voxels before the first surface that a camera looks at, and that surface.
+
+        All that cameras look at, if what is hidden was not recorded.
+        """
+        return self.observed if self.hidden is None else self.observed & ~self.hidden

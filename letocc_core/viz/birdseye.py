@@ -14,6 +14,7 @@ from letocc_core.viz.voxels import EGO_BOX, View, voxel_heights
 
 MOVING = 0.5  # m/s, slower velocities are not drawn
 SMALLEST = 3  # voxels, smaller groups get no arrow
+HIGHEST_HIDDEN = 2.0  # m, above which hidden voxels do not make a column hidden
 ARROW_SECONDS = 1.2  # s, an arrow's length is the way driven in this time
 
 
@@ -26,11 +27,15 @@ def objects_of(
     return moving_objects(answer, MOVING, SMALLEST)
 
 
-def voxel_colours(velocity: Float[np.ndarray, "X Y Z 2"], grid: GridSpec) -> UInt8[np.ndarray, "X Y Z 3"]:
-    """RGB of voxels: by height, and of what moves by the direction of motion."""
+def voxel_colours(
+    velocity: Float[np.ndarray, "X Y Z 2"], grid: GridSpec, hidden: Bool[np.ndarray, "X Y Z"] | None = None
+) -> UInt8[np.ndarray, "X Y Z 3"]:
+    """RGB of voxels: by height, and of what moves by the direction of motion; faint where hidden."""
     out = colours.height_colours(voxel_heights(grid))
     moving = np.linalg.norm(velocity, axis=-1) > MOVING
     out[moving] = colours.direction_colours(velocity[moving])
+    if hidden is not None:
+        out[hidden] = colours.faint(out[hidden])
     return out
 
 
@@ -41,17 +46,23 @@ def birdseye(
     size: int,
     seen: Bool[np.ndarray, "X Y Z"] | None = None,
     objects: Sequence[MovingObject] = (),
+    hidden: Bool[np.ndarray, "X Y Z"] | None = None,
 ) -> UInt8[np.ndarray, "h w 3"]:
     """The grid from above, forward up and left to the left; `size` px along the box's longer side.
 
     Args:
         seen: voxels that count as looked at; a column without any is drawn as unseen.
         objects: drawn with an arrow each.
+        hidden: voxels behind a surface: what is there is drawn faint, as are columns empty but for such voxels up to
+            `HIGHEST_HIDDEN`.
     """
     top = grid.shape[2] - 1 - occupied[:, :, ::-1].argmax(-1)  # the highest occupied voxel of each column
     empty = ~occupied.any(-1)
-    picture = np.take_along_axis(voxel_colours(velocity, grid), top[..., None, None], axis=2)[:, :, 0]
+    picture = np.take_along_axis(voxel_colours(velocity, grid, hidden), top[..., None, None], axis=2)[:, :, 0]
     picture[empty] = colours.EMPTY
+    if hidden is not None:
+        low = hidden & (voxel_heights(grid) > colours.LOWEST) & (voxel_heights(grid) < HIGHEST_HIDDEN)
+        picture[low.any(-1) & empty] = colours.HIDDEN
     if seen is not None:
         picture[~seen.any(-1) & empty] = colours.UNSEEN
     scale = size / max(grid.shape[:2])

@@ -8,7 +8,8 @@ INK = (34, 40, 49)  # text
 FAINT = (120, 128, 138)  # secondary text
 PAPER = (255, 255, 255)  # background of a page
 SKY = (236, 241, 246)  # background of a 3D view
-UNSEEN = (214, 218, 224)  # what no camera sees
+UNSEEN = (214, 218, 224)  # what no camera looks at
+HIDDEN = (231, 233, 238)  # empty, it is believed, behind a surface
 EMPTY = (247, 248, 250)  # seen and empty
 GROUND = (186, 178, 165)  # road, kerbs, ground
 EGO = (213, 94, 0)  # the ego vehicle
@@ -24,6 +25,11 @@ def height_colours(height: Float[np.ndarray, "*n"]) -> UInt8[np.ndarray, "*n 3"]
     colours = _lookup(cv2.COLORMAP_VIRIDIS, share * 0.92 + 0.08)
     colours[share < 0] = GROUND
     return colours
+
+
+def faint(colours: UInt8[np.ndarray, "*n 3"]) -> UInt8[np.ndarray, "*n 3"]:
+    """The colours of what is hidden: a third of their own, the rest paper."""
+    return np.rint(colours / 3 + np.array(PAPER) * 2 / 3).astype(np.uint8)
 
 
 def depth_colours(depth: Float[np.ndarray, "*n"]) -> UInt8[np.ndarray, "*n 3"]:

@@ -50,17 +50,17 @@ def overview(moment: Moment, title: str, caption: str = "") -> UInt8[np.ndarray,
     page.text(title, MARGIN, MARGIN, 30)
     page.text(caption, MARGIN, MARGIN + 38, 16, colours.FAINT)
     _draw_cameras(page, moment, rows, tile, top)
-    for i, (name, occupied, velocity, seen) in enumerate(volumes):
+    for i, (name, occupied, velocity, seen, hidden) in enumerate(volumes):
         y = panels_top + i * (map_height + 58)
         page.text(name, MARGIN, y - 8, 18, anchor="ls")
         view = View.behind(grid, map_height, WIDTH - 3 * MARGIN - map_width)
         objects = objects_of(occupied, velocity, grid)
-        picture = render_voxels(occupied, voxel_colours(velocity, grid), grid, view)
+        picture = render_voxels(occupied, voxel_colours(velocity, grid, hidden), grid, view)
         arrows_in_view(picture, objects, view)
         page.picture(picture, MARGIN, y)
         x = WIDTH - MARGIN - map_width
         page.text("from above, forward is up", x, y - 8, 14, colours.FAINT, "ls")
-        page.picture(birdseye(occupied, velocity, grid, square, seen, objects), x, y)
+        page.picture(birdseye(occupied, velocity, grid, square, seen, objects, hidden), x, y)
         ten_metres = round(10 / grid.voxel_size * square / max(grid.shape[:2]))
         page.length_bar(x + map_width - 12, y + map_height - 12, ten_metres, "10 m")
     _legend(page, height - 52)
@@ -82,13 +82,13 @@ def left_to_right(T_ego_cam: Float[np.ndarray, "N 4 4"]) -> list[int]:
 
 
 def _volumes(moment: Moment) -> list[tuple]:
-    """Name, occupied, velocity and seen voxels of what is drawn."""
+    """Name, occupied, velocity, looked-at and hidden voxels of what is drawn."""
     output = moment.output
-    out = [("Computed from the images", output.occupied, output.velocity, output.observed)]
+    out = [("Computed from the images", output.occupied, output.velocity, output.observed, output.hidden)]
     if moment.true_occupied is not None:
         still = np.zeros((*output.grid.shape, 2), np.float32)
         velocity = still if moment.true_velocity is None else moment.true_velocity
-        out.append(("Truth", moment.true_occupied, velocity, moment.true_seen))
+        out.append(("Truth", moment.true_occupied, velocity, moment.true_seen, None))
     return out
 
 
@@ -139,7 +139,8 @@ def _legend(page: Canvas, y: int) -> None:
     page.scale(colours.height_colours(np.linspace(low, high, 256)), 200, y, 260, marks)
     x = page.swatch(colours.GROUND, "ground", 520, y)
     x = page.swatch(colours.EMPTY, "empty", x, y)
-    x = page.swatch(colours.UNSEEN, "not seen by any camera", x, y)
+    x = page.swatch(colours.HIDDEN, "hidden (matter: faint)", x, y)
+    x = page.swatch(colours.UNSEEN, "not looked at", x, y)
     x = page.swatch(colours.EGO, "ego vehicle", x, y)
     wheel = colours.direction_wheel(34)
     page.picture(wheel, x, y - 10, outline=False)

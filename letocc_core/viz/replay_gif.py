@@ -49,17 +49,20 @@ def gif_frame(moment: Moment, title: str) -> UInt8[np.ndarray, "h w 3"]:
     for column, camera in enumerate(order):
         if moment.images[camera] is not None:
             page.picture(moment.images[camera], GAP + column * (tile + GAP), 34, (tile, tile_height))
-    maps = [("from above, computed", output.occupied, output.velocity, output.observed)]
+    maps = [("from above, computed", output.occupied, output.velocity, output.observed, output.hidden)]
     if moment.true_occupied is not None:
         velocity = np.zeros_like(output.velocity) if moment.true_velocity is None else moment.true_velocity
-        maps.append(("from above, truth", moment.true_occupied, velocity, moment.true_seen))
+        maps.append(("from above, truth", moment.true_occupied, velocity, moment.true_seen, None))
     x = WIDTH - GAP - MAP
-    for i, (name, occupied, velocity, seen) in enumerate(maps):
+    for i, (name, occupied, velocity, seen, hidden) in enumerate(maps):
         y = body + i * (MAP + GAP + 18)
-        page.picture(birdseye(occupied, velocity, grid, MAP, seen, objects_of(occupied, velocity, grid)), x, y)
+        objects = objects_of(occupied, velocity, grid)
+        page.picture(birdseye(occupied, velocity, grid, MAP, seen, objects, hidden), x, y)
         page.text(name, x, y + MAP + 3, 13, colours.FAINT)
     view = View.behind(grid, 2 * MAP + GAP + 18, x - 2 * GAP)
-    picture = render_voxels(output.occupied, voxel_colours(output.velocity, grid), grid, view, antialias=1)
+    picture = render_voxels(
+        output.occupied, voxel_colours(output.velocity, grid, output.hidden), grid, view, antialias=1
+    )
     arrows_in_view(picture, objects_of(output.occupied, output.velocity, grid), view)
     page.picture(picture, GAP, body)
     page.picture(colours.direction_wheel(34, colours.SKY), GAP + 8, body + 8, outline=False)

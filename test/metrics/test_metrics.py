@@ -183,6 +183,22 @@ def test_iou_precision_and_recall_by_hand():
     assert score["recall_by_distance"] == {"0-4m": 1, "4-8m": 0, "8-12m": 0}
 
 
+def test_what_an_answer_says_is_seen_by_hand():
+    row = (6, 1, 1)
+    occupied, known, observed, seen, predicted = (np.array(bits, bool).reshape(row) for bits in (
+        [0, 0, 1, 1, 0, 0], [1, 1, 1, 0, 0, 1], [1, 1, 1, 1, 1, 0], [1, 1, 0, 1, 0, 0], [0, 1, 1, 1, 0, 0],
+    ))  # fmt: skip
+    truth = VoxelTruth(occupied, known, np.zeros(row, bool), True)
+    grid = GridSpec((0.0, -0.5, 0.0), (6.0, 0.5, 1.0), 1.0)
+    prediction = Prediction(predicted, np.zeros((*row, 2)), None, predicted.astype(float), observed, seen)
+    score = frame_score.summary(frame_score.score_voxels(truth, prediction, grid))
+    # of voxels 0, 1 and 3, said to be seen, one is occupied and two are said to be; a ray reaches 0, 1 and 2
+    assert (score["iou"]["seen"], score["precision"]["seen"], score["recall"]["seen"]) == (1 / 2, 1 / 2, 1)
+    assert score["sight"] == {"precision": 2 / 3, "recall": 2 / 3, "share": 3 / 5}
+    swept = frame_score.score_voxels(VoxelTruth(occupied, known, ~known, False), prediction, grid)
+    assert frame_score.summary(swept)["precision"]["seen"] == 0 and "sight" not in swept  # 0 and 1 only
+
+
 def test_frames_are_added_before_dividing():
     first, second = Shares({"mean": (1, 2), "all": (0, 0)}), Shares({"mean": (3, 3), "12m": (1, 4)})
     assert (first + second).summary() == {"mean": 4 / 5, "12m": 1 / 4}
@@ -331,7 +347,7 @@ def test_a_perfect_prediction_scores_one():
     score = frame_score.add(score, frame_score.score_voxels(VoxelTruth.from_grid(truth), perfect, GRID))
     score = frame_score.summary(frame_score.add(score, frame_score.score_depth(cues, perfect, GRID, DepthRange())))
     assert score["ray_iou"] == score["ray_iou_objects"] == {"1m": 1, "2m": 1, "4m": 1, "mean": 1}
-    assert score["iou"] == score["precision"] == score["recall"] == dict.fromkeys(REGIONS, 1)
+    assert score["iou"] == score["precision"] == score["recall"] == dict.fromkeys(set(REGIONS) - {"seen"}, 1)
     assert score["depth"] == {"abs_rel": 0, "sq_rel": 0, "rmse": 0, "rmse_log": 0, "a1": 1, "a2": 1, "a3": 1}
     assert score["motion"]["mave"] == score["motion"]["direction_error_deg"] == 0
 

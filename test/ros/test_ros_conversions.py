@@ -20,12 +20,13 @@ from ros_rig import CALIBRATION, REPOSITORY, until
 from sensor_msgs.msg import CompressedImage, Image, PointCloud2
 from visualization_msgs.msg import Marker, MarkerArray
 
-from letocc_core.data.bags import pointcloud
+from letocc_core.data.bags import answers, pointcloud
+from letocc_core.data.bags.writer import BagWriter
 from letocc_core.errors import ConfigError, DataError
 from letocc_core.geometry import se3
 from letocc_core.geometry.calibration import from_camera_info
 from letocc_core.geometry.grid import GridSpec
-from letocc_core.stream import images
+from letocc_core.stream import images, packing
 from letocc_core.stream.consumers.costmap import OCCUPIED, UNKNOWN, Band
 from letocc_core.stream.objects import MovingObject
 from letocc_core.stream.types import OccFlow
@@ -33,6 +34,7 @@ from letocc_ros import conversions, parameters
 from letocc_ros.health import RECENT, REPEAT, Health
 from letocc_ros.markers import MarkerMaker, ObstacleTypes, colour_ramp, obstacle_types, to_object_markers, to_obstacles
 from letocc_ros.msg import OccFlowGrid
+from letocc_ros.recorder import read_answers
 from letocc_ros.session import header_stamp_ns
 from letocc_ros.worker import LatestWorker
 
@@ -94,6 +96,54 @@ def test_grid_message_survives_the_wire(semantic: bool):
     assert after.class_names == before.class_names
     if semantic:
         assert np.array_equal(after.labels[after.occupied], labels[before.occupied])
+
+
+def test_what_is_hidden_survives_the_wire_and_old_messages_do_not_tell():
+    hidden = np.zeros(GRID.shape, bool)
+    hidden[2, 3, 0] = hidden[1, 1, 1] = True
+    message = conversions.to_grid_message(answer(hidden=hidden), "base_link")
+    assert message.visibility[(2 * 4 + 3) * 4] == message.visibility[(1 * 4 + 1) * 4 + 1] == OccFlowGrid.HIDDEN
+    assert message.visibility[(1 * 4 + 0) * 4 + 3] == OccFlowGrid.NOT_SEEN
+    assert sum(v == OccFlowGrid.SEEN for v in message.visibility) == 48 - 4 - 2
+    after = conversions.from_grid_message(deserialize_message(serialize_message(message), OccFlowGrid))
+    assert np.array_equal(after.hidden, hidden) and after.occupied[2, 3, 0]
+    before = conversions.to_grid_message(answer(), "base_link")
+    assert len(before.visibility) == 0 and conversions.from_grid_message(before).hidden is None
+    old = SimpleNamespace(**{name: getattr(message, name) for name in message.get_fields_and_field_types()})
+    del old.visibility  # the definition that a bag of before has
+    assert conversions.from_grid_message(old).hidden is None
+    message.visibility = message.visibility[:-1]
+    with pytest.raises(DataError, match="47 visibilities, expected 3 x 4 x 4, or none"):
+        conversions.from_grid_message(message)
+
+
+def test_bags_of_answers_are_read_with_and_without_what_is_hidden(tmp_path, monkeypatch):
+    hidden = np.zeros(GRID.shape, bool)
+    hidden[2, 3, 0] = True
+    item = answer(hidden=hidden)
+    with answers.AnswerBag(tmp_path / "new") as bag:
+        bag.write(item, np.eye(4))
+    assert np.array_equal(next(read_answers(tmp_path / "new")).hidden, hidden)
+    old = answers.answer_definition().split("uint8 SEEN = 0")[0]
+    monkeypatch.setattr(answers, "answer_definition", lambda: old)
+    write = BagWriter.write
+
+    def without_visibility(self, topic, kind, stamp_ns, **fields):
+        fields.pop("visibility", None)
+        write(self, topic, kind, stamp_ns, **fields)
+
+    monkeypatch.setattr(BagWriter, "write", without_visibility)
+    with answers.AnswerBag(tmp_path / "old") as bag:
+        bag.write(item, np.eye(4))
+    found = next(read_answers(tmp_path / "old"))
+    assert found.hidden is None and np.array_equal(found.occupied, item.occupied)
+
+
+def test_constants_are_those_of_the_message():
+    assert (
+        *(OccFlowGrid.SEEN, OccFlowGrid.HIDDEN),
+        OccFlowGrid.NOT_SEEN,
+    ) == (packing.SEEN, packing.HIDDEN, packing.NOT_SEEN)
 
 
 def test_an_empty_answer_survives_the_wire():
@@ -212,6 +262,20 @@ def test_bands_of_heights_are_read_and_checked():
             parameters.NodeParameters(costmap_bands=(wrong,))
     with pytest.raises(ConfigError, match="none of them twice"):
         parameters.NodeParameters(costmap_bands=("low 0 1", "low 1 2"))
+
+
+def test_hidden_points_are_left_out():
+    hidden = np.zeros(GRID.shape, bool)
+    hidden[2, 3, 0] = True
+    assert conversions.to_point_cloud(answer(hidden=hidden), "base_link").width == 1
+    assert conversions.to_point_cloud(answer(), "base_link").width == 2
+
+
+def test_hidden_matter_is_faint():
+    hidden = np.zeros(GRID.shape, bool)
+    hidden[2, 3, 0] = True
+    voxels = markers(answer(hidden=hidden)).markers[0]
+    assert [colour.a for colour in voxels.colors] == [1.0, 0.25]
 
 
 def test_raw_images():

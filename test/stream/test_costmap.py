@@ -1,5 +1,7 @@
 """Answers from above: costs, how far one sees, and that nothing is left of what has gone."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -113,3 +115,19 @@ def test_no_ghost_is_left_of_what_has_crossed():
 def test_no_trail_is_in_the_costmap_of_what_moves():
     answer = answer_of(box((4.5, 5.5), (-10, 10)), (0.0, 5.0))
     assert (column_costs(answer, BAND, moving(answer, 0.5)) < OCCUPIED).all()
+
+
+def test_what_is_hidden_is_unknown():
+    hidden = box((5, 7), (0, 1)) | box((-5, -4), (0, 1), (0.5, 1.0)) | box((-7, -6), (0, 1), (-1, 0))
+    wall = box((4, 5), (0, 1)) | box((6, 7), (0, 1)) | box((-5, -4), (0, 1), (1.5, 2.0))
+    answer = replace(answer_of(wall), hidden=hidden)
+    cost = column_costs(answer, BAND)
+    assert cost[column(4.2, 0.2)] == OCCUPIED
+    assert cost[column(5.2, 0.2)] == cost[column(6.2, 0.2)] == UNKNOWN  # empty and occupied, it is believed
+    assert cost[column(-4.5, 0.2)] == OCCUPIED  # seen above what is hidden
+    assert cost[column(-6.5, 0.2)] == 10  # hidden below the band only
+    assert column_costs(replace(answer, hidden=None), BAND)[column(6.2, 0.2)] == OCCUPIED
+    shadow = replace(answer_of(np.zeros(GRID.shape, bool)), hidden=box((5, 7), (0, 1)))
+    ahead = free_ends(shadow, BAND, 1.0)
+    ahead = ahead[(np.abs(ahead[:, 1] - 0.3) < 0.2) & (ahead[:, 0] > 0)]
+    assert len(ahead) and (ahead[:, 0] < 5).all()  # free space ends before the shadow

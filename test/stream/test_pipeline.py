@@ -177,6 +177,22 @@ def test_observed_voxels_by_an_independent_projection(pipeline, model):
     assert not (answer.occupied & ~answer.observed).any()
 
 
+def test_what_is_hidden_follows_from_what_is_occupied(model):
+    everything = OccFlowPipeline(model, INPUT, threshold=0.0).step(frame_set(0.0))
+    nothing = OccFlowPipeline(model, INPUT, threshold=1.0).step(frame_set(0.0))
+    assert not nothing.hidden.any() and (nothing.seen == nothing.observed).all()
+    assert everything.hidden.any() and not (everything.hidden & ~everything.observed).any()
+    np.testing.assert_array_equal(everything.seen | everything.hidden, everything.observed)
+    matter = everything.probability > 0
+    buried = matter.copy()
+    for axis in range(3):  # no face of these is free, nor at the end of the box
+        inner = np.roll(matter, 1, axis) & np.roll(matter, -1, axis)
+        inner[(slice(None),) * axis + ([0, -1],)] = False
+        buried &= inner
+    around = np.linalg.norm(everything.grid.centres().numpy() - [0, 0, 1.5], axis=-1) < 2.5  # about the cameras
+    assert everything.hidden[buried & everything.observed & ~around].all()
+
+
 def test_threshold_is_the_models_unless_given(model):
     assert OccFlowPipeline(model, INPUT).threshold == model.config.occupancy_threshold
     answer = OccFlowPipeline(model, INPUT, threshold=0.0).step(frame_set(0.0))
@@ -279,9 +295,19 @@ def test_a_snapshot_gives_the_same_answer_again(answered, saved, tmp_path):
         np.testing.assert_array_equal(before.T_world_ego, after.T_world_ego)
     again = reproduce(loaded, saved)
     assert (again.stamp_ns, again.threshold, again.grid) == (original.answer.stamp_ns, 0.4, original.answer.grid)
-    for name in ("probability", "velocity", "observed", "occupied"):
+    for name in ("probability", "velocity", "observed", "occupied", "hidden"):
         np.testing.assert_array_equal(getattr(loaded.answer, name), getattr(original.answer, name))
         np.testing.assert_array_equal(getattr(again, name), getattr(original.answer, name))
+
+
+def test_a_snapshot_of_before_does_not_tell_what_is_hidden(answered, tmp_path):
+    path = answered.last.save(tmp_path / "snapshot")
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files if name != "hidden"}
+    np.savez(path, **arrays)
+    old = Snapshot.load(path).answer
+    assert old.hidden is None
+    np.testing.assert_array_equal(old.seen, answered.last.answer.observed)
 
 
 def test_after_a_reset_there_is_no_snapshot(pipeline):
@@ -310,6 +336,7 @@ def test_what_is_no_snapshot_is_refused(answered, tmp_path):
         ({"images": np.zeros((3, 2, 4), np.uint8)}, "images is uint8"),
         ({"valid": np.ones((1, 3), bool)}, "different numbers of sets"),
         ({"probability": np.zeros((2, 2, 2), np.float32)}, "an answer of"),
+        ({"hidden": np.zeros((2, 2, 2), bool)}, "hidden is bool"),
         ({"K": np.array([object()])}, "allow_pickle"),
         ({"about": np.array('{"format": "another"}')}, "format is 'another'"),
     ],

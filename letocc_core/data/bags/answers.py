@@ -40,7 +40,7 @@ class AnswerBag:
         """One answer, and where the vehicle was then ([4, 4] m, base frame -> fixed frame)."""
         self._bag.write_tf(answer.stamp_ns, self.fixed_frame, self.base_frame, T_world_ego)
         self._write_grid(answer)
-        index = np.argwhere(answer.occupied)
+        index = np.argwhere(answer.occupied & answer.seen)
         at = tuple(index.T)
         x, y, z = answer.grid.centres_of(index).astype(np.float32).T
         vx, vy = answer.velocity[at].T
@@ -65,6 +65,7 @@ class AnswerBag:
             vy=np.ascontiguousarray(packed.velocity[:, 1]),
             class_names=list(answer.class_names),
             labels=packed.labels,
+            visibility=packed.visibility.reshape(-1),
         )
 
 

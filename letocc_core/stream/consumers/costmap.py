@@ -39,28 +39,31 @@ def moving(answer: OccFlow, min_speed: float) -> Bool[np.ndarray, "X Y Z"]:
 def column_costs(
     answer: OccFlow, band: Band, without: Bool[np.ndarray, "X Y Z"] | None = None
 ) -> Int8[np.ndarray, "X Y"]:
-    """100 where a voxel of the column is occupied, below that 99 times the largest probability, -1 where none is seen.
+    """100 where the cameras see an occupied voxel of the column, -1 elsewhere if one is hidden or none is looked at.
+
+    Where neither is so, 99 times the largest probability.
 
     Args:
         without: voxels that count as free, such as those that move.
     """
     layers = band.layers(answer)
-    observed, occupied = answer.observed[:, :, layers], answer.occupied[:, :, layers]
-    probability = np.where(observed, answer.probability[:, :, layers], 0)
+    seen = answer.seen[:, :, layers]
+    hidden, occupied = answer.observed[:, :, layers] & ~seen, answer.occupied[:, :, layers] & seen
+    probability = np.where(seen, answer.probability[:, :, layers], 0)
     if without is not None:
         left_out = without[:, :, layers]
         occupied, probability = occupied & ~left_out, np.where(left_out, 0, probability)
     cost = np.rint(99 * probability.max(-1, initial=0)).astype(np.int8)
+    cost[hidden.any(-1) | ~seen.any(-1)] = UNKNOWN
     cost[occupied.any(-1)] = OCCUPIED
-    cost[~observed.any(-1)] = UNKNOWN
     return cost
 
 
 def free_ends(answer: OccFlow, band: Band, blind: float) -> Float[np.ndarray, "n 3"]:
     """How far one sees from the origin of the ego frame: where rays over the ground end (m, ego axes).
 
-    A ray ends before the first column that is occupied in the band, or that nobody sees there; the columns before its end
-    are free. All columns of the grid that can be reached lie on some ray. Near the vehicle no camera sees the ground:
+    A ray ends before the first column that is occupied in the band, or of which something there is hidden or nobody sees
+    any; the columns before its end are free. All columns of the grid that can be reached lie on some ray. Near the vehicle no camera sees the ground:
     a ray goes over unseen columns at its start, up to `blind` m, and is left out if those reach farther.
 
     Args:
@@ -69,8 +72,9 @@ def free_ends(answer: OccFlow, band: Band, blind: float) -> Float[np.ndarray, "n
     grid, layers = answer.grid, band.layers(answer)
     if not layers.any():
         return np.zeros((0, 3))
-    seen = answer.observed[:, :, layers].any(-1)
-    stops = answer.occupied[:, :, layers].any(-1)
+    hidden = (answer.observed & ~answer.seen)[:, :, layers].any(-1)
+    seen = answer.seen[:, :, layers].any(-1) & ~hidden
+    stops = (answer.occupied & answer.seen)[:, :, layers].any(-1)
     corners = np.abs([grid.lower[:2], grid.upper[:2]]).max(0)
     farthest, step = float(np.hypot(*corners)), grid.voxel_size / 2
     angles = np.linspace(-np.pi, np.pi, int(np.ceil(4 * np.pi * farthest / grid.voxel_size)), endpoint=False)

@@ -32,8 +32,8 @@ class OccupiedPoints:
 class PointStates:
     """What an answer says of n points."""
 
-    known: Bool[np.ndarray, "n"]  # a camera looks at the voxel; False outside the grid as well
-    occupied: Bool[np.ndarray, "n"]
+    known: Bool[np.ndarray, "n"]  # the cameras see the voxel; False where it is hidden, and outside the grid as well
+    occupied: Bool[np.ndarray, "n"]  # behind a surface, as the network believes
     probability: Float[np.ndarray, "n"]  # NaN where not known
     velocity: Float[np.ndarray, "n 2"]  # m/s; NaN where not occupied
 
@@ -60,7 +60,7 @@ def states_of(answer: OccFlow, points: Float[np.ndarray, "n 3"]) -> PointStates:
     index = np.floor((points - answer.grid.lower) / answer.grid.voxel_size)
     inside = ((index >= 0) & (index < answer.grid.shape)).all(1)  # False for what is not finite
     at = tuple(np.where(inside[:, None], index, 0).astype(int).T)
-    known = inside & answer.observed[at]
+    known = inside & answer.seen[at]
     occupied = inside & answer.occupied[at]
     return PointStates(
         known,

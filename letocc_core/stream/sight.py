@@ -1,0 +1,61 @@
+"""What the cameras of a set look at, and what of it is hidden behind a surface of the answer."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from letocc_core.frame import Frame
+from letocc_core.geometry import camera
+from letocc_core.geometry.grid import GridSpec
+from letocc_core.geometry.visibility import add_seen
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """The part of the box that one camera looks at."""
+
+    covered: Bool[np.ndarray, "X Y Z"]  # voxels whose centre projects into the image
+    voxels: Int[np.ndarray, "n"]  # the same as flat indices
+    eye: np.ndarray  # [3] m, ego axes
+
+
+class Sight:
+    """Which voxels the cameras of a set look at, and which of these are hidden. Views are kept by camera."""
+
+    def __init__(self, grid: GridSpec):
+        self.grid = grid
+        self._views: dict[bytes, View] = {}
+
+    def __call__(
+        self, frame: Frame, occupied: Bool[np.ndarray, "X Y Z"]
+    ) -> tuple[Bool[np.ndarray, "X Y Z"], Bool[np.ndarray, "X Y Z"]]:
+        """Voxels that some camera of the set (a batch of one frame) looks at, and those of them that none sees.
+
+        Args:
+            occupied: what hides, wherever it is.
+        """
+        views = self._of(frame)
+        observed, seen = np.zeros(self.grid.shape, bool), np.zeros(self.grid.shape, bool)
+        for view in views:
+            observed |= view.covered
+            add_seen(seen, occupied, self.grid, view.eye, view.voxels)
+        return observed, observed & ~seen
+
+    def _of(self, frame: Frame) -> list[View]:
+        """The views of the cameras that have an image; those of other cameras are forgotten."""
+        found = {}
+        for i in torch.nonzero(frame.camera_valid[0])[:, 0].tolist():
+            K, T_ego_cam = frame.K[0, i].cpu(), frame.T_ego_cam[0, i].cpu()
+            key = K.numpy().tobytes() + T_ego_cam.numpy().tobytes()
+            view = self._views.get(key)
+            found[key] = self._view(K, T_ego_cam, *frame.images.shape[-2:]) if view is None else view
+        self._views = found
+        return list(found.values())
+
+    def _view(self, K: Tensor, T_ego_cam: Tensor, height: int, width: int) -> View:
+        pixels, depth = camera.project_lattice(self.grid.axes(), K, T_ego_cam)
+        covered = camera.in_image(pixels, depth, height, width).numpy()
+        return View(covered, np.flatnonzero(covered), T_ego_cam[:3, 3].double().numpy())
