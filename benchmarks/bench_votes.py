@@ -61,7 +61,9 @@ def of_street(seed: int, variety: bool, config: VotesConfig) -> tuple[np.ndarray
 
 def scores(true: np.ndarray, said: np.ndarray) -> str:
     both = (true & said).sum()
-    return f"{both / max((true | said).sum(), 1):.3f} | {both / max(said.sum(), 1):.3f} | {both / max(true.sum(), 1):.3f}"
+    return (
+        f"{both / max((true | said).sum(), 1):.3f} | {both / max(said.sum(), 1):.3f} | {both / max(true.sum(), 1):.3f}"
+    )
 
 
 def main() -> None:

@@ -249,9 +249,6 @@ def _camera_rays(frame: Frame, n: int, swept, deviation: np.ndarray, config: Vot
     nearest = (v.round().astype(int), u.round().astype(int))
     if frame.own is not None:  # and what a window of the plane sweep mixes with it
         counted &= ~cv2.dilate(frame.own[n].numpy().astype(np.uint8), np.ones((7, 7), np.uint8))[nearest].astype(bool)
-    nearest = (v.round().astype(int), u.round().astype(int))
-    if frame.own is not None:
-        counted &= ~frame.own[n].numpy()[nearest]
     moving_rays, mask = None, None
     if frame.movable is not None:
         movable = frame.movable[n]

@@ -126,6 +126,17 @@ def test_without_other_frames_there_is_no_depth_and_so_no_vote(frames):
     assert votes.cast([alone], alone, GRID, VotesConfig()).sum() == 0
 
 
+def test_pixels_of_the_vehicle_itself_do_not_vote(frames):
+    config = VotesConfig(depths=48)
+    own = torch.zeros(frames[4].images[:, 0].shape, dtype=torch.bool)
+    own[:, 40:] = True
+    masked = votes.instant(dataclasses.replace(frames[4], own=own), [frames[3], frames[5]], config).still
+    whole = votes.instant(frames[4], [frames[3], frames[5]], config).still
+    steepest = masked.directions[:, 2].min()  # of the rays that are left: those of the upper part
+    assert 0 < len(masked.origins) < len(whole.origins) and steepest > whole.directions[:, 2].min()
+    assert steepest >= (31.5 - 40) / float(frames[4].K[0, 1, 1]) - 1e-6
+
+
 def box_ahead(frame: Frame, depth: float, height: float = 1.5) -> Frame:
     """The frame with the mask of a thing 2 m wide that stands on the road so far ahead of the front camera."""
     K, T = frame.K[0], frame.T_ego_cam[0]
