@@ -8,6 +8,7 @@ and precision, recall and IoU if a share above `--share` counts as matter, also 
 """
 
 import argparse
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -91,7 +92,7 @@ def main() -> None:
     above = known & layers
     print(f"| above the road's layer | {scores((matter & standing)[above], said[above])} |")
     ring = np.hypot(*np.meshgrid(*[a.numpy() for a in GRID.axes()[:2]], indexing="ij"))[None, :, :, None]
-    for low, high in zip(RINGS, RINGS[1:], strict=False):
+    for low, high in pairwise(RINGS):
         there = known & (ring >= low) & (ring < high)
         print(f"| {low:g} to {high:g} m | {scores(matter[there], said[there])} |")
     print("\n| share of votes for matter | voxels | matter in truth |\n| --- | ---: | ---: |")
