@@ -20,6 +20,9 @@ def add_eval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     p.add_argument("--data", default="simulator", help="'simulator' or a bag (default: simulator)")
     p.add_argument("--seeds", type=seed_range, default=range(9000, 9008), help="streets (default: 9000-9007)")
     p.add_argument("--frames", type=seed_range, help="of a bag: only these sets, for example 45-59")
+    p.add_argument(
+        "--boxes", type=Path, metavar="FILE", help="of a bag: labelled objects (.npz), to judge velocities by"
+    )
     p.add_argument("--json", type=Path, help="write the result to this file")
     p.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
     p.add_argument("--thresholds", action="store_true", help="print what other thresholds give, and the calibration")
@@ -40,6 +43,8 @@ def _eval(options: argparse.Namespace) -> None:
     given = recording(options)
     if given and options.data == "simulator":
         raise LetOccError(f"--{next(iter(given)).replace('_', '-')} says how a bag is read; give one: --data BAG")
+    if options.boxes and options.data == "simulator":
+        raise LetOccError("--boxes are objects of a bag; give one: --data BAG")
     from letocc_core.evaluation.checkpoint import evaluate_checkpoint
 
     evaluate_checkpoint(
@@ -54,6 +59,7 @@ def _eval(options: argparse.Namespace) -> None:
         choose_threshold=options.choose_threshold,
         device=options.device,
         reading=given,
+        boxes=options.boxes,
     )
 
 

@@ -42,6 +42,7 @@ def evaluate_checkpoint(
     choose_threshold: bool = False,
     device: str = "cpu",
     reading: Mapping[str, Any] | None = None,
+    boxes: Path | None = None,
 ) -> dict[str, Any]:
     """Measure a checkpoint, print the tables, write the result file (docs/results-format.md).
 
@@ -56,6 +57,7 @@ def evaluate_checkpoint(
         choose_threshold: write the threshold of the highest IoU into the checkpoint.
         device: where the network runs: cpu, cuda, cuda:1, ...
         reading: of a bag: arguments of `RecordedDrive` over those of the recordings that the checkpoint was trained on.
+        boxes: of a bag: file of labelled objects (`metrics.box_motion`), for `boxes`.
 
     Raises:
         CheckpointError: the checkpoint cannot be used.
@@ -75,7 +77,7 @@ def evaluate_checkpoint(
         spread = {"spread": results.spread([street.results() for street in streets])}
     else:
         pipeline = OccFlowPipeline(model, input_config, device=device)
-        drive = RecordedDrive(Path(data), **bag_frames(metadata["config"], reading))
+        drive = RecordedDrive(Path(data), **bag_frames(metadata["config"], reading), boxes=boxes)
         chosen = range(warmup, sys.maxsize) if frames is None else frames
         track = drive.track if drive.truth else np.zeros((0, 3))
         tally = score_sequence(pipeline, drive, chosen, config=config, track=track)

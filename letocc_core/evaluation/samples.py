@@ -10,18 +10,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from letocc_core.data.bags.recording import RecordedSet, Recording
+from letocc_core.data.bags.reader import open_bag
+from letocc_core.data.bags.recording import RecordedSet, Recording, all_poses
 from letocc_core.data.datasets.voxel_labels import VoxelLabels
 from letocc_core.data.truth import Truth
 from letocc_core.errors import DataError
 from letocc_core.frame import InputConfig
 from letocc_core.geometry.grid import GridSpec
+from letocc_core.metrics.box_motion import Boxes
+from letocc_core.stream.assembler import FrameAssembler
 from letocc_core.stream.preprocess import rectifier_of, rectify
 from letocc_core.stream.types import FrameSet
 
 if TYPE_CHECKING:
     from letocc_core.data.datasets.drive import Drive
 
+BOX_AGE = 0.06  # s between an image set and the boxes that go with it: half of what lies between two at 10 Hz
 LATER = 0.3  # s, at least, between the sweeps that judge velocities: slow motion shows only after some time
 
 
@@ -39,6 +43,7 @@ class Sample:
 
     lidar_later: Float[np.ndarray, "Q 3"] | None = None  # m, returns of a later sweep in the ego axes of this set
     lidar_seconds: float | None = None  # s until then
+    boxes: Boxes | None = None  # labelled objects, in the ego axes of this set and where they are at its stamp
 
 
 def simulated_street(
@@ -81,8 +86,9 @@ class RecordedDrive:
         odometry_topic: str = "",
         lidar_topic: str = "",
         input: InputConfig | None = None,
+        boxes: Path | None = None,
     ):
-        """As `Recording`. A truth beside the bag knows the order of its own cameras."""
+        """As `Recording`, and a file of boxes (`metrics.box_motion`). A truth beside the bag knows its own cameras' order."""
         from letocc_core.data.simulator.bags import TruthFolder
 
         self.truth = TruthFolder.beside(Path(bag))
@@ -97,6 +103,7 @@ class RecordedDrive:
         )
         self.input = input or InputConfig()
         self._rectifier = rectifier_of(self.input)
+        self._boxes = None if boxes is None else Boxes.load(boxes)
 
     def __iter__(self) -> Iterator[Sample]:
         waiting: deque[Sample] = deque()
@@ -115,9 +122,24 @@ class RecordedDrive:
     def _sample(self, item: RecordedSet, with_truth: bool = True) -> Sample:
         truth = self.truth.at(item.frame_set.stamp_ns) if self.truth and with_truth else None
         frame_set = self._undistorted(item.frame_set)
+        boxes = self._boxes_at(frame_set)
         if item.sweep is None:
-            return Sample(frame_set, np.zeros(3), truth)
-        return Sample(frame_set, item.sweep.origin, truth, item.sweep.points)
+            return Sample(frame_set, np.zeros(3), truth, boxes=boxes)
+        return Sample(frame_set, item.sweep.origin, truth, item.sweep.points, boxes=boxes)
+
+    @cached_property
+    def _poses(self) -> FrameAssembler:
+        """Knows every pose of the bag."""
+        with open_bag(self.recording.path) as bag:
+            return all_poses(bag, self.recording.config, self.recording.odometry_topic, lambda error: None)
+
+    def _boxes_at(self, frame_set: FrameSet) -> Boxes | None:
+        """The boxes of the stamp nearest to a set, moved to it by the ego motion and their own."""
+        boxes = None if self._boxes is None else self._boxes.nearest(frame_set.stamp_ns, BOX_AGE)
+        if boxes is None:
+            return None
+        T_world_then = self._poses.ego_pose(int(boxes.stamp_ns[0]), extrapolate=True)
+        return boxes.seen_from(np.linalg.inv(frame_set.T_world_ego) @ T_world_then, frame_set.stamp_ns)
 
     def _undistorted(self, frame_set: FrameSet) -> FrameSet:
         if not any(c is not None and c.distorted for c in frame_set.calibrations):

@@ -18,6 +18,7 @@ from letocc_core.evaluation.config import EvaluationConfig
 from letocc_core.evaluation.depth import depth_truth, render_depth, sdf_of
 from letocc_core.evaluation.samples import Sample, lidar_track
 from letocc_core.metrics import baselines, frame_score
+from letocc_core.metrics.box_motion import BoxMotionScore
 from letocc_core.metrics.frame_score import DepthTruth, Prediction, RayTruth
 from letocc_core.metrics.novel_view import Earlier
 from letocc_core.metrics.occupancy import VoxelTruth
@@ -25,7 +26,7 @@ from letocc_core.metrics.ray_iou import select_origins
 from letocc_core.metrics.sweep_motion import SweepMotionScore
 from letocc_core.stream.types import FrameSet, OccFlow
 
-MOTION_GROUPS = ("motion", "flow2d", "sweep_motion")  # what velocities change
+MOTION_GROUPS = ("motion", "flow2d", "sweep_motion", "boxes")  # what velocities change
 
 
 @runtime_checkable
@@ -193,13 +194,18 @@ def score_frame(
     pixels = depth_truth(sample, config.depth_stride)
     rays, voxels = _ray_truth(sample, track, output, pixels), _voxel_truth(sample, output)
 
+    true_velocity = None if sample.truth is None else sample.truth.velocity
+
     def score(prediction: Prediction) -> frame_score.Score:
         found = frame_score.score_rays(rays, prediction)
-        found = frame_score.add(found, frame_score.score_voxels(voxels, prediction, grid))
+        found = frame_score.add(found, frame_score.score_voxels(voxels, prediction, grid, true_velocity))
         if sample.truth is not None:
             found = frame_score.add(found, frame_score.score_voxel_motion(sample.truth, prediction))
         if sample.lidar is not None and sample.lidar_later is not None:
             found = frame_score.add(found, _score_sweeps(sample, prediction, output))
+        if sample.boxes is not None:
+            given = (prediction.occupied, prediction.velocity, output.observed, grid)
+            found = frame_score.add(found, {"boxes": BoxMotionScore.of(sample.boxes, *given)})
         return frame_score.add(found, frame_score.score_depth(pixels, prediction, grid, config.depth_limits))
 
     still = np.zeros_like(output.velocity)

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Integer
 from letocc_core.data.truth import CLASS_NAMES, FREE, GROUND_CLASSES, MOVABLE_CLASSES, Truth
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.geometry.ray_casting import RayHits
+from letocc_core.metrics.budget import DepthByDistance, score_budget
 from letocc_core.metrics.depth import DepthRange, DepthScore
 from letocc_core.metrics.flow2d import FlowScore
 from letocc_core.metrics.motion import MATCH_DISTANCE, MotionScore
@@ -137,12 +138,20 @@ def score_rays(truth: RayTruth, prediction: Prediction) -> dict[str, Any]:
     return score
 
 
-def score_voxels(truth: VoxelTruth, prediction: Prediction, grid: GridSpec) -> dict[str, Any]:
-    """`iou`, `precision`, `recall`, each also `_by_distance`; `probability` and `sight` where the prediction has them."""
+def score_voxels(
+    truth: VoxelTruth, prediction: Prediction, grid: GridSpec, velocity: Float[np.ndarray, "X Y Z 2"] | None = None
+) -> dict[str, Any]:
+    """`iou`, `precision`, `recall`, each also `_by_distance`; `probability`, `error_budget`, `sight` of whoever tells them.
+
+    Args:
+        velocity: true one, m/s, where it is known.
+    """
     score: dict[str, Any] = dict(score_occupancy(truth, prediction.occupied, grid, prediction.seen))
     if prediction.probability is not None:
         observed = np.ones(grid.shape, bool) if prediction.observed is None else prediction.observed
         score["probability"] = ProbabilityCounts.of(truth, prediction.probability, observed)
+        if prediction.seen is not None:
+            score |= score_budget(truth, prediction.occupied, prediction.seen, observed, grid, velocity)
         if prediction.seen is not None and truth.everywhere:
             score |= score_sight(truth, prediction.seen, observed)
     return score
@@ -156,9 +165,13 @@ def score_voxel_motion(truth: Truth, prediction: Prediction) -> dict[str, Any]:
 
 
 def score_depth(truth: DepthTruth, prediction: Prediction, grid: GridSpec, limits: DepthRange) -> dict[str, Any]:
-    """`depth` and, where the true flow is known, `flow2d`; at pixels whose true point lies in the box."""
+    """`depth`, also `_by_distance`, and, where the true flow is known, `flow2d`; at pixels whose true point lies in the box."""
     inside = truth.inside(grid)
-    score: dict[str, Any] = {"depth": DepthScore.of_images(truth.depth, prediction.depth, inside, limits)}
+    by_distance = DepthByDistance.of(truth.depth, prediction.depth, inside, truth.foreground, limits)
+    score: dict[str, Any] = {
+        "depth": DepthScore.of_images(truth.depth, prediction.depth, inside, limits),
+        "depth_by_distance": by_distance,
+    }
     if truth.flow is not None and truth.T_next_ego is not None:
         flow = implied_flow(truth, prediction, grid)
         score["flow2d"] = FlowScore.of(truth.flow, flow, inside, truth.foreground)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from letocc_core.errors import DataError
+from letocc_core.metrics.budget import CAUSES
 from letocc_core.metrics.occupancy import REGIONS, RING_NAMES, TENTHS
 
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -22,10 +23,13 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "sight": ("precision", "recall", "share"),
     "probability": ("best_threshold", "best_iou", "calibration_error", *TENTHS),
     "depth": ("abs_rel", "sq_rel", "rmse", "rmse_log", "a1", "a2", "a3"),
+    "depth_by_distance": (*RING_NAMES, "movable"),
+    "error_budget": CAUSES,
     "motion": ("mave", "mave_supervised", "direction_error_deg", "false_motion"),
     "flow2d": ("epe", "epe_fg"),
     "scene_flow": ("de", "epe", "de_fg", "epe_fg", "d1", "f1", "sf1", "epe_moving", "epe_still"),
     "sweep_motion": ("explained", "spoilt"),
+    "boxes": ("mave", "mave_ratio", "direction_error_deg", "false_motion", "found"),
     "novel_view": ("l1", "dssim", "psnr"),
 }
 BASELINES = ("flat_road", "mean_occupancy", "zero_velocity", "constant_depth")
@@ -40,7 +44,17 @@ ABOUT: dict[str, type] = {
     "tables": dict,
 }
 SHARES = {  # groups whose values lie in [0, 1]
-    *("ray_iou", "ray_iou_objects", "iou", "precision", "recall", "sight", "probability", "sweep_motion"),
+    *(
+        "ray_iou",
+        "ray_iou_objects",
+        "iou",
+        "precision",
+        "recall",
+        "sight",
+        "probability",
+        "error_budget",
+        "sweep_motion",
+    ),
     *("iou_by_distance", "precision_by_distance", "recall_by_distance"),
 }
 TABLES = {  # by heading: the groups that are shown together
@@ -50,10 +64,13 @@ TABLES = {  # by heading: the groups that are shown together
     "Precision by distance": ("precision_by_distance",),
     "Recall by distance": ("recall_by_distance",),
     "Probabilities: the threshold that would be best, and the share that is occupied by what is said": ("probability",),
+    "Depth, abs rel by distance": ("depth_by_distance",),
+    "Of the voxels that are wrong": ("error_budget",),
     "Motion": ("motion", "flow2d", "scene_flow", "sweep_motion"),
+    "Motion of what is in boxes": ("boxes",),
 }
 KINDS = ("IoU", "precision", "recall")
-HEADLINES = tuple(g for g in GROUPS if g != "probability" and not g.endswith("_by_distance"))
+HEADLINES = tuple(g for g in GROUPS if g not in ("probability", "error_budget") and not g.endswith("_by_distance"))
 NOT_RUN = "not run"  # what a table says of a method without results
 
 COLUMNS = (  # heading, group, key, decimals
@@ -84,6 +101,8 @@ COLUMNS = (  # heading, group, key, decimals
     ("calibration error", "probability", "calibration_error", 3),
     *((name, "probability", name, 3) for name in TENTHS),
     ("abs rel", "depth", "abs_rel", 3),
+    *((name, "depth_by_distance", name, 3) for name in (*RING_NAMES, "movable")),
+    *((name.replace("_", " "), "error_budget", name, 3) for name in CAUSES),
     ("RMSE (m)", "depth", "rmse", 2),
     ("mAVE (m/s)", "motion", "mave", 2),
     ("with cue", "motion", "mave_supervised", 2),
@@ -100,6 +119,11 @@ COLUMNS = (  # heading, group, key, decimals
     ("D1", "scene_flow", "d1", 3),
     ("F1", "scene_flow", "f1", 3),
     ("SF1", "scene_flow", "sf1", 3),
+    ("mAVE in boxes (m/s)", "boxes", "mave", 2),
+    ("over standing still's", "boxes", "mave_ratio", 3),
+    ("direction (deg)", "boxes", "direction_error_deg", 0),
+    ("false motion", "boxes", "false_motion", 3),
+    ("boxes with matter", "boxes", "found", 3),
     ("explained", "sweep_motion", "explained", 3),
     ("spoilt", "sweep_motion", "spoilt", 3),
     ("L1", "novel_view", "l1", 4),

@@ -13,6 +13,7 @@ from letocc_core.geometry.grid import GridSpec
 from letocc_core.geometry.ray_casting import cast, count_crossings
 from letocc_core.metrics import frame_score, results
 from letocc_core.metrics.baselines import flat_road, mean_occupancy, mean_of, signed_distance
+from letocc_core.metrics.budget import DepthByDistance, score_budget
 from letocc_core.metrics.depth import DepthRange, DepthScore, depth_errors
 from letocc_core.metrics.flow2d import FlowScore
 from letocc_core.metrics.frame_score import DepthTruth, Prediction, RayTruth
@@ -197,6 +198,38 @@ def test_what_an_answer_says_is_seen_by_hand():
     assert score["sight"] == {"precision": 2 / 3, "recall": 2 / 3, "share": 3 / 5}
     swept = frame_score.score_voxels(VoxelTruth(occupied, known, ~known, False), prediction, grid)
     assert frame_score.summary(swept)["precision"]["seen"] == 0 and "sight" not in swept  # 0 and 1 only
+
+
+def test_the_error_budget_by_hand():
+    grid = GridSpec((0.0, -0.5, 0.0), (8.0, 0.5, 1.0), 1.0)
+    row = grid.shape
+    occupied, said, known, observed, seen = (np.array([c == "x" for c in bits]).reshape(row) for bits in (
+        "x..x.xx.", ".xx..x.x", "xxxxxxx.", "xxx.xxxx", "xx..xxxx",
+    ))  # fmt: skip
+    velocity = np.zeros((*row, 2))
+    velocity[0] = (3.0, 0)  # voxels 0 and 1 are within 1 m of it
+    truth = VoxelTruth(occupied, known, ~known, True)
+    budget = score_budget(truth, said, seen, observed, grid, velocity)["error_budget"].summary()
+    # wrong: 0 missed and seen, 1 false and seen, 2 false and hidden, 3 missed outside, 6 missed and seen; of 7 nothing is known
+    expected = {
+        "false_seen": 1,
+        "false_hidden": 1,
+        "missed_seen": 2,
+        "missed_hidden": 0,
+        "missed_outside": 1,
+        "moving": 2,
+    }
+    assert budget == pytest.approx({name: count / 5 for name, count in expected.items()})
+    assert "moving" not in score_budget(truth, said, seen, observed, grid)["error_budget"].summary()
+
+
+def test_depth_by_distance_by_hand():
+    true = np.array([[2.0, 10.0, 11.0, 30.0, np.nan]])
+    said = np.array([[1.0, 12.0, 11.0, 45.0, 1.0]])
+    movable = np.array([[False, True, False, True, True]])
+    score = DepthByDistance.of(true, said, np.ones((1, 5), bool), movable, DepthRange())
+    expected = {"0-4m": 0.5, "8-12m": 0.1, "20m+": 0.5, "movable": 0.35}
+    assert (score + DepthByDistance()).summary() == pytest.approx(expected)
 
 
 def test_frames_are_added_before_dividing():
