@@ -95,8 +95,8 @@ def loft(rings: Sequence[Float[np.ndarray, "n 3"]], paint: str, colour=None, sty
 
 def wheels(centres: Sequence[tuple[float, float, float]], radius: float, width: float, style=()) -> Solid:
     """Cylinders that lie across, around `centres` (m)."""
-    angle = np.arange(14) * (2 * np.pi / 14)
-    disc = np.stack([np.cos(angle) * radius, np.zeros(14), np.sin(angle) * radius], 1)
+    angle = np.arange(10) * (2 * np.pi / 10)
+    disc = np.stack([np.cos(angle) * radius, np.zeros(10), np.sin(angle) * radius], 1)
     pieces = [
         loft([disc + c - (0, width / 2, 0), disc + c + (0, width / 2, 0)], "wheel") for c in map(np.array, centres)
     ]

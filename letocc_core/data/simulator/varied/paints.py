@@ -34,6 +34,7 @@ class Light(NamedTuple):
     horizon: np.ndarray
     cloud: np.ndarray
     cover: float  # share of the sky that is clouded
+    overcast: float  # 1: the sky alone lights, the zenith takes the place of the sun, else 0
     sun_direction: np.ndarray  # unit, towards the sun
     sun: np.ndarray  # what it adds to a white surface that faces it
     ambient: np.ndarray  # of a white surface that faces up, from the whole sky
@@ -83,7 +84,7 @@ def shade(
         distance: to the surface, in ray lengths.
         direction: away from the camera, world.
         pixel: rad, angle that a ray of length 1 stands for.
-        sunlit: share of the sun that reaches the surface.
+        sunlit: share of the sun (of an overcast sky: of the zenith) that reaches the surface.
     """
     out = np.empty((len(triangle), 3), np.float32)
     _shade(triangle, uv, normal, distance, direction, pixel, sunlit, triangles, wardrobe, light, texture.tile(), out)
@@ -377,14 +378,14 @@ def _shade(triangle, uv, normals, distances, directions, pixel, sunlit, triangle
             grain = _grain(tile, u, v, w, size)
         if paint == FACADE:
             glass, glow = _facade(x, y, z, f, s, size, p, light, colour)
-            gloss, reflects = glass, 0.08
+            gloss, reflects = glass, 0.08 + 0.25 * _hash(math.floor((x + y) / s[1] + 0.5), math.floor(z / s[0]), p)
             open_sky = min(0.7 + 0.1 * z, 1.0)
         elif paint == TILES:
             _scale(colour, 1 - 0.25 * _cover(_periodic(z, 0.16), 0.025, size))
         elif paint == LEAVES:
             contrast = 0.16
-            open_sky = 0.55 + 0.45 * max(f[2], 0.0) if f[2] > -0.2 else 0.4
-            _scale(colour, 1 - 0.55 * min(max(0.8 * grain - 0.4, 0.0), 1.0))
+            open_sky = 0.75 + 0.25 * max(f[2], 0.0) if f[2] > -0.2 else 0.5
+            _scale(colour, 1 - 0.5 * min(max(0.8 * grain - 0.4, 0.0), 1.0))
         elif paint == BARK:
             grain += _noise(tile, u / 0.06, v / 0.06, w / 0.5) * min(0.1 / size, 1.0)
         elif paint == BODY:
@@ -465,6 +466,9 @@ def _shade(triangle, uv, normals, distances, directions, pixel, sunlit, triangle
         if paint == LEAVES:
             direct = (0.35 + 0.65 * max(slope, 0.0)) * sunlit[i]
         shaded = open_sky * (0.6 + 0.4 * nz)
+        if light.overcast > 0 and nz > 0.7:
+            shaded *= 0.4 + 0.6 * sunlit[i]
+            direct = 0.0
         if gloss > 0:
             k = 2 * cosine
             rx, ry, rz = dx + k * nx, dy + k * ny, dz + k * nz

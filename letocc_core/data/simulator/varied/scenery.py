@@ -227,7 +227,7 @@ def house(rng: np.random.Generator, kind: str, colour: np.ndarray) -> Asset:
 
 def tree(rng: np.random.Generator) -> Asset:
     """A trunk and a crown of several lumps of leaves, or a conifer."""
-    hue = np.array([rng.uniform(0.2, 0.42), rng.uniform(0.34, 0.5), rng.uniform(0.1, 0.22)]) * rng.uniform(0.7, 1.05)
+    hue = np.array([rng.uniform(0.28, 0.48), rng.uniform(0.4, 0.54), rng.uniform(0.14, 0.27)]) * rng.uniform(0.75, 1.1)
     bark = tuple(np.array([0.36, 0.3, 0.25]) * rng.uniform(0.6, 1.1))
     if rng.random() < 0.15:
         height, radius = rng.uniform(5, 11), rng.uniform(1.0, 1.9)
@@ -257,7 +257,7 @@ def _trunk(height: float, diameter: float, colour) -> Part:
 
 def bush(rng: np.random.Generator) -> Asset:
     """A few low lumps of leaves."""
-    hue = (rng.uniform(0.2, 0.4), rng.uniform(0.32, 0.48), rng.uniform(0.1, 0.22))
+    hue = (rng.uniform(0.28, 0.45), rng.uniform(0.38, 0.52), rng.uniform(0.14, 0.27))
     lumps = []
     for _ in range(rng.integers(1, 4)):
         size = rng.uniform(0.7, 1.8, 3)
@@ -269,7 +269,7 @@ def hedge(rng: np.random.Generator) -> Asset:
     """A cut hedge along the street."""
     length, height, wide = rng.uniform(3, 9), rng.uniform(0.8, 2.0), rng.uniform(0.6, 1.0)
     part = Part("box", (0, 0, (height - 0.4) / 2), (length, wide, height + 0.4), "leaves")
-    return Asset("vegetation", (part,), (rng.uniform(0.15, 0.3), rng.uniform(0.3, 0.45), 0.15))
+    return Asset("vegetation", (part,), (rng.uniform(0.24, 0.4), rng.uniform(0.38, 0.5), rng.uniform(0.14, 0.24)))
 
 
 def wall(rng: np.random.Generator) -> Asset:

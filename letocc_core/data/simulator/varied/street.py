@@ -6,6 +6,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from jaxtyping import Int
 
 from letocc_core.data.simulator import assets
 from letocc_core.data.simulator.rig import Rig
@@ -118,9 +119,10 @@ class VariedStreet(Street):
     def _make_scene(self, t: float, T_world_ego: np.ndarray, seen_by: Rig | None):
         near = self._near_actors(t, T_world_ego)
         if seen_by is not None:  # those in the picture, and those whose shadows may be
-            forward = (T_world_ego @ seen_by.T_ego_cam()[0])[:3, 2]
-            offsets = [T[:3, 3] - T_world_ego[:3, 3] for _, T in near]
-            near = [a for a, o in zip(near, offsets, strict=True) if np.hypot(*o[:2]) < 20 or o @ forward > 0]
+            offsets = [T[:2, 3] - T_world_ego[:2, 3] for _, T in near]
+            shown = self._windows(t, seen_by)[0]
+            kept = (np.hypot(*np.reshape(offsets, (-1, 2)).T) < 15) | (shown[:, 2:] > shown[:, :2]).all(1)
+            near = [actor for actor, keep in zip(near, kept, strict=True) if keep]
         scene = self._scene([(*self._actor_meshes[i], T) for i, T in near])
         return scene, np.array([*(self._first_actor + i for i, _ in near), SKY])
 
@@ -133,27 +135,36 @@ class VariedStreet(Street):
         return self._latest[what]
 
     def _may_show_actors(self, t: float, rig: Rig) -> np.ndarray | None:
-        if any(mount.lens != "pinhole" for mount in rig.cameras.values()):
-            return None
+        shown = np.zeros((len(rig.cameras), *rig.image_size), bool)
+        for image, windows in zip(shown, self._windows(t, rig), strict=True):
+            for u0, v0, u1, v1 in windows:
+                image[v0:v1, u0:u1] = True
+        return shown
+
+    def _windows(self, t: float, rig: Rig) -> Int[np.ndarray, "N actors 4"]:
+        """Part of each image outside which each near actor is not: first column and row, and those after the last ones.
+
+        Of pinhole cameras; the whole image of others.
+        """
+        return self._remembered(("windows", t, *rig.cameras), lambda: self._make_windows(t, rig))
+
+    def _make_windows(self, t: float, rig: Rig) -> np.ndarray:
         T_world_ego = self.pose(t)
         near = self._near_actors(t, T_world_ego)
-        height, width = rig.image_size
-        shown = np.zeros((len(rig.cameras), height, width), bool)
-        if not near:
-            return shown
-        corners = np.stack([self._actor_corners[i] @ T[:3, :3].T + T[:3, 3] for i, T in near])
-        for image, K, T in zip(shown, rig.intrinsics(), T_world_ego @ rig.T_ego_cam(), strict=True):
+        size = np.array(rig.image_size[::-1])
+        boxes = [self._actor_corners[i] @ T[:3, :3].T + T[:3, 3] for i, T in near]
+        corners = np.stack(boxes) if boxes else np.zeros((0, 8, 3))
+        out = []
+        for mount, K, T in zip(rig.cameras.values(), rig.intrinsics(), T_world_ego @ rig.T_ego_cam(), strict=True):
             seen = (corners - T[:3, 3]) @ T[:3, :3]
-            depth = seen[..., 2]
-            pixels = (seen @ K.T)[..., :2] / np.maximum(depth, 0.05)[..., None]
+            before = seen[..., 2] > 0.05
+            pixels = (seen @ K.T)[..., :2] / np.maximum(seen[..., 2:], 0.05)
             low, high = np.floor(pixels.min(1)) - 1, np.ceil(pixels.max(1)) + 2
-            around = (depth < 0.05).any(1)
-            low[around], high[around] = 0, (width, height)
-            low, high = np.clip(low, 0, (width, height)).astype(int), np.clip(high, 0, (width, height)).astype(int)
-            for (u0, v0), (u1, v1), behind in zip(low, high, (depth < 0.05).all(1), strict=True):
-                if not behind:
-                    image[v0:v1, u0:u1] = True
-        return shown
+            low[~before.any(1)], high[~before.any(1)] = size, 0
+            somewhere = (before.any(1) & ~before.all(1)) | (mount.lens != "pinhole")
+            low[somewhere], high[somewhere] = 0, size
+            out.append(np.concatenate([np.clip(low, 0, size), np.clip(high, 0, size)], 1).astype(int))
+        return np.stack(out)
 
     @cached_property
     def _actor_corners(self) -> list[np.ndarray]:
@@ -251,8 +262,6 @@ class VariedStreet(Street):
 
         light = self.world.light
         lit = np.ones(shape, np.float32)
-        if light.sun.max() < 0.1:
-            return lit.reshape(shape[0], -1)
         points, met = hits.points.reshape(*shape, 3)[:, ::2, ::2], (hits.thing != SKY).reshape(shape)[:, ::2, ::2]
         direct = met.astype(np.float32)
         for instant in self._instants:

@@ -146,6 +146,20 @@ class VariedWorld(World):
                     out += self._standing(plant, rng.uniform(s, until), d, edge, rng.random() < 0.5, overhangs=True)
                 s = until
             out += self._along_kerb(rng, trees, side)
+            out += self._behind(rng, trees, side)
+        return out
+
+    def _behind(self, rng: np.random.Generator, trees: list[Asset], side: int) -> list[Placed]:
+        """Houses and trees farther off, seen through the gaps."""
+        out, s = [], rng.uniform(0, 20)
+        while s < LENGTH:
+            d = side * (self.lanes.pavement + rng.uniform(32, 60))
+            if rng.random() < 0.5:
+                far = scenery.house(rng, rng.choice(["town", "villa"]), WALLS[rng.integers(len(WALLS))])
+            else:
+                far = trees[rng.integers(8)]
+            out += self._standing(far, s, d, self.lanes.pavement + 20, side < 0)
+            s += rng.uniform(8, 30)
         return out
 
     def _along_kerb(self, rng: np.random.Generator, trees: list[Asset], side: int) -> list[Placed]:
@@ -297,18 +311,20 @@ def weather(rng: np.random.Generator, kind: str) -> Light:
     colours = {  # zenith, horizon, cloud, sun, ambient
         "clear": ((0.14, 0.3, 0.65), (0.62, 0.74, 0.88), (0.95, 0.95, 0.97), (1.75, 1.6, 1.35), (0.36, 0.44, 0.56)),
         "low sun": ((0.16, 0.26, 0.5), (0.95, 0.75, 0.55), (0.85, 0.66, 0.56), (1.4, 0.95, 0.55), (0.34, 0.36, 0.42)),
-        "cloudy": ((0.72, 0.75, 0.8), (0.85, 0.87, 0.9), (0.6, 0.62, 0.66), (0.05, 0.05, 0.05), (0.78, 0.8, 0.84)),
+        "cloudy": ((0.72, 0.75, 0.8), (0.85, 0.87, 0.9), (0.6, 0.62, 0.66), (0.0, 0.0, 0.0), (0.78, 0.8, 0.84)),
         "hazy": ((0.5, 0.58, 0.7), (0.85, 0.85, 0.85), (0.9, 0.9, 0.9), (0.7, 0.66, 0.58), (0.6, 0.62, 0.66)),
         "dusk": ((0.04, 0.06, 0.13), (0.3, 0.22, 0.2), (0.12, 0.11, 0.13), (0.0, 0.0, 0.0), (0.09, 0.1, 0.14)),
     }[kind]
     zenith, horizon, cloud, sunlight, ambient = (np.array(c, np.float32) for c in colours)
     cover = {"clear": rng.uniform(0, 0.5), "cloudy": rng.uniform(0.5, 0.9)}.get(kind, rng.uniform(0.1, 0.6))
+    overcast = sunlight.max() < 0.1
     return Light(
         zenith,
         horizon * np.float32(rng.uniform(0.9, 1.2)),
         cloud,
         float(cover),
-        sun.astype(np.float32),
+        float(overcast),
+        np.array([0.05, 0.05, 0.9975], np.float32) if overcast else sun.astype(np.float32),
         sunlight * np.float32(rng.uniform(0.7, 1.2)),
         ambient,
         float(rng.uniform(0.002, 0.006) if kind == "hazy" else rng.uniform(0.0003, 0.0015)),
