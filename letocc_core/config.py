@@ -62,7 +62,7 @@ def from_dict(cls: type[T], data: Mapping[str, Any], source: str, prefix: str = 
     if not isinstance(data, Mapping):
         raise ConfigError(f"{source}: '{prefix}' is {SHORT.repr(data)}, expected a mapping of keys")
     hints = typing.get_type_hints(cls)
-    known = {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init}
+    known = {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
     removed, values = getattr(cls, "REMOVED", {}), {}
     for key, value in data.items():
         name = f"{prefix}{key}"
@@ -79,7 +79,7 @@ def from_dict(cls: type[T], data: Mapping[str, Any], source: str, prefix: str = 
     try:
         return cls(**values)
     except TypeError as error:
-        missing = [f.name for f in dataclasses.fields(cls) if f.name not in values and _required(f)]
+        missing = [f.name for f in dataclasses.fields(cls) if f.name not in values and _required(f)]  # type: ignore[arg-type]
         raise ConfigError(f"{source}: {prefix or 'top level'} lacks {', '.join(missing) or error}") from error
 
 
@@ -133,7 +133,10 @@ def override(data: dict, item: str) -> None:
         here = here.setdefault(parent, {}) if isinstance(here, dict) else here[_position(here, parent, item)]
         if not isinstance(here, (dict, list)):
             raise ConfigError(f"override '{item}': '{parent}' holds a value, not a group of keys")
-    here[last if isinstance(here, dict) else _position(here, last, item)] = _value(item, text)
+    if isinstance(here, dict):
+        here[last] = _value(item, text)
+    else:
+        here[_position(here, last, item)] = _value(item, text)
 
 
 def _value(item: str, text: str) -> Any:
@@ -185,7 +188,7 @@ def _convert(kind: Any, value: Any, source: str, name: str) -> Any:
         if not isinstance(value, dict):
             raise wrong("a mapping")
         return {k: _convert(args[1], v, source, f"{name}.{k}") for k, v in value.items()}
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         if not isinstance(value, Mapping):
             raise wrong("a mapping of keys")
         return from_dict(kind, value, source, f"{name}.")

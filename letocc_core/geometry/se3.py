@@ -4,6 +4,8 @@ Torch functions take any leading batch dimensions. Poses in a world frame are fl
 float32's resolution); take the relative pose first, then convert it to float32.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -35,7 +37,9 @@ def relative(
     return (inverse(T_world_a) @ T_world_b).float()
 
 
-def from_quaternion(quaternion_xyzw: np.ndarray, translation: np.ndarray) -> np.ndarray:
+def from_quaternion(
+    quaternion_xyzw: np.ndarray | Sequence[float], translation: np.ndarray | Sequence[float]
+) -> Float[np.ndarray, "4 4"]:
     """4 x 4 float64 matrix from a quaternion in ROS order (x, y, z, w) and a translation (m).
 
     A quaternion off unit length by less than 1 % is normalised. Raises `DataError` otherwise, and for non-finite input.

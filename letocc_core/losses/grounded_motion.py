@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 from letocc_core.errors import ConfigError
@@ -265,6 +265,6 @@ def _times(matrix: Float[Tensor, "*p 2 2"], vector: Float[Tensor, "*p 2"]) -> Fl
     return (matrix @ vector[..., None])[..., 0]
 
 
-def _sum(values: Float[Tensor, "B N p *c"], group: Int[Tensor, "B N p"], groups: int) -> Float[Tensor, "groups *c"]:
+def _sum(values: Num[Tensor, "B N p *c"], group: Int[Tensor, "B N p"], groups: int) -> Num[Tensor, "groups *c"]:
     out = values.new_zeros(groups, *values.shape[3:])
     return out.index_add_(0, group.flatten(), values.flatten(0, 2))

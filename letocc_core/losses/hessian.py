@@ -10,4 +10,5 @@ def hessian(sdf: Float[Tensor, "B 1 X Y Z"], voxel_size: float) -> Float[Tensor,
     axes = [axis for axis in (2, 3, 4) if sdf.shape[axis] > 2]
     if not axes:
         return sdf.new_zeros(())
-    return sum(torch.diff(sdf, n=2, dim=axis).abs().mean() for axis in axes) / (len(axes) * voxel_size**2)
+    bends = (torch.diff(sdf, n=2, dim=axis).abs().mean() for axis in axes)
+    return sum(bends, start=sdf.new_zeros(())) / (len(axes) * voxel_size**2)

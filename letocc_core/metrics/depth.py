@@ -77,8 +77,8 @@ class DepthScore:
         median_scaling: bool = False,
     ) -> "DepthScore":
         """Score of N images; those without a valid pixel are left out."""
-        rows = [depth_errors(t, p, v, limits, median_scaling) for t, p, v in zip(true, predicted, valid, strict=True)]
-        rows = [r for r in rows if r is not None]
+        images = zip(true, predicted, valid, strict=True)
+        rows = [r for t, p, v in images if (r := depth_errors(t, p, v, limits, median_scaling)) is not None]
         return cls(np.sum(rows, axis=0), len(rows)) if rows else cls()
 
     def __add__(self, other: "DepthScore") -> "DepthScore":

@@ -54,7 +54,8 @@ class MotionBranchConfig:
 
     def velocities(self) -> Float[Tensor, "M 2"]:
         """All that are tried (m/s); the middle one is standing still."""
-        x, y = (torch.arange(-int(v / self.step), int(v / self.step) + 1) for v in (self.forward, self.sideways))
+        counts = (int(v / self.step) for v in (self.forward, self.sideways))
+        x, y = (torch.arange(-n, n + 1, dtype=torch.float32) for n in counts)
         return torch.cartesian_prod(x, y) * self.step
 
 
@@ -255,8 +256,8 @@ def sweep_velocity(
     return torch.stack(similarities, dim=1), torch.stack(known, dim=1)
 
 
-def descriptors(grey: Float[Tensor, "B N H W"], size: int) -> Float[Tensor, "B*N 9 h w"]:
-    """Each 3 x 3 neighbourhood without its mean, of length 1, or shorter where there is little texture.
+def descriptors(grey: Float[Tensor, "B N H W"], size: int) -> Float[Tensor, "V 9 h w"]:
+    """Of all B N images in a row, each 3 x 3 neighbourhood without its mean, of length 1, or shorter where there is little texture.
 
     Args:
         size: px of the image to a pixel of the neighbourhood.
@@ -267,7 +268,7 @@ def descriptors(grey: Float[Tensor, "B N H W"], size: int) -> Float[Tensor, "B*N
     return patches / (patches.square().sum(1, keepdim=True).sqrt() + FLAT)
 
 
-def _at(maps: Float[Tensor, "B*N c h w"], pixels: Float[Tensor, "B N p k 2"], size: int) -> Float[Tensor, "B*N c p k"]:
+def _at(maps: Float[Tensor, "V c h w"], pixels: Float[Tensor, "B N p k 2"], size: int) -> Float[Tensor, "V c p k"]:
     """Maps of an image `size` times as large at pixels of it; beyond the border, those of the border."""
     height, width = (n * size for n in maps.shape[-2:])
     where = camera.to_unit(pixels.flatten(0, 1), height, width)

@@ -75,4 +75,7 @@ class Refinement(nn.Module):
                 merged, size=level.shape[-3:], mode="trilinear", align_corners=False
             )
         out = F.relu(self.upsample(F.relu(self.smooth(merged), inplace=True)), inplace=True)
-        return out if self.join is None else out + F.relu(self.join(torch.cat([out, fine], dim=1)))
+        if self.join is None:
+            return out
+        assert fine is not None, "built with extra_fine channels, called without them"
+        return out + F.relu(self.join(torch.cat([out, fine], dim=1)))

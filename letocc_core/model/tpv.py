@@ -49,7 +49,7 @@ class ImageCrossAttention(nn.Module):
         query: Float[Tensor, "B Q D"],
         locations: Float[Tensor, "B N Q anchors 2"],
         seen: Bool[Tensor, "B N Q"],
-        value: Float[Tensor, "B*N S D"],
+        value: Float[Tensor, "V S D"],
         spatial_shapes: Sequence[tuple[int, int]],
     ) -> Float[Tensor, "B Q D"]:
         """`locations` in [0, 1] of the image; `seen`: the camera sees some anchor. Zero where no camera does."""

@@ -71,7 +71,7 @@ class BitDepth:
     Values that all fit into 10, 12 or 14 bits are taken to use no more; from the first that does not fit, more are used.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.bits: int | None = None  # 10, 12, 14 or 16; None before the first image of 16-bit channels
 
     def __str__(self) -> str:
@@ -213,7 +213,9 @@ def _mosaic(encoding: str, source: str) -> int:
     if encoding not in ENCODINGS:
         known = ", ".join(name for name in ENCODINGS if name.startswith("bayer"))
         raise DataError(f"{source}: the format says '{encoding}', which is no known mosaic; expected one of {known}")
-    return ENCODINGS[encoding][2]
+    conversion = ENCODINGS[encoding][2]
+    assert conversion is not None  # every mosaic has one
+    return conversion
 
 
 def _refuse_video(start: bytes, format: str, source: str) -> None:

@@ -192,7 +192,7 @@ class Synchronizer(Generic[T]):
             self._close_oldest()
 
     def _expired(self, stamp_ns: int) -> bool:
-        return self.newest_ns >= stamp_ns + self._slop + self._max_wait
+        return self.newest_ns is not None and self.newest_ns >= stamp_ns + self._slop + self._max_wait
 
     def _match(self, anchor: int) -> dict[str, int]:
         """For each camera that has one, the position of the image that belongs to the anchor at this position."""

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from letocc_core.errors import MissingDependencyError
 from letocc_core.viz import colours
@@ -29,7 +30,7 @@ def line_chart(
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingDependencyError(f"charts need Matplotlib ({error}): pip install matplotlib") from error
-    style = {"svg.fonttype": "none", "svg.hashsalt": title, "font.size": 9, "font.family": "sans-serif"}
+    style: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": title, "font.size": 9, "font.family": "sans-serif"}
     with matplotlib.rc_context(style):
         figure = Figure(SIZE, layout="constrained")
         axes = figure.add_subplot()

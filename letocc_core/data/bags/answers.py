@@ -89,7 +89,7 @@ def read_placed_answers(
         poses = all_poses(bag, AssemblerConfig(("none",), base_frame, fixed_frame), damaged=lambda error: None)
     for answer in read_answers(path):
         try:
-            pose = poses.lookup(fixed_frame, base_frame, answer.stamp_ns)
+            pose = poses.ego_pose(answer.stamp_ns)
         except PoseError:
             pose = np.eye(4)
         yield answer, pose

@@ -95,5 +95,6 @@ def pack(columns: Mapping[str, np.ndarray]) -> tuple[list[tuple[str, int, int]],
     points = np.empty(len(next(iter(columns.values()))), kind)
     for name, column in columns.items():
         points[name] = column
-    fields = [(name, kind.fields[name][1], NUMBERS[np.dtype(kind[name].str[1:])]) for name in kind.names]
+    placed = kind.fields or {}
+    fields = [(name, placed[name][1], NUMBERS[np.dtype(kind[name].str[1:])]) for name in columns]
     return fields, kind.itemsize, np.frombuffer(points.tobytes(), np.uint8)

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import yaml
 
@@ -38,6 +38,7 @@ PACKED = {  # first bytes of what a recording may be packed in, its name, and th
 }
 
 
+@runtime_checkable
 class Storage(Protocol):
     """One file of a recording."""
 
@@ -148,12 +149,15 @@ class McapFile:
 
     def _contents(self) -> tuple[dict[int, Any], dict[int, Any], Counter[int]]:
         """Channels, schemas, and how many messages each channel has."""
-        statistics = self._summary.statistics if self._summary is not None else None
-        if self._indexed and statistics is not None and statistics.channel_message_counts:
-            return self._summary.channels, self._summary.schemas, Counter(statistics.channel_message_counts)
+        summary = self._summary
+        statistics = summary.statistics if summary is not None else None
+        if summary is not None and self._indexed and statistics is not None and statistics.channel_message_counts:
+            return summary.channels, summary.schemas, Counter(statistics.channel_message_counts)
         from mcap.records import Channel, Message, Schema
 
-        channels, schemas, counts = {}, {}, Counter()
+        channels: dict[int, Any] = {}
+        schemas: dict[int, Any] = {}
+        counts: Counter[int] = Counter()
         for record in self._records():
             if isinstance(record, Message):
                 counts[record.channel_id] += 1

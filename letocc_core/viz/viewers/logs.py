@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from letocc_core.errors import ConfigError
 from letocc_core.viz.viewers.scene import Scene
@@ -12,6 +12,7 @@ from letocc_core.viz.viewers.scene import Scene
 SUFFIXES = (".rrd", ".mcap")
 
 
+@runtime_checkable
 class SceneLog(Protocol):
     """Takes scenes in the order of their stamps."""
 
