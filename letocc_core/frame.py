@@ -43,6 +43,8 @@ class Frame:
     T_ego_cam: Float[Tensor, "*batch N 4 4"]  # m, float32
     T_world_ego: Float[Tensor, "*batch 4 4"]  # m, float64
 
+    masked: Bool[Tensor, "*batch N H W"] | None = None  # pixels without evidence, by masks of the vehicle's own body
+
     # Supervision from sensors and 2D models, absent (None) when not recorded.
     movable: Bool[Tensor, "*batch N H W"] | None = None  # pixels of objects that could move
     own: Bool[Tensor, "*batch N H W"] | None = None  # pixels of the vehicle itself: nothing is to be learned there
@@ -124,7 +126,7 @@ def stack(items: Sequence[Item]) -> Item:
     return type(items[0])(**{f.name: join(f.name) for f in fields(items[0])})
 
 
-_OF_CAMERAS = ("images", "camera_valid", "K", "T_ego_cam", "movable", "own", "semantics", "flow", "valid")
+_OF_CAMERAS = ("images", "camera_valid", "K", "T_ego_cam", "masked", "movable", "own", "semantics", "flow", "valid")
 
 
 def _with_absent(values: Tensor, count: int) -> Tensor:

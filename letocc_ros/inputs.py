@@ -21,6 +21,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from tf2_msgs.msg import TFMessage
 
 from letocc_core.errors import DataError, LetOccError
+from letocc_core.geometry.body_masks import Masks
 from letocc_core.geometry.calibration import from_camera_info
 from letocc_core.stream.assembler import FrameAssembler
 from letocc_core.stream.images import BitDepth
@@ -40,6 +41,7 @@ class Inputs:
     """The subscriptions of an active node. What cannot be used is counted and named in `health`.
 
     Args:
+        masks: of the vehicle's own body, by camera.
         submit: called with each set, and when (s, `time.monotonic`) the first image of its stamp came.
 
     Attributes:
@@ -52,10 +54,11 @@ class Inputs:
         parameters: NodeParameters,
         health: Health,
         submit: Callable[[FrameSet, float], None],
+        masks: Masks | None = None,
     ):
         self._node, self._health, self._submit = node, health, submit
         self._max_lead = parameters.max_clock_lead
-        self._assembler = FrameAssembler(parameters.assembler)
+        self._assembler = FrameAssembler(parameters.assembler, masks)
         self._subscriptions: list[Subscription] = []
         self._pose_subscriptions: list[Subscription] = []  # some of them
         self._arrivals: OrderedDict[int, float] = OrderedDict()

@@ -10,9 +10,10 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import rclpy
 import torch
@@ -30,6 +31,7 @@ from letocc_core import checkpoint, config
 from letocc_core.ending import leave, on_signal
 from letocc_core.errors import CheckpointError, ConfigError, DataError, LetOccError
 from letocc_core.frame import InputConfig
+from letocc_core.geometry import body_masks
 from letocc_core.model.let_occ_flow import ModelConfig
 from letocc_core.processes import require_device
 from letocc_core.stream.pipeline import OccFlowPipeline
@@ -95,6 +97,7 @@ class OccFlowNode(LifecycleNode):
             self._checkpoint_state = file_state(self._checkpoint)
             pipeline = load_pipeline(self.parameters)
             self.parameters = parameters.resolved(parameters.read(self), checkpoint.read_metadata(self._checkpoint))
+            self._masks = masks(self.parameters, checkpoint.read_metadata(self._checkpoint))
             pipeline.warm_up(len(self.parameters.cameras))
         except (LetOccError, RuntimeError) as error:  # torch raises the latter when memory does not suffice
             self.health.failure = str(error)
@@ -111,7 +114,7 @@ class OccFlowNode(LifecycleNode):
         """Subscribe and start answering, with an empty past."""
         answered = super().on_activate(state)
         self._activation += 1
-        self._inputs = Inputs(self, self.parameters, self.health, self._submit)
+        self._inputs = Inputs(self, self.parameters, self.health, self._submit, self._masks)
         self.health.clear(self._inputs.image_topics)
         self._state = "active"
         self.get_logger().info(f"active: images from {', '.join(self._inputs.image_topics.values())}")
@@ -326,6 +329,15 @@ def shipped_checkpoint() -> Path:
             f"{SHIPPED_CHECKPOINT}: the package letocc_ros is not installed in this environment; "
             "source its setup.bash, or name a checkpoint: --ros-args -p checkpoint:=PATH"
         ) from error
+
+
+def masks(p: NodeParameters, metadata: Mapping[str, Any]) -> body_masks.Masks:
+    """Of the vehicle's own body: from the folder that the parameters name, or else the checkpoint's. Raises `DataError`."""
+    if p.body_masks == "none":
+        return {}
+    if p.body_masks:
+        return body_masks.load(p.body_masks, p.cameras)
+    return body_masks.from_text(metadata.get("body_masks", {}), p.checkpoint)
 
 
 def _expected(path: str) -> dict | None:

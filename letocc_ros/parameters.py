@@ -74,6 +74,11 @@ class NodeParameters:
         "QoS of the image subscriptions. best_effort suits every driver; reliable loses none, from reliable drivers.",
         choices=RELIABILITIES,
     )
+    body_masks: str = _parameter(
+        "",
+        "Folder of masks of the vehicle's own body, a PNG a camera, white where it is in the picture: no evidence, no voxel "
+        "seen. Empty: those that the checkpoint was trained with; none: no masks.",
+    )
     base_frame: str = _parameter(
         "",
         "Ego frame: x forward, y left, z up, on the road. Empty: that of the recordings that the checkpoint was trained on, "

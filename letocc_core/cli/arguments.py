@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-RECORDING = ("cameras", "base_frame", "fixed_frame", "odometry_topic", "lidar_topic", "slop")
+RECORDING = ("cameras", "base_frame", "fixed_frame", "odometry_topic", "lidar_topic", "slop", "body_masks")
 
 
 def add_recording(p: argparse.ArgumentParser, default: str = "") -> None:
@@ -18,6 +18,7 @@ def add_recording(p: argparse.ArgumentParser, default: str = "") -> None:
     group.add_argument("--fixed-frame", metavar="FRAME", help="frame in which the world stands still (odom)")
     group.add_argument("--odometry-topic", metavar="TOPIC", help="ego poses from there instead of /tf")
     group.add_argument("--lidar-topic", metavar="TOPIC", help="of the LiDAR (/points, or else the first)")
+    group.add_argument("--body-masks", metavar="DIR", help="masks of the vehicle's own body, of `letocc bag mask`")
     group.add_argument("--slop", type=float, metavar="S", help="largest distance of stamps in an image set, s (0.02)")
 
 

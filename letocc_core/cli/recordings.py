@@ -57,6 +57,11 @@ def add_bag(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     info.add_argument("bag", type=Path)
     add_recording(info)
     info.set_defaults(run=_bag_info)
+    mask = kinds.add_parser("mask", help="propose masks of the vehicle's own body, to be looked at and edited")
+    mask.add_argument("bag", type=Path)
+    mask.add_argument("--out", type=Path, required=True, help="folder to write to: a PNG a camera, white = the vehicle")
+    add_recording(mask)
+    mask.set_defaults(run=_bag_mask)
     for name, what in (
         ("kitti-tracking", "sequence"),
         ("kitti-odometry", "sequence"),
@@ -74,6 +79,15 @@ def _bag_info(options: argparse.Namespace) -> None:
     from letocc_core.data.bags.info import bag_info
 
     print(bag_info(options.bag, **recording(options)))
+
+
+def _bag_mask(options: argparse.Namespace) -> None:
+    from letocc_core.data.bags.mask import write_masks
+    from letocc_core.data.bags.recording import Recording
+
+    for path in write_masks(Recording(options.bag, lidar=False, **recording(options)), options.out):
+        print(path)
+    print(f"look at {options.out / 'look'}, and edit the masks where they are wrong: white is the vehicle itself")
 
 
 def _bag_convert(options: argparse.Namespace) -> None:

@@ -111,6 +111,9 @@ class BagData(RecordedData):
     base_frame: str = "base_link"  # ego frame
     fixed_frame: str = "odom"  # frame in which the world stands still
     slop: float = 0.02  # s, largest distance of an image's stamp from that of the first camera's
+    body_masks: Path | None = (
+        None  # folder of the vehicle's own body in the pictures, a PNG a camera: `letocc bag mask`
+    )
     lidar_topic: str = ""  # which PointCloud2 topic; empty: /points, or else the first
     odometry_topic: str = (
         ""  # nav_msgs/Odometry with the ego poses; empty: /tf, or the only such topic where it has none

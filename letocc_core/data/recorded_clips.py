@@ -8,9 +8,10 @@ is the business of a `FrameStore`.
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -61,6 +62,9 @@ class RecordedClips(Dataset):
     counts the others. Raises `DataError` if no recording gives a clip.
     """
 
+    body_masks: Mapping[str, np.ndarray] = MappingProxyType(
+        {}
+    )  # of the vehicle's own body in the raw images, by camera
     cameras: tuple[str, ...] = ()  # names, in the order of the frames, where the live node can ask for the same
 
     def __init__(
@@ -207,6 +211,7 @@ class RecordedClips(Dataset):
         cues = tuple(_cue(store, j, self.flows[number].read(clip.current, j)) for j in clip.cues)
         if self.residual:
             current = dataclasses.replace(current, movable=self.residual(current, cues))
+        current = _unlabelled_where_masked(current)
         history, sources = (tuple(others[i] for i in chosen) for chosen in (clip.history, sources))
         if self.instants is None:
             return Clip(current, history, sources, cues)
@@ -246,6 +251,15 @@ def write_recorded_votes(
         return dataclasses.replace(store.frame(i), movable=movable)
 
     write_votes(path, frame, np.asarray(store.stamps_ns[:last]), currents, grid, config)
+
+
+def _unlabelled_where_masked(frame: Frame) -> Frame:
+    """Nothing moves, and no class is known, where the vehicle itself is in the picture."""
+    if frame.masked is None:
+        return frame
+    movable = None if frame.movable is None else frame.movable & ~frame.masked
+    semantics = None if frame.semantics is None else frame.semantics.masked_fill(frame.masked, 255)
+    return dataclasses.replace(frame, movable=movable, semantics=semantics)
 
 
 def choose_clips(

@@ -19,6 +19,7 @@ from letocc_core.evaluation.config import EvaluationConfig
 from letocc_core.evaluation.samples import RecordedDrive, simulated_street
 from letocc_core.evaluation.score import Tally, score_sequence
 from letocc_core.frame import InputConfig
+from letocc_core.geometry import body_masks
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.metrics import baselines, results
 from letocc_core.metrics.occupancy import ProbabilityCounts
@@ -77,7 +78,8 @@ def evaluate_checkpoint(
         spread = {"spread": results.spread([street.results() for street in streets])}
     else:
         pipeline = OccFlowPipeline(model, input_config, device=device)
-        drive = RecordedDrive(Path(data), **bag_frames(metadata["config"], reading), boxes=boxes)
+        read = bag_frames(metadata["config"], with_masks(metadata, checkpoint, reading))
+        drive = RecordedDrive(Path(data), **read, boxes=boxes)
         chosen = range(warmup, sys.maxsize) if frames is None else frames
         track = drive.track if drive.truth else np.zeros((0, 3))
         tally = score_sequence(pipeline, drive, chosen, config=config, track=track)
@@ -118,6 +120,11 @@ def _write_best_threshold(path: Path, counts: ProbabilityCounts) -> None:
         raise DataError(f"{path}: no threshold can be chosen: none gives a voxel that is occupied in truth")
     set_threshold(path, best[0])
     print(f"{path}: model.occupancy_threshold is {best[0]:g} now (IoU {best[1]:.3f} here)")
+
+
+def with_masks(metadata: Mapping[str, Any], checkpoint: Path, reading: Mapping[str, Any] | None) -> dict[str, Any]:
+    """`reading`, with the masks of the vehicle's body that a checkpoint was trained with where it has none."""
+    return {"body_masks": body_masks.from_text(metadata.get("body_masks", {}), str(checkpoint)), **(reading or {})}
 
 
 def bag_frames(config: Mapping[str, Any], reading: Mapping[str, Any] | None = None) -> dict[str, Any]:

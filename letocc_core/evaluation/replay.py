@@ -21,7 +21,7 @@ from letocc_core.checkpoint import read_metadata
 from letocc_core.data.bags.reader import open_bag
 from letocc_core.errors import ConfigError
 from letocc_core.evaluation.candidate import Candidate, Gallery
-from letocc_core.evaluation.checkpoint import bag_frames
+from letocc_core.evaluation.checkpoint import bag_frames, with_masks
 from letocc_core.evaluation.moment import scene_of
 from letocc_core.evaluation.samples import RecordedDrive
 from letocc_core.metrics import results
@@ -58,7 +58,8 @@ def replay_to_folder(
             "a viewer shows one checkpoint; replay them one after the other, or leave --save, --view and --web out"
         )
     bag, out = Path(bag), Path(out)
-    drive = RecordedDrive(bag, **bag_frames(read_metadata(checkpoints[0])["config"], reading))
+    metadata = read_metadata(checkpoints[0])
+    drive = RecordedDrive(bag, **bag_frames(metadata["config"], with_masks(metadata, checkpoints[0], reading)))
     candidates = _candidates([Path(c) for c in checkpoints], out, drive, device)
     gallery = Gallery(_count_sets(bag, drive))
     recording = drive.recording

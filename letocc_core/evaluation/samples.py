@@ -16,6 +16,7 @@ from letocc_core.data.datasets.voxel_labels import VoxelLabels
 from letocc_core.data.truth import Truth
 from letocc_core.errors import DataError
 from letocc_core.frame import InputConfig
+from letocc_core.geometry.body_masks import Masks
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.metrics.box_motion import Boxes
 from letocc_core.stream.assembler import FrameAssembler
@@ -85,6 +86,7 @@ class RecordedDrive:
         slop: float = 0.02,
         odometry_topic: str = "",
         lidar_topic: str = "",
+        body_masks: Masks | str | Path | None = None,
         input: InputConfig | None = None,
         boxes: Path | None = None,
     ):
@@ -100,6 +102,7 @@ class RecordedDrive:
             lidar_topic=lidar_topic,
             odometry_topic=odometry_topic,
             slop=slop,
+            body_masks=body_masks,
         )
         self.input = input or InputConfig()
         self._rectifier = rectifier_of(self.input)

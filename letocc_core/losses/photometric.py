@@ -73,6 +73,8 @@ def _look_up(rays: Rays, t: Tensor, target: Tensor, current: Frame, source: Fram
     nearest = torch.where(source.camera_valid, camera.MIN_DEPTH, torch.inf)[(...,) + (None,) * (depth.dim() - 2)]
     inside = torch.maximum(u.detach().abs(), v.detach().abs()).le_(1)  # in place, as truth values take longer
     inside *= depth.detach().clone().gt_(nearest)
+    if source.masked is not None:
+        inside *= _colours_at(source.masked[:, :, None].float(), there)[..., 0] == 0
     colours = _colours_at(source.images, there)
     pairs = zip(channels(colours), target[..., None, :].unbind(-1), strict=True)
     red, green, blue = (

@@ -30,6 +30,8 @@ def unseen_voxels(frame: Frame, grid: GridSpec) -> Bool[Tensor, "B X Y Z"]:
     """Voxels whose centre lies in no camera's image of a batched frame."""
     pixels, depth = camera.project_lattice(grid.axes(frame.images.device), frame.K, frame.T_ego_cam)
     seen = camera.in_image(pixels, depth, *frame.images.shape[-2:]) & frame.camera_valid[..., None, None, None]
+    if frame.masked is not None:
+        seen = seen & ~camera.at_nearest(frame.masked, pixels.nan_to_num(0.0).clamp(-1, max(frame.images.shape[-2:])))
     return ~seen.any(1)
 
 

@@ -65,6 +65,7 @@ class EncodedFrame:
     camera_valid: Bool[Tensor, "B N"]
     K: Float[Tensor, "B N 3 3"]  # px, of the full images
     grey: Float[Tensor, "B N H W"] | None  # brightness, kept for the sweeps
+    masked: Bool[Tensor, "B N H W"] | None = None  # pixels without evidence
 
 
 class LetOccFlow(nn.Module):
@@ -132,9 +133,10 @@ class LetOccFlow(nn.Module):
         """2D-to-3D encoder: backbone, pyramid, TPV (eqs. 2, 3). Frames are batched: images [B, N, 3, H, W]."""
         B, N, _, H, W = frame.images.shape
         maps = [m.view(B, N, *m.shape[1:]) for m in self.pyramid(frame.images.flatten(0, 1))]
-        volume = self.encoder(maps, frame.K, frame.T_ego_cam, frame.camera_valid, (H, W))
+        volume = self.encoder(maps, frame.K, frame.T_ego_cam, frame.camera_valid, (H, W), frame.masked)
         grey = plane_sweep.brightness(frame.images) if self.config.sweep or self.config.motion_branch else None
-        return EncodedFrame(frame.stamp, volume, frame.T_world_ego, frame.T_ego_cam, frame.camera_valid, frame.K, grey)
+        about = (frame.T_world_ego, frame.T_ego_cam, frame.camera_valid, frame.K)
+        return EncodedFrame(frame.stamp, volume, *about, grey, frame.masked)
 
     def decode(
         self,
@@ -165,7 +167,7 @@ class LetOccFlow(nn.Module):
             fields = self._with_prior(fields, fine)
         if self.motion is None or not motion:
             return fields
-        now, *then = (View(f.stamp, f.grey, f.K, f.T_ego_cam, f.camera_valid) for f in (current, *past))
+        now, *then = (View(f.stamp, f.grey, f.K, f.T_ego_cam, f.camera_valid, f.masked) for f in (current, *past))
         evidence = self.motion.evidence(refined.detach(), fields.sdf.detach(), now, then, T_past_now)
         return replace(fields, flow=self.motion(evidence, fields.sdf.detach(), turned), evidence=evidence)
 
@@ -179,7 +181,8 @@ class LetOccFlow(nn.Module):
         T = [se3.inverse(p.T_ego_cam) @ t[:, None] @ current.T_ego_cam for p, t in zip(past, T_past_now, strict=True)]
         valid = [p.camera_valid & current.camera_valid for p in past]
         grey, *past_grey = (F.avg_pool2d(frame.grey, 2) for frame in (current, *past))
-        swept = plane_sweep.sweep_depth(grey, past_grey, K, past_K, T, valid)
+        masked = [None if f.masked is None else plane_sweep.half_masked(f.masked) for f in (current, *past)]
+        swept = plane_sweep.sweep_depth(grey, past_grey, K, past_K, T, valid, masked=masked)
         return plane_sweep.lift(swept, self.config.grid, K, current.T_ego_cam)
 
     def _with_prior(self, fields: Fields, evidence: Float[Tensor, "B C X Y Z"]) -> Fields:

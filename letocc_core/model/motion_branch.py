@@ -68,6 +68,7 @@ class View:
     K: Float[Tensor, "B N 3 3"]  # px
     T_ego_cam: Float[Tensor, "B N 4 4"]  # m
     camera_valid: Bool[Tensor, "B N"]
+    masked: Bool[Tensor, "B N H W"] | None = None  # pixels without evidence
 
 
 @dataclass(frozen=True)
@@ -220,6 +221,8 @@ def find_surfaces(sdf: Float[Tensor, "B 1 X Y Z"], grid: GridSpec, now: View) ->
     origins = now.T_ego_cam[..., None, :3, 3].expand_as(directions)
     t = first_surface(sdf, grid, origins, directions, RAY_STEP, (LOWEST, HIGHEST))
     there = t.isfinite() & now.camera_valid[..., None]
+    if now.masked is not None:
+        there &= ~camera.at_nearest(now.masked, pixels)
     hit = origins + torch.where(there, t, 0.0)[..., None] * directions
     index, there = packed(there)
     return Surfaces(take(hit, index), take(pixels, index), there)
@@ -293,6 +296,8 @@ def _project_moved(
     moved = still[..., None, :] + moves[:, :, None]
     pixels = moved[..., :2] / moved[..., 2:].clamp(min=camera.MIN_DEPTH)
     shown = camera.in_image(pixels, moved[..., 2], *other.grey.shape[-2:])
+    if other.masked is not None:
+        shown = shown & ~camera.at_nearest(other.masked, pixels.clamp(-1, max(other.grey.shape[-2:])))
     return pixels, shown & other.camera_valid[..., None, None]
 
 

@@ -77,6 +77,11 @@ def half_intrinsics(K: Float[Tensor, "*n 3 3"]) -> Float[Tensor, "*n 3 3"]:
     return K
 
 
+def half_masked(masked: Bool[Tensor, "B N H W"]) -> Bool[Tensor, "B N h w"]:
+    """Pixels at half resolution whose window touches a masked one."""
+    return F.max_pool2d(F.max_pool2d(masked.float(), 2), WINDOW, stride=1, padding=WINDOW // 2) > 0
+
+
 @torch.no_grad()
 def sweep_depth(
     grey: Float[Tensor, "B N h w"],
@@ -87,6 +92,7 @@ def sweep_depth(
     past_valid: Sequence[Bool[Tensor, "B N"]],
     depths: int = DEPTHS,
     nearest: float = NEAREST,
+    masked: Sequence[Bool[Tensor, "B N h w"] | None] = (),
 ) -> SweptDepth:
     """Depth of every second pixel of half-resolution images from the same cameras' past images.
 
@@ -96,19 +102,25 @@ def sweep_depth(
         past_valid: the camera has an image both now and then.
         depths: how many inverse depths are tried.
         nearest: m, the nearest of them.
+        masked: pixels without evidence, of the images now and of each past one (`half_masked`); empty: none.
     """
     B, N, h, w = grey.shape
     inverse = torch.linspace(1 / FARTHEST, 1 / nearest, depths, device=grey.device)
     target = grey.reshape(B * N, 1, h, w) - 0.5  # around zero the variances keep more digits
     cost, seen = torch.zeros(()), torch.zeros(())
-    for past, K_past, T, valid in zip(past_grey, past_K, T_past_now, past_valid, strict=True):
+    now_masked, *past_masked = masked or [None] * (1 + len(past_grey))
+    for past, K_past, T, valid, blind in zip(past_grey, past_K, T_past_now, past_valid, past_masked, strict=True):
         grid, behind = _hypotheses((h, w), K, K_past, T, inverse)
         images = past.reshape(B * N, 1, h, w) - 0.5
         warped = F.grid_sample(images, grid.flatten(1, 2), padding_mode="border", align_corners=False).view_as(behind)
         mismatch = (1 - correlation(target, warped.movedim(-1, 1), WINDOW)).clamp_(max=WORST_COST)
         shown = _shown(grid[:, ::2, ::2], behind[:, ::2, ::2]) & valid.view(-1, 1, 1, 1)
+        if blind is not None:
+            shown = shown & ~_at(blind, grid[:, ::2, ::2])
         cost = cost + mismatch * shown
         seen = seen + shown.float()
+    if now_masked is not None:
+        seen = seen * ~now_masked.flatten(0, 1)[:, None, ::2, ::2]
     cost = torch.where(seen > 0, cost / seen.clamp(min=1), UNSEEN_COST)
     logits = aggregate(cost, SMALL_STEP, LARGE_STEP) / -TEMPERATURE
     return _summarise(logits.movedim(1, -1).softmax(-1).movedim(-1, 1), seen > 0, inverse, B)
@@ -139,6 +151,13 @@ def _shown(grid: Tensor, behind: Tensor) -> Bool[Tensor, "M depths h w"]:
     inside = (grid[..., 0].abs() <= 1) & (grid[..., 1].abs() <= 1) & ~behind
     path = (grid[..., -1, :] - grid[..., 0, :]) * grid.new_tensor([w / 2, h / 2])
     return (inside & (path.norm(dim=-1) >= LEAST_PARALLAX)[..., None]).movedim(-1, 1)
+
+
+def _at(masked: Bool[Tensor, "B N h w"], grid: Float[Tensor, "M y x depths 2"]) -> Bool[Tensor, "M depths y x"]:
+    """Whether hypotheses lie on masked pixels."""
+    images = masked.flatten(0, 1)[:, None].float()
+    found = F.grid_sample(images, grid.flatten(1, 2), mode="nearest", padding_mode="border", align_corners=False)
+    return found.view(grid.shape[:-1]).movedim(-1, 1) > 0
 
 
 def correlation(

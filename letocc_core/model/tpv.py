@@ -117,15 +117,20 @@ class TPVEncoder(nn.Module):
         T_ego_cam: Float[Tensor, "B N 4 4"],
         camera_valid: Bool[Tensor, "B N"],
         image_size: tuple[int, int],
+        masked: Bool[Tensor, "B N H W"] | None = None,
     ) -> Float[Tensor, "B D x y z"]:
-        """Volume in ego axes from the cameras' feature pyramids; `image_size` (height, width) is what K belongs to."""
+        """Volume in ego axes from the cameras' feature pyramids; `image_size` (height, width) is what K belongs to.
+
+        Args:
+            masked: pixels that see nothing.
+        """
         B = len(K)
         spatial_shapes = [tuple(m.shape[-2:]) for m in maps]
         value = torch.cat(
             [m.flatten(3).transpose(2, 3) + embedding for m, embedding in zip(maps, self.level, strict=True)], dim=2
         ).flatten(0, 1)
         projections = {
-            plane: project_anchors(getattr(self, f"anchors_{plane}"), K, T_ego_cam, camera_valid, image_size)
+            plane: project_anchors(getattr(self, f"anchors_{plane}"), K, T_ego_cam, camera_valid, image_size, masked)
             for plane in self.planes
         }
         query, position = (p[None].expand(B, -1, -1) for p in (self.query, self.position))
@@ -167,6 +172,7 @@ def project_anchors(
     T_ego_cam: Float[Tensor, "B N 4 4"],
     camera_valid: Bool[Tensor, "B N"],
     image_size: tuple[int, int],
+    masked: Bool[Tensor, "B N H W"] | None = None,
 ) -> tuple[Float[Tensor, "B N Q anchors 2"], Bool[Tensor, "B N Q"]]:
     """Image coordinates in [0, 1] of 3D anchors (m, ego) in every camera, and which queries a camera sees."""
     Q, count = anchors.shape[:2]
@@ -174,6 +180,8 @@ def project_anchors(
     points = se3.transform(se3.inverse(T_ego_cam), anchors.view(1, 1, -1, 3).expand(B, N, -1, -1))
     pixels, depth = camera.project(points, K)
     inside = camera.in_image(pixels, depth, *image_size) & camera_valid[..., None]
+    if masked is not None:
+        inside &= ~camera.at_nearest(masked, pixels.nan_to_num(0.0).clamp(-1, max(image_size)))
     locations = (camera.to_unit(pixels, *image_size) + 1) / 2
     locations = torch.where((depth > camera.MIN_DEPTH)[..., None], locations, HIDDEN).clamp(HIDDEN, -HIDDEN)
     return locations.view(B, N, Q, count, 2), inside.view(B, N, Q, count).any(-1)

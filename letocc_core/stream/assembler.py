@@ -12,6 +12,7 @@ import numpy as np
 
 from letocc_core.errors import CalibrationError, DataError, PoseError
 from letocc_core.geometry import calibration as intrinsics
+from letocc_core.geometry.body_masks import Masks
 from letocc_core.stream.pose_buffer import PoseBuffer
 from letocc_core.stream.synchronizer import Dropped, ImageSet, Reason, Synchronizer
 from letocc_core.stream.types import Calibration, FrameSet
@@ -44,8 +45,10 @@ class FrameAssembler:
     within the slop but not at the set's stamp are placed where the ego vehicle was at their own stamp.
     """
 
-    def __init__(self, config: AssemblerConfig):
+    def __init__(self, config: AssemblerConfig, masks: Masks | None = None):
+        """`masks`: of the vehicle's own body in the raw images, by camera; see `geometry.body_masks`."""
         self.config = config
+        self._masks = tuple((masks or {}).get(camera) for camera in config.cameras) if masks else ()
         self.poses = PoseBuffer(config.tf_duration, config.max_extrapolation)
         self.emitted = 0  # sets given out
         self.dropped_sets: Counter[str] = Counter()  # by reason
@@ -254,6 +257,7 @@ class FrameAssembler:
             calibrations=tuple(None if entry is None else entry[0] for entry in known),
             T_ego_cam=np.stack([np.eye(4) if T is None else T for T in placed]),
             T_world_ego=T_world_ego,
+            masks=self._masks,
         )
 
     def _drop(self, item: Dropped) -> None:

@@ -43,24 +43,49 @@ def rectify(frames: FrameSet, input: InputConfig, rectifier: Rectifier | None = 
     images: list[np.ndarray | None] = []
     calibrations: list[Calibration | None] = []
     poses: list[np.ndarray] = []
+    masks: list[np.ndarray | None] = []
     for i, (image, calibration) in enumerate(zip(frames.images, frames.calibrations, strict=True)):
         if image is None:
             count = rectifier.count(calibration)
             images += [None] * count
             calibrations += [None] * count
             poses += [np.eye(4)] * count
+            masks += [None] * count
             continue
-        for view in rectifier(image, calibration, f"camera {i} at {frames.stamp_ns} ns"):
-            images.append(np.ascontiguousarray(view.image))
+        views = rectifier(image, calibration, f"camera {i} at {frames.stamp_ns} ns")
+        masked = _masked_views(frames, i, rectifier)
+        masks += masked or [None] * len(views)
+        for number, view in enumerate(views):
+            image = np.where(masked[number][..., None], np.uint8(0), view.image) if masked else view.image
+            images.append(np.ascontiguousarray(image))
             calibrations.append(Calibration(width, height, view.K))
             poses.append(frames.T_ego_cam[i] @ view.T_cam_view)
-    return replace(frames, images=tuple(images), calibrations=tuple(calibrations), T_ego_cam=np.stack(poses))
+    return replace(
+        frames,
+        images=tuple(images),
+        calibrations=tuple(calibrations),
+        T_ego_cam=np.stack(poses),
+        masks=tuple(masks) if any(mask is not None for mask in frames.masks) else (),
+    )
+
+
+def _masked_views(frames: FrameSet, i: int, rectifier: Rectifier) -> list[np.ndarray]:
+    """Of the views of camera i, the pixels that its mask touches; empty where it has none."""
+    mask = frames.masks[i] if frames.masks else None
+    if mask is None:
+        return []
+    picture = np.repeat(mask.astype(np.uint8)[..., None] * 255, 3, axis=2)
+    what = f"mask of the vehicle's body in camera {i}"
+    return [view.image[..., 0] > 0 for view in rectifier(picture, frames.calibrations[i], what)]
 
 
 def to_tensors(rectified: FrameSet) -> Frame:
     """The network's input; cameras without an image become zeros with `camera_valid` False."""
     shape = next(image.shape for image in rectified.images if image is not None)
     images = np.stack([np.zeros(shape, np.uint8) if image is None else image for image in rectified.images])
+    masked = None
+    if rectified.masks:
+        masked = torch.from_numpy(np.stack([np.zeros(shape[:2], bool) if m is None else m for m in rectified.masks]))
     K = np.stack([np.eye(3) if calibration is None else calibration.K for calibration in rectified.calibrations])
     return Frame(
         stamp=torch.tensor(rectified.stamp_ns, dtype=torch.int64),
@@ -69,4 +94,6 @@ def to_tensors(rectified: FrameSet) -> Frame:
         K=torch.from_numpy(K).float(),
         T_ego_cam=torch.from_numpy(np.asarray(rectified.T_ego_cam, np.float64)).float(),
         T_world_ego=torch.from_numpy(np.array(rectified.T_world_ego, np.float64)),
+        masked=masked,
+        own=masked,
     )

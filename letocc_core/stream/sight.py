@@ -17,7 +17,7 @@ from letocc_core.geometry.visibility import add_seen
 class View:
     """The part of the box that one camera looks at."""
 
-    covered: Bool[np.ndarray, "X Y Z"]  # voxels whose centre projects into the image
+    covered: Bool[np.ndarray, "X Y Z"]  # voxels whose centre projects into the image, on no masked pixel
     voxels: Int[np.ndarray, "n"]  # the same as flat indices
     eye: np.ndarray  # [3] m, ego axes
 
@@ -49,13 +49,19 @@ class Sight:
         found = {}
         for i in torch.nonzero(frame.camera_valid[0])[:, 0].tolist():
             K, T_ego_cam = frame.K[0, i].cpu(), frame.T_ego_cam[0, i].cpu()
+            masked = None if frame.masked is None else frame.masked[0, i].cpu()
             key = K.numpy().tobytes() + T_ego_cam.numpy().tobytes()
+            key += b"" if masked is None else np.packbits(masked.numpy()).tobytes()
             view = self._views.get(key)
-            found[key] = self._view(K, T_ego_cam, *frame.images.shape[-2:]) if view is None else view
+            found[key] = self._view(K, T_ego_cam, masked, *frame.images.shape[-2:]) if view is None else view
         self._views = found
         return list(found.values())
 
-    def _view(self, K: Tensor, T_ego_cam: Tensor, height: int, width: int) -> View:
+    def _view(self, K: Tensor, T_ego_cam: Tensor, masked: Tensor | None, height: int, width: int) -> View:
         pixels, depth = camera.project_lattice(self.grid.axes(), K, T_ego_cam)
-        covered = camera.in_image(pixels, depth, height, width).numpy()
+        shown = camera.in_image(pixels, depth, height, width)
+        if masked is not None:
+            pixels = pixels.nan_to_num(0.0).clamp(-1, max(height, width))
+            shown &= ~camera.at_nearest(masked[None, None], pixels[None, None])[0, 0]
+        covered = shown.numpy()
         return View(covered, np.flatnonzero(covered), T_ego_cam[:3, 3].double().numpy())

@@ -8,6 +8,7 @@ images as they entered the network (undistorted, resized, cropped to H x W):
 | `stamps_ns` | int64 [S] | ns |
 | `images` | uint8 [S, N, H, W, 3] | RGB; zeros where a camera was missing |
 | `valid` | bool [S, N] | which cameras had an image |
+| `masked` | bool [S, N, H, W] | pixels without evidence, if there are masks of the vehicle's body |
 | `K` | float64 [S, N, 3, 3] | px, of these images, without distortion |
 | `T_ego_cam` | float64 [S, N, 4, 4] | m, camera optical frame -> ego |
 | `T_world_ego` | float64 [S, 4, 4] | m, ego -> fixed frame |
@@ -97,7 +98,10 @@ class Snapshot:
 def _stack(sets: tuple[FrameSet, ...]) -> dict[str, np.ndarray]:
     shape = next(image.shape for image in sets[-1].images if image is not None)
     blank = np.zeros(shape, np.uint8)
+    none = np.zeros(shape[:2], bool)
+    masked = [[none if m is None else m for m in s.masks or [None] * len(s.images)] for s in sets]
     return {
+        **({"masked": np.array(masked)} if any(s.masks for s in sets) else {}),
         "stamps_ns": np.array([s.stamp_ns for s in sets], np.int64),
         "images": np.stack([[blank if i is None else i for i in s.images] for s in sets]),
         "valid": np.array([[i is not None for i in s.images] for s in sets]),
@@ -119,6 +123,7 @@ def _unstack(arrays: dict[str, np.ndarray]) -> tuple[FrameSet, ...]:
             ),
             T_ego_cam=arrays["T_ego_cam"][s],
             T_world_ego=arrays["T_world_ego"][s],
+            masks=tuple(arrays["masked"][s]) if "masked" in arrays else (),
         )
         for s, stamp_ns in enumerate(arrays["stamps_ns"])
     )
@@ -153,5 +158,9 @@ def _check(arrays: dict[str, np.ndarray]) -> None:
         raise ValueError(f"hidden is {hidden.dtype} {list(hidden.shape)}, expected bool, of the shape of observed")
     leading = {"stamps_ns": 1, "images": 2, "valid": 2, "K": 2, "T_ego_cam": 2, "T_world_ego": 1}
     sets, cameras = arrays["images"].shape[:2]
+    if "masked" in arrays and (arrays["masked"].dtype != bool or arrays["masked"].shape != arrays["images"].shape[:4]):
+        raise ValueError(
+            f"masked is {arrays['masked'].dtype} {list(arrays['masked'].shape)}, expected one of each pixel"
+        )
     if not sets or any(arrays[name].shape[:n] != (sets, cameras)[:n] for name, n in leading.items()):
         raise ValueError(f"arrays of different numbers of sets or cameras, expected {sets} and {cameras}")

@@ -17,6 +17,9 @@ class FrameSet:
     calibrations: tuple[Calibration | None, ...]  # None only where the image is missing too
     T_ego_cam: np.ndarray  # [N, 4, 4] m, camera optical frame -> base_link; identity where the image is missing
     T_world_ego: np.ndarray  # [4, 4] m, base_link -> fixed frame at `stamp_ns`
+    masks: tuple[
+        np.ndarray | None, ...
+    ] = ()  # bool [h, w]: pixels without evidence, the vehicle's own body; empty: none
 
 
 @dataclass(frozen=True, eq=False)

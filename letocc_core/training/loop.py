@@ -32,6 +32,7 @@ from letocc_core import config as configuration
 from letocc_core.data.build import build
 from letocc_core.errors import CheckpointError, ConfigError, LetOccError
 from letocc_core.frame import Clip, collate
+from letocc_core.geometry import body_masks
 from letocc_core.losses.objective import GridScene, stage_losses
 from letocc_core.model.let_occ_flow import Fields, LetOccFlow
 from letocc_core.processes import keep_freed_memory
@@ -89,7 +90,7 @@ def train(
             dataset.require_sweeps()
         model = build_model(config, world.device)
         run = _Run(folder, model, plain, config, world, clips_at_once, command)
-        run.cameras = dataset.cameras
+        run.cameras, run.body_masks = dataset.cameras, getattr(dataset, "body_masks", {})
         if init is not None:
             run.start_from(init)
         run.restore()
@@ -166,6 +167,7 @@ class _Run:
         self.parts = [shares(stage.batch_size, world.rank, world.size, clips_at_once) for stage in config.stages]
         self.stage, self.step = 0, 0
         self.cameras: tuple[str, ...] = ()  # whose images it learns from
+        self.body_masks: body_masks.Masks = {}  # what is masked in them
         self.before: Counter[str] = Counter()  # steps of each stage that the weights had when the run began
         self.optimizer_state: dict | None = None
 
@@ -337,6 +339,7 @@ class _Run:
             self.model,
             self.plain,
             cameras=list(self.cameras),
+            **({"body_masks": body_masks.to_text(self.body_masks)} if self.body_masks else {}),
             seed=self.config.seed,
             trained=dict(self.before + self._done()),
             command=self.command,

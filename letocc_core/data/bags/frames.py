@@ -19,7 +19,7 @@ from letocc_core.data.bags.recording import RecordedSet, Recording
 from letocc_core.data.recorded_clips import RecordedClips
 from letocc_core.errors import ConfigError, DataError, show
 from letocc_core.frame import Frame, InputConfig
-from letocc_core.geometry.rectify import Rectifier
+from letocc_core.geometry.body_masks import to_text
 from letocc_core.stream.preprocess import rectifier_of, to_frame
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class BagClips(RecordedClips):
         if not data.bags:
             raise ConfigError("data.bag.bags: no bag to train on; name one: letocc train CONFIG data=BAG")
         recordings = [recording_of(path, data) for path in data.bags]
-        self.cameras = recordings[0].cameras
+        self.cameras, self.body_masks = recordings[0].cameras, recordings[0].masks
         for recording in recordings:
             if recording.cameras != self.cameras:
                 raise DataError(
@@ -71,6 +71,7 @@ def recording_of(path: Path, data: "BagData") -> Recording:
         data.lidar_topic,
         data.odometry_topic,
         data.slop,
+        data.body_masks,
     )
 
 
@@ -89,6 +90,7 @@ class BagFrames:
     points: np.ndarray  # [sum of P, 3] float32 m, ego axes of their frame
     point_ends: np.ndarray  # [F] int64, end of each frame's points
     lidar_origin: np.ndarray  # [F, 3] float32 m, NaN where there is no sweep
+    masked: np.ndarray  # [N, H, W] bool, pixels of the vehicle's own body; [0, H, W] without masks
 
     @classmethod
     def open(cls, recording: Recording, input: InputConfig, cache: Path) -> "BagFrames":
@@ -135,7 +137,10 @@ class BagFrames:
             start = self.point_ends[i - 1] if i else 0
             points = torch.tensor(self.points[start : self.point_ends[i]])
             origin = torch.tensor(self.lidar_origin[i])
+        masked = torch.tensor(self.masked) if len(self.masked) else None
         return Frame(
+            masked=masked,
+            own=masked,
             stamp=torch.tensor(self.stamps_ns[i]),
             images=torch.tensor(self.images[i]).float() / 255,
             camera_valid=torch.tensor(self.camera_valid[i]),
@@ -166,6 +171,7 @@ def _key(recording: Recording, input: InputConfig) -> str:
         "assembler": dataclasses.asdict(recording.config),
         "lidar": recording.lidar_topics,
         "odometry": recording.odometry_topic,
+        "masks": to_text(recording.masks),
         "views": (input.image_size, input.fisheye_views, input.fisheye_fov),
     }
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]
@@ -182,9 +188,12 @@ def _fill(folder: Path, recording: Recording, input: InputConfig) -> None:
         columns: dict[str, list[np.ndarray]] = {}
         rectifier = rectifier_of(input)
         raw = {name: (temporary / f"{name}.bin").open("wb") for name in ("images", "points")}
-        points = 0
+        points, masked = 0, np.zeros((0, *input.image_size), bool)
         for item in tqdm(recording, desc=f"decoding {show(recording.path.name)}", unit="set", dynamic_ncols=True):
-            row, images, sweep = _row(item, input, rectifier)
+            frame = to_frame(item.frame_set, input, rectifier)
+            if frame.masked is not None:  # that of a camera which is absent is not known yet
+                masked = frame.masked.numpy() | (masked if len(masked) else False)
+            row, images, sweep = _row(item, frame)
             points += len(sweep)
             images.tofile(raw["images"])
             sweep.tofile(raw["points"])
@@ -194,6 +203,7 @@ def _fill(folder: Path, recording: Recording, input: InputConfig) -> None:
             file.close()
         for name, values in columns.items():
             np.save(temporary / f"{name}.npy", np.stack(values))
+        np.save(temporary / "masked.npy", masked)
         (temporary / "report.txt").write_text(recording.report(), "utf-8")
         _to_npy(temporary, "images", np.uint8, (len(columns["stamps_ns"]), *images.shape))
         _to_npy(temporary, "points", np.float32, (points, 3))
@@ -211,11 +221,8 @@ def _rename(temporary: Path, folder: Path) -> None:
             raise
 
 
-def _row(
-    item: RecordedSet, input: InputConfig, rectifier: Rectifier
-) -> tuple[dict[str, np.ndarray | np.generic], np.ndarray, np.ndarray]:
+def _row(item: RecordedSet, frame: Frame) -> tuple[dict[str, np.ndarray | np.generic], np.ndarray, np.ndarray]:
     """What is kept of a set: small columns, images uint8 [N, 3, H, W], points float32 [P, 3]."""
-    frame = to_frame(item.frame_set, input, rectifier)
     row = {
         "stamps_ns": np.int64(item.frame_set.stamp_ns),
         "T_world_ego": item.frame_set.T_world_ego,

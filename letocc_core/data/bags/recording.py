@@ -14,6 +14,8 @@ import numpy as np
 
 from letocc_core.data.bags import reader as bags
 from letocc_core.errors import DataError, PoseError, show
+from letocc_core.geometry.body_masks import Masks
+from letocc_core.geometry.body_masks import load as masks_of_folder
 from letocc_core.stream.assembler import AssemblerConfig, FrameAssembler
 from letocc_core.stream.types import FrameSet
 
@@ -48,6 +50,7 @@ class Recording:
         odometry_topic: take the ego poses from there; empty: from /tf, or where that does not know `base_frame` in
             `fixed_frame`, from the only odometry topic.
         slop: s, largest distance of an image's stamp from the anchor's.
+        body_masks: of the vehicle's own body, by camera, or the folder where they lie (`geometry.body_masks`).
 
     After an iteration, `dropped` counts by reason what was received and not used.
     Raises `DataError` for whatever `open_bag` refuses, an unknown camera or LiDAR topic, and, while iterating, a bag
@@ -64,6 +67,7 @@ class Recording:
         lidar_topic: str = "",
         odometry_topic: str = "",
         slop: float = AssemblerConfig.slop,
+        body_masks: Masks | str | Path | None = None,
     ):
         self.path = Path(path)
         with bags.open_bag(path) as bag:
@@ -71,6 +75,9 @@ class Recording:
             chosen = choose_lidar(bag, lidar_topic) if lidar else ""
             self.lidar_topics = (chosen,) if chosen else ()
             self.odometry_topic = choose_odometry(bag, odometry_topic, base_frame, fixed_frame)
+        self.masks = (
+            masks_of_folder(body_masks, self.cameras) if isinstance(body_masks, (str, Path)) else dict(body_masks or {})
+        )
         self.config = AssemblerConfig(
             self.cameras, base_frame, fixed_frame, slop=slop, odometry=bool(self.odometry_topic)
         )
@@ -123,7 +130,7 @@ class Recording:
         def damaged(error: DataError) -> None:
             self._drop("damaged message", str(error))
 
-        assembler = FrameAssembler(self.config)
+        assembler = FrameAssembler(self.config, self.masks)
         for message in bag.messages(self.cameras, self.lidar_topics, self.odometry_topic, damaged):
             if isinstance(message, bags.PointsMessage):
                 pairing.sweeps.append(message)
