@@ -25,9 +25,8 @@ from letocc_core.geometry.body_masks import Masks
 from letocc_core.geometry.calibration import from_camera_info
 from letocc_core.stream.assembler import FrameAssembler
 from letocc_core.stream.images import BitDepth
-from letocc_core.stream.stamps import require_stamp
 from letocc_core.stream.synchronizer import Dropped
-from letocc_core.stream.topics import info_names
+from letocc_core.stream.topics import info_names, require_stamp
 from letocc_core.stream.types import FrameSet
 from letocc_ros import conversions
 from letocc_ros.health import Health

@@ -9,6 +9,8 @@ import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
+from letocc_core.errors import DataError
+
 TRANSPORTS = ("compressed", "compressedDepth", "theora", "zstd", "ffmpeg", "foxglove", "avif", "draco")
 RECTIFIED = re.compile(r"(^|[_/])rect(ified)?([_/]|$)", re.IGNORECASE)
 NO_PICTURE = re.compile(  # words in a topic's name that stand for what no camera sees
@@ -95,3 +97,10 @@ def no_picture(topic: str, encoding: str) -> str | None:
     if DEPTH.search(about) and not COLOUR.match(pixels):
         return f"depth, {BY_NAME}"
     return None
+
+
+def require_stamp(stamp_ns: int, source: str) -> int:
+    """The stamp (ns) of a header itself; raises `DataError`, headed by `source` (a topic), for the zero of an empty one."""
+    if stamp_ns <= 0:
+        raise DataError(f"{source}: stamped {stamp_ns} ns; its publisher must fill header.stamp")
+    return stamp_ns

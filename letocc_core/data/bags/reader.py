@@ -27,8 +27,7 @@ from letocc_core.errors import DataError, LetOccError, show
 from letocc_core.geometry import se3
 from letocc_core.geometry.calibration import Calibration, from_camera_info, validate
 from letocc_core.stream import images
-from letocc_core.stream.stamps import require_stamp
-from letocc_core.stream.topics import BY_NAME, CameraTopics, find_cameras, image_of, no_picture
+from letocc_core.stream.topics import BY_NAME, CameraTopics, find_cameras, image_of, no_picture, require_stamp
 
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED = "sensor_msgs/msg/CompressedImage"
