@@ -135,7 +135,7 @@ def _look(rng: np.random.Generator, shared: np.ndarray, dark: bool) -> Look:
         saturation=rng.uniform(0.7, 1.25),
         vignetting=rng.uniform(0, 0.4) if rng.random() < 0.6 else 0.0,
         blur=rng.uniform(0.3, 0.9) if rng.random() < 0.8 else 0.0,
-        noise=rng.uniform(0.002, 0.014) * (2.5 if dark else 1),
+        noise=rng.uniform(0.002, 0.014) * (1.2 if dark else 1),
         quality=int(rng.uniform(35, 96)) if rng.random() < 0.7 else None,
     )
 
