@@ -17,7 +17,8 @@ from letocc_core.checkpoint import read_metadata
 from letocc_core.data.bags.answers import read_answers
 from letocc_core.data.simulator.bags import simulate
 from letocc_core.data.simulator.rig import Rig
-from letocc_core.evaluation.moment import moment_of
+from letocc_core.errors import MissingDependencyError
+from letocc_core.evaluation.moment import moment_of, scene_of
 from letocc_core.evaluation.samples import RecordedDrive, Sample
 from letocc_core.evaluation.score import Recorded, evaluate
 from letocc_core.metrics import results
@@ -25,6 +26,7 @@ from letocc_core.stream.types import OccFlow
 from letocc_core.versions import versions
 from letocc_core.viz.overview import overview, save_png
 from letocc_core.viz.replay_gif import write_gif
+from letocc_core.viz.viewers.logs import ViewOptions, open_logs
 from letocc_ros.player import Played, play
 from letocc_ros.recorder import OUTPUTS, Recorder
 
@@ -93,7 +95,7 @@ def _mean_occupancy(answer: OccFlow) -> np.ndarray | None:
 
 
 def _draw(out: Path, samples: list[Sample], answers: list[OccFlow], seed: int) -> None:
-    """overview.png of the middle of the drive, and replay.gif of all of it."""
+    """overview.png of the middle of the drive, replay.gif and run.rrd of all of it."""
     by_stamp = {answer.stamp_ns: answer for answer in answers}
     names = list(Rig.load("nuscenes").cameras)
     shown = [(s, by_stamp[s.frame_set.stamp_ns]) for s in samples if s.frame_set.stamp_ns in by_stamp]
@@ -101,6 +103,12 @@ def _draw(out: Path, samples: list[Sample], answers: list[OccFlow], seed: int) -
     caption = "As published by occ_flow_node. Truth from the simulator, for comparison only."
     save_png(out / "overview.png", overview(moment_of(*shown[len(shown) * 2 // 3], names), title, caption))
     write_gif(out / "replay.gif", [moment_of(*pair, names, depth=False) for pair in shown], title)
+    try:
+        with open_logs(ViewOptions((out / "run.rrd",))) as logs:
+            for pair in shown:
+                logs.add(scene_of(*pair, names))
+    except MissingDependencyError as error:
+        print(f"no {out / 'run.rrd'}: {error}")
 
 
 def _report(out: Path, found: dict, played: Played, published: dict, answers: list[OccFlow], seconds: float) -> None:
@@ -112,8 +120,11 @@ def _report(out: Path, found: dict, played: Played, published: dict, answers: li
         if topic.startswith("/occ_flow_node"):
             print(f"  {topic}: {len(received)} messages")
     print(f"\n{found['frames']} sets compared; whole demonstration {seconds:.0f} s. Written:")
-    for name in ("metrics.json", "overview.png", "replay.gif", "output", "input", "node.log"):
-        print(f"  {out / name}")
+    for name in ("metrics.json", "overview.png", "replay.gif", "run.rrd", "output", "input", "node.log"):
+        if (out / name).exists():
+            print(f"  {out / name}")
+    if (out / "run.rrd").exists():
+        print(f"\nTo look around in it: letocc view {out / 'run.rrd'} (a window), or with --web (in a browser)")
 
 
 def _options() -> argparse.Namespace:

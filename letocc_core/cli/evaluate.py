@@ -123,7 +123,7 @@ def _replay(options: argparse.Namespace) -> None:
 def _add_viewers(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--save", type=Path, action="append", default=[], metavar="FILE",
-        help="write it for a viewer: .rrd for Rerun, .mcap for Foxglove and Lichtblick; may be repeated",
+        help="write it for a viewer: .rrd for Rerun, .mcap for Foxglove and Lichtblick, .gif for any; may be repeated",
     )  # fmt: skip
     p.add_argument("--web", action="store_true", help="serve Rerun's page on this machine, for a browser")
 

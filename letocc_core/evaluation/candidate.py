@@ -16,6 +16,7 @@ from letocc_core.metrics import frame_score, results
 from letocc_core.stream.pipeline import OccFlowPipeline
 from letocc_core.stream.types import OccFlow
 from letocc_core.versions import versions
+from letocc_core.viz.viewers.scene import guessed, surface
 
 WORST = (
     ("ray_iou_objects", "mean", -1),
@@ -34,6 +35,8 @@ class Instant:
     figures: dict[str, dict[str, float]]  # groups of the results format, of this set alone
     seconds: dict[str, float]  # s, by stage
     reset_reason: str | None
+    seen: int  # occupied voxels that a camera sees
+    guessed: int  # above the threshold behind surfaces, and where none looks
 
 
 class Candidate:
@@ -57,7 +60,8 @@ class Candidate:
         if scores := self.scorer.score(sample, answer, wanted=warm):
             self.tally += Tally(scores, frames=1)
             figures = frame_score.summary(scores["letocc"])
-        self.instants.append(Instant(answer.stamp_ns, figures, answer.seconds, answer.reset_reason))
+        counts = int(surface(answer).sum()), int(guessed(answer).sum())
+        self.instants.append(Instant(answer.stamp_ns, figures, answer.seconds, answer.reset_reason, *counts))
         return answer
 
     def results(self, command: str) -> dict[str, Any]:

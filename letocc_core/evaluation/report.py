@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import yaml
 
 from letocc_core.evaluation.moment import moment_of
@@ -12,6 +13,7 @@ from letocc_core.versions import versions
 from letocc_core.viz.charts import line_chart
 from letocc_core.viz.overview import overview
 from letocc_core.viz.report import Report, ShownMoment, Table, Text
+from letocc_core.viz.turntable import turntable
 
 if TYPE_CHECKING:
     from letocc_core.evaluation.candidate import Candidate, Gallery
@@ -84,6 +86,12 @@ def _course(candidates: "Sequence[Candidate]", summaries: Sequence[Mapping[str, 
         rows.append([name, *map(str, values)])
 
     add("sets answered", [s["sets"] for s in summaries])
+    add("occupied above the probability", [f"{c.pipeline.threshold:g}" for c in candidates])
+    for name, key in (
+        ("occupied voxels that cameras see, median", "seen"),
+        ("others that are guessed, median", "guessed"),
+    ):
+        add(name, [round(float(np.median([getattr(i, key) for i in c.instants]))) for c in candidates])
     for kind in ("dropped", "resets"):
         add(kind, ["; ".join(f"{count} x {reason}" for reason, count in s[kind].items()) or "none" for s in summaries])
     for stage in summaries[0]["median_ms"]:
@@ -122,12 +130,14 @@ def _moment(
 ) -> ShownMoment:
     """One set: the page of `viz.overview` by every candidate, and what it scored."""
     seconds = (sample.frame_set.stamp_ns - start) * 1e-9
-    pages = []
+    pages, turntables = [], []
     for candidate, answer in zip(candidates, answers, strict=True):
         figures = candidate.instants[position].figures
         words = [f"{title} {value:.3g}" for title, value in figures_of(figures).items()]
-        pages.append(overview(moment_of(sample, answer, cameras), candidate.name, ", ".join(words[:4])))
-    return ShownMoment(f"Set {position}, {seconds:.2f} s after the first", pages)
+        moment = moment_of(sample, answer, cameras)
+        pages.append(overview(moment, candidate.name, ", ".join(words[:4])))
+        turntables.append(turntable(answer, moment.true_occupied))
+    return ShownMoment(f"Set {position}, {seconds:.2f} s after the first", pages, turntables)
 
 
 def _texts(candidates: "Sequence[Candidate]", command: str) -> list[Text]:

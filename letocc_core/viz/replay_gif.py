@@ -1,6 +1,6 @@
 """A sequence as an animated picture: the images, what is computed from them, and the truth from above."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +22,18 @@ def write_gif(path: Path, moments: Iterable[Moment], title: str, fps: float = 5.
 
     Raises `DataError` if there is no moment to show.
     """
-    from PIL import Image
-
-    frames = [Image.fromarray(gif_frame(m, title)) for m in moments]
+    frames = [gif_frame(m, title) for m in moments]
     if not frames:
         raise DataError(f"{path}: no output to animate; expected at least one image set with its result")
-    palette = frames[len(frames) // 2].quantize(256, dither=Image.Dither.NONE)
+    return save_gif(path, frames, fps)
+
+
+def save_gif(path: Path, pictures: Sequence[UInt8[np.ndarray, "h w 3"]], fps: float, colours: int = 256) -> Path:
+    """Write pictures of one size as an animation that repeats for ever, in one palette; makes the folder."""
+    from PIL import Image
+
+    frames = [Image.fromarray(picture) for picture in pictures]
+    palette = frames[len(frames) // 2].quantize(colours, dither=Image.Dither.NONE)
     frames = [f.quantize(palette=palette, dither=Image.Dither.NONE) for f in frames]
     path.parent.mkdir(parents=True, exist_ok=True)
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=round(1000 / fps), loop=0, optimize=True)

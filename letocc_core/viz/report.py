@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from letocc_core.errors import MissingDependencyError
+from letocc_core.viz.turntable import Turntable
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,11 @@ class Table:
 
 @dataclass(frozen=True, eq=False)
 class ShownMoment:
-    """Pictures of one moment, side by side."""
+    """Pictures of one moment, side by side, and below them its voxels, to be turned."""
 
     heading: str
     images: Sequence[UInt8[np.ndarray, "_ _ 3"]]  # RGB
+    turntables: Sequence[Turntable] = ()
 
     @property
     def pictures(self) -> list[str]:
@@ -63,6 +65,7 @@ class Report:
             raise MissingDependencyError(f"reports need Jinja2 ({error}): pip install jinja2") from error
         template = Path(__file__).with_name("report.html").read_text("utf-8-sig")
         columns = max((len(moment.images) for moment in self.moments), default=1)
-        page = Environment(autoescape=True).from_string(template).render(**vars(self), columns=columns)
+        script = Path(__file__).with_name("turntable.js").read_text("utf-8")
+        page = Environment(autoescape=True).from_string(template).render(**vars(self), columns=columns, script=script)
         path.write_text(page, "utf-8")
         return path

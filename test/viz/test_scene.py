@@ -1,11 +1,13 @@
 """What viewers draw, on small grids."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.stream.types import Calibration, FrameSet, OccFlow
 from letocc_core.viz import colours
-from letocc_core.viz.viewers.scene import hidden_mask, layer_colours, look, reduced, uncovered, voxels_of
+from letocc_core.viz.viewers.scene import guessed, layer_colours, look, reduced, surface, uncovered, voxels_of
 
 GRID = GridSpec((-8.0, -8.0, -1.0), (8.0, 8.0, 3.0), 0.5)
 FORWARD = np.array([[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 1.0], [0, 0, 0, 1]])  # optical frame 1 m above the road
@@ -32,7 +34,8 @@ def test_what_nobody_can_see_of_a_block_is_not_drawn():
 
 
 def test_voxels_to_draw_have_their_places_and_colours():
-    voxels = voxels_of(answer_of(block(slice(4, 5), slice(6, 7), slice(5, 6)), speed=10.0))
+    answer = answer_of(block(slice(4, 5), slice(6, 7), slice(5, 6)), speed=10.0)
+    voxels = voxels_of(answer, surface(answer))
     np.testing.assert_allclose(voxels.centres, [[-5.75, -4.75, 1.75]])
     np.testing.assert_array_equal(voxels.colours("height"), colours.height_colours(np.array([1.75])))
     np.testing.assert_array_equal(voxels.colours("speed"), colours.speed_colours(np.array([10.0])))
@@ -49,8 +52,10 @@ def test_guesses_are_told_from_what_is_seen():
     occupied, observed = block(slice(4, 6), slice(4, 5), slice(4, 5)), np.ones(GRID.shape, bool)
     observed[5] = False
     answer = answer_of(occupied, observed)
-    assert np.argwhere(hidden_mask(answer)).tolist() == [[5, 4, 4]]
-    assert voxels_of(answer).index.tolist() == [[4, 4, 4]]
+    assert np.argwhere(guessed(answer)).tolist() == [[5, 4, 4]]
+    assert voxels_of(answer, surface(answer)).index.tolist() == [[4, 4, 4]]
+    behind = replace(answer, observed=np.ones(GRID.shape, bool), hidden=~observed)
+    assert np.array_equal(guessed(behind), guessed(answer)) and np.array_equal(surface(behind), surface(answer))
 
 
 def frame_set(height: int, width: int, focal: float) -> FrameSet:

@@ -28,7 +28,7 @@ from letocc_core.stream import images
 from letocc_core.stream.objects import MovingObject
 from letocc_core.stream.types import OccFlow
 from letocc_core.viz import colours
-from letocc_core.viz.viewers.scene import Scene, hidden_mask, reduced
+from letocc_core.viz.viewers.scene import Scene, guessed, reduced, surface
 from letocc_core.viz.voxels import voxel_heights
 
 NODE = "/occ_flow_node"
@@ -219,7 +219,7 @@ def voxel_cells(answer: OccFlow) -> np.ndarray:
     rgb = colours.height_colours(voxel_heights(answer.grid))
     for channel, name in enumerate(("red", "green", "blue")):
         cells[name] = rgb[..., channel]
-    cells["alpha"] = np.where(answer.occupied, 255, np.where(hidden_mask(answer), FAINT, 0))
+    cells["alpha"] = np.where(surface(answer), 255, np.where(guessed(answer), FAINT, 0))
     cells["probability"] = np.rint(100 * answer.probability)
     speed = np.linalg.norm(answer.velocity, axis=-1) / SPEED_STEP
     cells["speed"] = np.where(answer.occupied, np.rint(speed.clip(0, 255)), 0)

@@ -1,4 +1,4 @@
-"""Where scenes go: files of Rerun and of Foxglove, a window, a page in the browser; any number of them at once."""
+"""Where scenes go: files of Rerun and of Foxglove, a GIF, a window, a page in the browser; any number of them at once."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 from letocc_core.errors import ConfigError
 from letocc_core.viz.viewers.scene import Scene
 
-SUFFIXES = (".rrd", ".mcap")
+SUFFIXES = (".rrd", ".mcap", ".gif")
 
 
 @runtime_checkable
@@ -22,9 +22,9 @@ class SceneLog(Protocol):
 
 @dataclass(frozen=True)
 class ViewOptions:
-    """What a user asks to see. Raises `ConfigError` for a file that is of neither viewer."""
+    """What a user asks to see. Raises `ConfigError` for a file that is none of these kinds."""
 
-    save: tuple[Path, ...] = ()  # files to write: .rrd for Rerun, .mcap for Foxglove and Lichtblick
+    save: tuple[Path, ...] = ()  # files to write: .rrd for Rerun, .mcap for Foxglove and Lichtblick, .gif
     window: bool = False  # open Rerun's window
     web: bool = False  # serve Rerun's page
 
@@ -73,6 +73,10 @@ def open_logs(options: ViewOptions, base_frame: str = "base_link", fixed_frame: 
                 from letocc_core.viz.viewers.foxglove_log import FoxgloveLog
 
                 logs.append(stack.enter_context(FoxgloveLog(path, base_frame, fixed_frame)))
+            if path.suffix == ".gif":
+                from letocc_core.viz.viewers.gif_log import GifLog
+
+                logs.append(stack.enter_context(GifLog(path)))
         yield Logs(logs)
         for path in options.save:
             print(path)

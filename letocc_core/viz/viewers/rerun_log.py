@@ -8,7 +8,7 @@ Below `world/ego`, whose transform is the vehicle's pose:
 | entity | what |
 | --- | --- |
 | `voxels/height`, `voxels/speed`, `voxels/probability` | occupied voxels, coloured by what the name says |
-| `hidden` | matter that is only guessed, because no camera sees it; faint |
+| `hidden` | matter that is only guessed, behind a surface or where no camera looks; faint |
 | `motion`, `objects` | arrows and boxes of what moves |
 | `cameras/NAME/image`, `cameras/NAME/voxels` | image, and the occupied voxels that its pixels look at |
 | `lidar`, `truth` | where there are any |
@@ -34,10 +34,11 @@ from letocc_core.viz.viewers.scene import (
     CameraVoxels,
     Scene,
     Voxels,
-    hidden_mask,
+    guessed,
     layer_colours,
     look,
     reduced,
+    surface,
     voxels_of,
 )
 from letocc_core.viz.voxels import EGO_BOX
@@ -55,7 +56,7 @@ LEGEND = """
 
 **By probability**: violet (0) to yellow (1).
 
-**Faint**: matter that no camera sees; a guess.
+**Faint**: a guess, behind a surface or where no camera looks.
 
 **Arrows**: the way in one second. **Boxes**: voxels that move together.
 
@@ -128,19 +129,19 @@ class RerunLog:
         self._log("world/ego", _transform(rr, scene.T_world_ego))
         self._log_path(scene.T_world_ego[:3, 3])
         size = answer.grid.voxel_size
-        voxels = voxels_of(answer)
+        voxels = voxels_of(answer, surface(answer))
         for shown in PALETTES:
             self._log(f"world/ego/voxels/{shown}", _boxes(rr, voxels, size, voxels.colours(shown)))
-        guessed = voxels_of(answer, hidden_mask(answer))
-        faint = np.column_stack([guessed.colours("height"), np.full(len(guessed.index), FAINT, np.uint8)])
-        self._log("world/ego/hidden", _boxes(rr, guessed, size, faint))
+        behind = voxels_of(answer, guessed(answer))
+        faint = np.column_stack([behind.colours("height"), np.full(len(behind.index), FAINT, np.uint8)])
+        self._log("world/ego/hidden", _boxes(rr, behind, size, faint))
         self._log_motion(scene)
         if scene.frame_set is not None:
             self._log_cameras(scene, reduced(scene.frame_set))
         if scene.lidar is not None:
             self._log("world/ego/lidar", rr.Points3D(scene.lidar, colors=colours.FAINT, radii=rr.Radius.ui_points(1.5)))
         if scene.truth is not None:
-            true = voxels_of(scene.truth)
+            true = voxels_of(scene.truth, scene.truth.occupied)
             self._log("world/ego/truth", _boxes(rr, true, size, true.colours("height")))
         self._log_plots(scene)
 

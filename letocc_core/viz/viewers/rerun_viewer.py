@@ -1,4 +1,8 @@
-"""Rerun's own viewer as a process: a window, or a page served on this machine that a browser opens."""
+"""Rerun's own viewer as a process: a window, or a page served on this machine that a browser opens.
+
+Rerun's page would ask the network for a font, for the newest version and for its counter of use. Here it is handed on with
+a content security policy that lets a browser ask this machine alone.
+"""
 
 import os
 import socket
@@ -8,7 +12,10 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from urllib.parse import quote
 
 from letocc_core.errors import DataError, LetOccError
@@ -45,18 +52,21 @@ class RerunViewer:
                 raise DataError(f"{path}: no such file; expected a recording of Rerun (.rrd)")
         if not web and sys.platform == "linux" and not any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY"))):
             raise LetOccError("no display for the viewer's window: --web serves it to a browser, --save writes a file")
-        data, page = (_free_port(port, bind) for port in (DATA_PORT, WEB_PORT))
+        data, page, behind = (_free_port(port, bind) for port in (DATA_PORT, WEB_PORT, 0))
         command = [sys.executable, "-m", "rerun_cli", *map(str, files), "--port", str(data), "--hide-welcome-screen"]
         if web:
-            command += ["--serve-web", "--web-viewer-port", str(page), "--bind", bind]
+            command += ["--serve-web", "--web-viewer-port", str(behind), "--bind", bind]
         self._web = web
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         url = f"rerun+http://{bind}:{data}/proxy"
         served = f"http://{bind}:{page}/?url={quote(url, safe='')}&hide_welcome_screen=1"
         self.address = Address(url, served if web else None)
+        self._page: ThreadingHTTPServer | None = None
         try:
-            for port in (data, page) if web else (data,):
+            for port in (data, behind) if web else (data,):
                 self._wait_for(bind, port)
+            if web:
+                self._page = _serve(bind, page, behind, data)
         except BaseException:
             self.close()
             raise
@@ -75,6 +85,9 @@ class RerunViewer:
 
     def close(self) -> None:
         """End the viewer."""
+        if self._page is not None:
+            self._page.shutdown()
+            self._page.server_close()
         self._process.terminate()
         self._process.wait()
 
@@ -88,6 +101,36 @@ class RerunViewer:
                 return
             time.sleep(0.05)
         raise LetOccError(f"the viewer does not listen on port {port} after {PATIENCE:g} s")
+
+
+def _serve(bind: str, port: int, behind: int, data: int) -> ThreadingHTTPServer:
+    """Hands on what the viewer serves on the port `behind`, with a policy that allows nothing but this machine."""
+    policy = (
+        "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval' 'wasm-unsafe-eval'; "
+        f"connect-src 'self' data: blob: http://{bind}:{data}"
+    )
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            upstream = HTTPConnection(bind, behind)
+            upstream.request("GET", self.path, headers={"Host": f"{bind}:{behind}"})
+            answer = upstream.getresponse()
+            body = answer.read()
+            self.send_response(answer.status)
+            for name, value in answer.getheaders():
+                if name.lower() in ("content-type", "content-encoding", "cache-control"):
+                    self.send_header(name, value)
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Content-Security-Policy", policy)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *values: object) -> None:
+            """Nothing: requests are no news."""
+
+    server = ThreadingHTTPServer((bind, port), Handler)
+    Thread(target=server.serve_forever, name="page", daemon=True).start()
+    return server
 
 
 def _free_port(preferred: int, bind: str) -> int:

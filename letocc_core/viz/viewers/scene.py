@@ -60,21 +60,26 @@ PALETTES = {
 }
 
 
-def voxels_of(answer: OccFlow, chosen: Bool[np.ndarray, "X Y Z"] | None = None) -> Voxels:
-    """The voxels to draw of an answer's occupied ones, or of those in `chosen`.
+def surface(answer: OccFlow) -> Bool[np.ndarray, "X Y Z"]:
+    """Occupied voxels that the cameras of the set see."""
+    return answer.occupied & answer.seen
 
-    A voxel with an occupied one at each of its six sides is left out: nobody can see it.
+
+def guessed(answer: OccFlow) -> Bool[np.ndarray, "X Y Z"]:
+    """What is more probable than the threshold behind a surface, or where no camera looks: to be drawn faint."""
+    return (answer.probability > answer.threshold) & ~answer.seen
+
+
+def voxels_of(answer: OccFlow, chosen: Bool[np.ndarray, "X Y Z"]) -> Voxels:
+    """The voxels to draw of those in `chosen`.
+
+    One with another at each of its six sides is left out: nobody can see it.
     """
-    index = np.argwhere(uncovered(answer.occupied if chosen is None else chosen))
+    index = np.argwhere(uncovered(chosen))
     at = tuple(index.T)
     centres = answer.grid.centres_of(index).astype(np.float32)
     speed = np.linalg.norm(answer.velocity[at], axis=-1)
     return Voxels(index, centres, centres[:, 2], speed, answer.probability[at])
-
-
-def hidden_mask(answer: OccFlow) -> Bool[np.ndarray, "X Y Z"]:
-    """What is more probable than the threshold where no camera of the set looks: a guess, to be drawn faint."""
-    return (answer.probability > answer.threshold) & ~answer.observed
 
 
 def reduced(frame_set: FrameSet, widest: int = WIDEST) -> FrameSet:
