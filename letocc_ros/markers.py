@@ -12,7 +12,7 @@ from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
 from letocc_core.geometry.grid import GridSpec
-from letocc_core.stream.objects import MovingObject
+from letocc_core.stream.consumers.objects import MovingObject
 from letocc_core.stream.types import OccFlow
 from letocc_ros.conversions import make_header
 

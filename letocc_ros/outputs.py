@@ -14,7 +14,7 @@ from visualization_msgs.msg import MarkerArray
 
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.stream.consumers.costmap import moving
-from letocc_core.stream.objects import moving_objects
+from letocc_core.stream.consumers.objects import moving_objects
 from letocc_core.stream.types import OccFlow
 from letocc_ros import conversions
 from letocc_ros.conversions import make_header

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from letocc_core.geometry.grid import GridSpec
-from letocc_core.stream.objects import MovingObject, moving_objects
+from letocc_core.stream.consumers.objects import MovingObject, moving_objects
 from letocc_core.stream.types import OccFlow
 from letocc_core.viz import colours
 from letocc_core.viz.voxels import EGO_BOX, View, voxel_heights

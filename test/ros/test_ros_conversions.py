@@ -28,7 +28,7 @@ from letocc_core.geometry.calibration import from_camera_info
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.stream import images, packing
 from letocc_core.stream.consumers.costmap import OCCUPIED, UNKNOWN, Band
-from letocc_core.stream.objects import MovingObject
+from letocc_core.stream.consumers.objects import MovingObject
 from letocc_core.stream.types import OccFlow
 from letocc_ros import conversions, parameters
 from letocc_ros.health import RECENT, REPEAT, Health

@@ -7,7 +7,7 @@ from letocc_core.data.simulator.rig import Rig
 from letocc_core.data.simulator.street import Street
 from letocc_core.data.truth import FREE
 from letocc_core.geometry.grid import GridSpec
-from letocc_core.stream.objects import MovingObject, moving_objects
+from letocc_core.stream.consumers.objects import MovingObject, moving_objects
 from letocc_core.stream.types import OccFlow
 
 GRID = GridSpec((0.0, 0.0, 0.0), (10.0, 10.0, 2.0), 0.5)

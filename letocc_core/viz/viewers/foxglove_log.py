@@ -25,7 +25,7 @@ import numpy as np
 from letocc_core.errors import DataError, MissingDependencyError
 from letocc_core.geometry import se3
 from letocc_core.stream import images
-from letocc_core.stream.objects import MovingObject
+from letocc_core.stream.consumers.objects import MovingObject
 from letocc_core.stream.types import OccFlow
 from letocc_core.viz import colours
 from letocc_core.viz.viewers.scene import Scene, guessed, reduced, surface

@@ -11,7 +11,7 @@ from letocc_core.geometry.calibration import Calibration
 from letocc_core.geometry.camera import scale_intrinsics
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.geometry.ray_casting import cast
-from letocc_core.stream.objects import MovingObject, moving_objects
+from letocc_core.stream.consumers.objects import MovingObject, moving_objects
 from letocc_core.stream.types import FrameSet, OccFlow
 from letocc_core.viz import colours
 
