@@ -1,5 +1,6 @@
 """What the node listens to while it is active: messages go to the assembler, complete sets come back."""
 
+import copy
 import time
 import traceback
 from collections import OrderedDict, defaultdict
@@ -25,15 +26,16 @@ from letocc_core.geometry.body_masks import Masks
 from letocc_core.geometry.calibration import from_camera_info
 from letocc_core.stream.assembler import FrameAssembler
 from letocc_core.stream.images import BitDepth
-from letocc_core.stream.synchronizer import Dropped
+from letocc_core.stream.synchronizer import RESTART_AFTER, Dropped
 from letocc_core.stream.topics import info_names, require_stamp
 from letocc_core.stream.types import FrameSet
 from letocc_ros import conversions
 from letocc_ros.health import Health
 from letocc_ros.parameters import NodeParameters
-from letocc_ros.session import pending
+from letocc_ros.session import overridable, pending
 
-REMEMBERED = 1000  # stamps of images whose arrival is known
+REMEMBERED = 100  # stamps of images whose arrival is known, and that came into no set yet
+RESTART_NS = round(RESTART_AFTER * 1e9)  # of stamps that go back: time began anew
 
 
 class Inputs:
@@ -67,9 +69,13 @@ class Inputs:
         self._said: dict[str, str] = {}  # about them
         self.image_topics: dict[str, str] = {}
         self._rectified = parameters.rectified
-        self._listen_to_poses(parameters)
-        self._pose_subscriptions += self._subscriptions
-        self._listen_to_cameras(parameters)
+        try:
+            self._listen_to_poses(parameters)
+            self._pose_subscriptions += self._subscriptions
+            self._listen_to_cameras(parameters)
+        except BaseException:  # such as an override of the quality of service that is none
+            self.destroy()
+            raise
 
     def destroy(self) -> None:
         """Listen no more."""
@@ -125,9 +131,13 @@ class Inputs:
 
     def _listen(self, kind: type, topic: str, qos: QoSProfile, handle: Callable, about: object) -> str:
         """Subscribe `handle(about, resolved topic, message)`; returns the resolved topic."""
-        resolved = self._node.resolve_topic_name(topic)
+        resolved, own = self._node.resolve_topic_name(topic), copy.copy(qos)  # rclpy writes what overrides it into it
         subscription = self._node.create_subscription(
-            kind, topic, lambda message: self._take_in(handle, about, resolved, message), qos
+            kind,
+            topic,
+            lambda message: self._take_in(handle, about, resolved, message),
+            own,
+            qos_overriding_options=overridable(self._node, own, f"{resolved}.subscription"),
         )
         self._subscriptions.append(subscription)
         return resolved
@@ -146,7 +156,7 @@ class Inputs:
             if isinstance(item, Dropped):
                 self._report(item)
             else:
-                self._submit(item, self._arrivals.get(item.stamp_ns, time.monotonic()))
+                self._submit(item, self._arrivals.pop(item.stamp_ns, time.monotonic()))
 
     def _take_in_poses(self) -> None:
         """Those that have come. The executor takes one message of each topic in turn, so that under load images, of which
@@ -159,9 +169,7 @@ class Inputs:
         self._take_in_poses()
         stamp_ns = require_stamp(conversions.to_ns(message.header.stamp), topic)
         self._check_clock(stamp_ns, topic)
-        self._arrivals.setdefault(stamp_ns, time.monotonic())
-        if len(self._arrivals) > REMEMBERED:
-            self._arrivals.popitem(last=False)
+        self._note_arrival(stamp_ns)
         image = conversions.image_to_rgb(message, topic, self._depths[topic])
         self._say_depth(topic)
         self._assembler.add_image(camera, stamp_ns, image)
@@ -172,6 +180,14 @@ class Inputs:
         if remark != self._said.get(topic, ""):
             self._said[topic] = remark
             self._node.get_logger().info(f"{topic}: {remark or '16-bit images that use all bits'}")
+
+    def _note_arrival(self, stamp_ns: int) -> None:
+        """When the first image of a stamp came, since time began; a bag that loops begins it anew."""
+        if stamp_ns < max(self._arrivals, default=0) - RESTART_NS:
+            self._arrivals.clear()
+        self._arrivals.setdefault(stamp_ns, time.monotonic())
+        if len(self._arrivals) > REMEMBERED:
+            self._arrivals.popitem(last=False)
 
     def _on_camera_info(self, about: tuple[str, int], topic: str, message: CameraInfo) -> None:
         camera, rank = about

@@ -99,12 +99,16 @@ class OccFlowNode(LifecycleNode):
             self.parameters = parameters.resolved(parameters.read(self), checkpoint.read_metadata(self._checkpoint))
             self._masks = masks(self.parameters, checkpoint.read_metadata(self._checkpoint))
             pipeline.warm_up(len(self.parameters.cameras))
-        except (LetOccError, RuntimeError) as error:  # torch raises the latter when memory does not suffice
+            self._outputs = Outputs(self, self.parameters, pipeline.model.config.grid)
+        except (
+            LetOccError,
+            ParameterException,
+            RuntimeError,
+        ) as error:  # the last by torch when memory does not suffice
             self.health.failure = str(error)
             self.get_logger().error(str(error))
             return TransitionCallbackReturn.FAILURE
         self.health.failure = None
-        self._outputs = Outputs(self, self.parameters, pipeline.model.config.grid)
         self._worker = LatestWorker(self._answer, "inference")
         self._pipeline = pipeline
         self._state = "inactive"
@@ -114,7 +118,15 @@ class OccFlowNode(LifecycleNode):
         """Subscribe and start answering, with an empty past."""
         answered = super().on_activate(state)
         self._activation += 1
-        self._inputs = Inputs(self, self.parameters, self.health, self._submit, self._masks)
+        try:
+            self._inputs = Inputs(self, self.parameters, self.health, self._submit, self._masks)
+        except (RuntimeError, ParameterException) as error:
+            self.health.failure = f"qos_overrides: {error}"
+            self.get_logger().error(self.health.failure)
+            self._activation += 1
+            super().on_deactivate(state)
+            return TransitionCallbackReturn.FAILURE
+        self.health.failure = None
         self.health.clear(self._inputs.image_topics)
         self._state = "active"
         self.get_logger().info(f"active: images from {', '.join(self._inputs.image_topics.values())}")

@@ -9,6 +9,7 @@ from nav_msgs.msg import OccupancyGrid
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode
 from rclpy.publisher import Publisher
+from rclpy.qos import QoSProfile
 from sensor_msgs.msg import PointCloud2
 from visualization_msgs.msg import MarkerArray
 
@@ -21,6 +22,7 @@ from letocc_ros.conversions import make_header
 from letocc_ros.markers import MarkerMaker, ObstacleTypes, obstacle_types, to_object_markers, to_obstacles
 from letocc_ros.msg import OccFlowGrid
 from letocc_ros.parameters import NodeParameters
+from letocc_ros.session import overridable
 
 
 @dataclass
@@ -63,9 +65,14 @@ class Outputs:
         if (obstacles := obstacle_types()) is not None:
             kinds["obstacles"] = (obstacles.array, "publish_objects", partial(self._obstacles, obstacles))
         self._outputs = [
-            Output(name, switch, node.create_lifecycle_publisher(kind, f"~/{name}", 5), convert)
+            Output(name, switch, self._publisher(kind, f"~/{name}"), convert)
             for name, (kind, switch, convert) in kinds.items()
         ]
+
+    def _publisher(self, kind: type, topic: str) -> Publisher:
+        qos = QoSProfile(depth=5)
+        options = overridable(self._node, qos, f"{self._node.resolve_topic_name(topic)}.publisher")
+        return self._node.create_lifecycle_publisher(kind, topic, qos, qos_overriding_options=options)
 
     def publish(self, answer: OccFlow) -> int:
         """Send the answer to whoever listens; returns on how many topics."""

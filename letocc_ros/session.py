@@ -8,15 +8,19 @@ from contextlib import contextmanager
 from importlib.metadata import version
 
 from ament_index_python.packages import get_package_share_path
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.qos import QoSPolicyKind, QoSProfile
+from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
 
 from letocc_core.errors import DataError
 
 # What names a profile to Fast DDS, the default middleware: version 2, up to Jazzy, knows the first, version 3 wants the other.
 PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+OVERRIDABLE = (QoSPolicyKind.DEPTH, QoSPolicyKind.DURABILITY, QoSPolicyKind.HISTORY, QoSPolicyKind.RELIABILITY)
 FAST_DDS_3 = 8  # first version of rclpy after Jazzy's
 
 
@@ -48,6 +52,26 @@ def session(name: str) -> Iterator[tuple[Node, SingleThreadedExecutor]]:
             node.destroy_node()
     finally:
         context.try_shutdown()
+
+
+def overridable(node: Node, qos: QoSProfile, entity: str) -> QoSOverridingOptions:
+    """Lets parameters `qos_overrides.<entity>.<policy>` change the quality of service of a topic as it is created.
+
+    Args:
+        qos: that of the node, which counts where nothing is overridden.
+        entity: resolved topic and side, such as `/tf.subscription`.
+    """
+    given = getattr(node, "_parameter_overrides", {})  # rclpy has no public name for them
+    ours = {policy: getattr(qos, policy.name.lower()) for policy in OVERRIDABLE}
+
+    def keep_ours(changed: QoSProfile) -> SetParametersResult:
+        """rclpy goes by what it declared the first time: of a node that is activated again, with other parameters."""
+        for policy, value in ours.items():
+            if f"qos_overrides.{entity}.{policy.name.lower()}" not in given:
+                setattr(changed, policy.name.lower(), value)
+        return SetParametersResult(successful=True)
+
+    return QoSOverridingOptions(OVERRIDABLE, callback=keep_ours)
 
 
 def count_publishers(node: Node, subscription: Subscription) -> int:

@@ -14,6 +14,7 @@ from typing import Generic, Literal, TypeVar
 from letocc_core.errors import ConfigError, DataError
 
 T = TypeVar("T")
+RESTART_AFTER = 1.0  # s
 
 Reason = Literal[
     "late",  # its set had closed when it came
@@ -76,7 +77,7 @@ class Synchronizer(Generic[T]):
         camera_timeout: float = 1.0,
         require_all: bool = False,
         capacity: int = 64,
-        restart_after: float = 1.0,
+        restart_after: float = RESTART_AFTER,
     ):
         if not cameras or len(set(cameras)) != len(cameras):
             raise ConfigError(f"cameras are {list(cameras)}, expected at least one name and none of them twice")

@@ -37,13 +37,18 @@ class Robot:
         self.sets: list[FrameSet] = []
         parameters = NodeParameters(**{"cameras": CAMERAS, "transport": "raw"} | parameters)
         self.health = Health("node", self.said.append)
-        self.inputs = Inputs(self, parameters, self.health, lambda frames, arrived: self.sets.append(frames))
+        self.arrived: list[float] = []  # s, when the first image of each set came
+        self.inputs = Inputs(self, parameters, self.health, self.take)
         self.health.clear(self.inputs.image_topics)
+
+    def take(self, frames: FrameSet, arrived: float) -> None:
+        self.sets.append(frames)
+        self.arrived.append(arrived)
 
     def resolve_topic_name(self, topic: str) -> str:
         return topic if topic.startswith("/") else f"/{topic}"
 
-    def create_subscription(self, kind: type, topic: str, callback: Callable, qos) -> SimpleNamespace:
+    def create_subscription(self, kind: type, topic: str, callback: Callable, qos, **options) -> SimpleNamespace:
         topic = self.resolve_topic_name(topic)
         self.callbacks[topic], queue = callback, self.waiting.setdefault(topic, [])
         handle = MagicMock()
@@ -111,6 +116,22 @@ def test_poses_that_have_come_are_taken_in_before_an_image():
             robot.see(index)
     assert [frames.stamp_ns for frames in robot.sets] == [stamp(i) for i in (0, 3, 4)]
     assert not robot.said
+
+
+def test_latencies_are_of_this_round_of_a_bag_that_loops(monkeypatch: pytest.MonkeyPatch):
+    """Also of images that came into no set the round before."""
+    now = [100.0]
+    monkeypatch.setattr("letocc_ros.inputs.time", SimpleNamespace(monotonic=lambda: now[0]))
+    robot = Robot(max_wait=0.05)
+    robot.mount()
+    robot.calibrate()
+    for begun in (100.0, 200.0, 300.0):
+        for index in range(1, 11):  # 2 s
+            now[0] = begun + index
+            robot.drive(index)
+            robot.see(index, CAMERAS if index < 10 else CAMERAS[:1])  # the last set waits for its other camera
+    assert robot.arrived[-9:] == [300.0 + index for index in range(1, 10)]
+    assert [frames.stamp_ns for frames in robot.sets[-9:]] == [stamp(index) for index in range(1, 10)]
 
 
 def test_the_pose_comes_from_odometry():

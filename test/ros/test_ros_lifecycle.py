@@ -1,6 +1,7 @@
 """The managed node in this process: its states, its parameters, several of it; nothing is sent."""
 
 import gc
+import re
 import sys
 import threading
 import time
@@ -19,6 +20,7 @@ from rclpy.context import Context
 from rclpy.duration import Duration
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile
 from ros_rig import CAMERAS, until
 
 from letocc_core.stream.pipeline import OccFlowPipeline
@@ -28,6 +30,7 @@ from letocc_ros.parameters import NodeParameters, defaults
 
 pytestmark = pytest.mark.xdist_group("ros")
 OUTPUTS = ("occupancy", "points", "costmap", "clearing", "markers", "objects")
+QOS_PAGE = (rig.REPOSITORY / "docs" / "ros.md").read_text()
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 
@@ -264,7 +267,10 @@ class Publishers:
     def __init__(self):
         self.made: dict[str, Publisher] = {}
 
-    def create_lifecycle_publisher(self, kind: type, topic: str, depth: int) -> Publisher:
+    def resolve_topic_name(self, topic: str) -> str:
+        return topic.replace("~", "/node")
+
+    def create_lifecycle_publisher(self, kind: type, topic: str, qos: QoSProfile, **options) -> Publisher:
         self.made[topic] = Publisher(topic)
         return self.made[topic]
 
@@ -325,3 +331,63 @@ def test_a_subscriber_that_confirms_nothing(checkpoint: Path, monkeypatch: pytes
     outputs.publish(answer)  # now it has what came before
     costmap.confirming, now[0] = False, 206.0
     assert outputs.unconfirmed()["~/costmap"] == 1.0
+
+
+def test_the_quality_of_service_is_the_tables_and_can_be_overridden(start: Callable[..., OccFlowNode]):
+    """What `ros2 topic info -v` shows, of the node as it is and with overrides; a wrong one is named."""
+    table = re.findall(r"^\| `(\S+)` \| (\w+) \| (\d+) \| (\w+) \| (\w+) \|", QOS_PAGE, re.MULTILINE)
+    described = {topic: (side, int(depth), *policies) for topic, side, depth, *policies in table}
+    assert len(described) > 8
+
+    node = start(odometry_topic="/odometry")
+    assert node.start()
+    found = qualities(node)
+    for topic, expected in described.items():
+        resolved = topic.replace("CAMERA", "/camera_left").replace("~", "/occ_flow_node")
+        assert found.pop(resolved) == expected, topic
+    assert {topic for topic in found if not topic.startswith("/camera_front/")} == set()
+
+    image = "/camera_front/image_raw/compressed"
+    changed = start(
+        "-r",
+        "__node:=changed",
+        **{
+            f"qos_overrides.{image}.subscription.reliability": "reliable",
+            f"qos_overrides.{image}.subscription.depth": 2,
+            "qos_overrides./changed/costmap.publisher.durability": "transient_local",
+        },
+    )
+    assert changed.start()
+    found = qualities(changed)
+    assert found[image] == ("subscription", 2, "reliable", "volatile")
+    assert found["/changed/costmap"] == ("publisher", 5, "reliable", "transient_local")
+    assert found["/camera_left/image_raw/compressed"] == ("subscription", 5, "best_effort", "volatile")
+
+    wrong = start("-r", "__node:=wrong", **{f"qos_overrides.{image}.subscription.reliability": "perhaps"})
+    assert not wrong.start()
+    assert "qos_overrides: Unexpected QoS override for policy `reliability`: `perhaps`" in wrong.health.failure
+
+
+def test_the_reliability_of_images_changes_with_its_parameter(start: Callable[..., OccFlowNode]):
+    """Though rclpy has declared what it was the first time."""
+    node = start()
+    assert node.start()
+    assert node.trigger_deactivate() == node.trigger_cleanup() == SUCCESS
+    assert node.set_parameters([Parameter("image_reliability", value="reliable")])[0].successful
+    assert node.start()
+    assert qualities(node)["/camera_front/image_raw/compressed"] == ("subscription", 5, "reliable", "volatile")
+
+
+def qualities(node: OccFlowNode) -> dict[str, tuple[str, int, str, str]]:
+    """By topic: side, depth, reliability, durability. Depths are the node's own, DDS does not tell them."""
+    found = {}
+    for side, entities in (
+        ("subscription", node._inputs._subscriptions),
+        ("publisher", [output.publisher for output in node._outputs._outputs]),
+    ):
+        for entity in entities:
+            topic = entity.topic_name
+            (shown,) = [e for e in getattr(node, f"get_{side}s_info_by_topic")(topic) if e.node_name == node.get_name()]
+            policies = shown.qos_profile.reliability.name.lower(), shown.qos_profile.durability.name.lower()
+            found[topic] = (side, entity.qos_profile.depth, *policies)
+    return found
