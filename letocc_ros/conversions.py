@@ -19,7 +19,7 @@ from std_msgs.msg import Header
 from letocc_core.errors import DataError
 from letocc_core.geometry import se3
 from letocc_core.stream import images
-from letocc_core.stream.consumers.costmap import Band, column_costs, free_ends
+from letocc_core.stream.consumers.costmap import Band, column_costs, costs_in_fixed_frame, free_ends
 from letocc_core.stream.packing import pack, unpack
 from letocc_core.stream.types import Calibration, OccFlow
 from letocc_ros.msg import OccFlowGrid
@@ -167,15 +167,26 @@ def _cloud(header: Header, names: Sequence[str], rows: np.ndarray) -> PointCloud
 
 
 def to_costmap(
-    answer: OccFlow, frame_id: str, band: Band, without: Bool[np.ndarray, "X Y Z"] | None = None
+    answer: OccFlow,
+    frame_id: str,
+    band: Band,
+    without: Bool[np.ndarray, "X Y Z"] | None = None,
+    T_fixed_ego: np.ndarray | None = None,
 ) -> OccupancyGrid:
-    """Bird's-eye view of what stands in a band of heights (`column_costs`), as Nav2's static layer reads it."""
+    """Bird's-eye view of what stands in a band of heights (`column_costs`), as Nav2's static layer reads it.
+
+    Args:
+        frame_id: of the ego frame or, with `T_fixed_ego` ([4, 4], m), of the fixed one (`costs_in_fixed_frame`).
+    """
     grid, cost = answer.grid, column_costs(answer, band, without)
+    corner = tuple(map(float, grid.lower[:2]))
+    if T_fixed_ego is not None:
+        cost, corner = costs_in_fixed_frame(cost, grid, T_fixed_ego)
     message = OccupancyGrid(header=make_header(answer.stamp_ns, frame_id), data=_array("b", cost.T))  # rows along x
     message.info.map_load_time = message.header.stamp
     message.info.resolution = grid.voxel_size
-    message.info.width, message.info.height = grid.shape[:2]
-    message.info.origin.position.x, message.info.origin.position.y = map(float, grid.lower[:2])
+    message.info.width, message.info.height = cost.shape
+    message.info.origin.position.x, message.info.origin.position.y = corner
     return message
 
 

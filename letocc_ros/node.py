@@ -208,7 +208,7 @@ class OccFlowNode(LifecycleNode):
             self.health.drop("deactivated", (), "a set was in work when the node was deactivated")
             return
         answered = time.monotonic()
-        heard = outputs.publish(answer)
+        heard = outputs.publish(answer, work.frames.T_world_ego)
         stages = {
             "network": sum(answer.seconds.values()),
             "wait": work.complete - work.arrived,

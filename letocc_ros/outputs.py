@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+import numpy as np
 from nav_msgs.msg import OccupancyGrid
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode
@@ -52,6 +53,7 @@ class Outputs:
     def __init__(self, node: LifecycleNode, parameters: NodeParameters, grid: GridSpec):
         self._node = node
         self._markers = MarkerMaker(grid)
+        self._T_fixed_ego = np.eye(4)  # of the answer that is being published
         self.parameters = parameters  # may be replaced at any time
         kinds: dict[str, tuple[type, str, Callable[[OccFlow], object]]] = {
             "occupancy": (OccFlowGrid, "publish_occupancy", self._occupancy),
@@ -74,8 +76,9 @@ class Outputs:
         options = overridable(self._node, qos, f"{self._node.resolve_topic_name(topic)}.publisher")
         return self._node.create_lifecycle_publisher(kind, topic, qos, qos_overriding_options=options)
 
-    def publish(self, answer: OccFlow) -> int:
-        """Send the answer to whoever listens; returns on how many topics."""
+    def publish(self, answer: OccFlow, T_fixed_ego: np.ndarray) -> int:
+        """Send the answer, and where the vehicle was ([4, 4], m), to whoever listens; returns on how many topics."""
+        self._T_fixed_ego = T_fixed_ego
         wanted = [o for o in self._outputs if getattr(self.parameters, o.switch)]
         heard = [o for o in wanted if o.publisher.get_subscription_count()]
         for output in heard:
@@ -112,7 +115,9 @@ class Outputs:
     def _costmap(self, name: str, answer: OccFlow) -> OccupancyGrid:
         p = self.parameters
         without = moving(answer, p.min_speed) if p.costmap_moving == "exclude" else None
-        return conversions.to_costmap(self._believed(answer), p.base_frame, p.bands[name], without)
+        if p.costmap_frame == "base_frame":
+            return conversions.to_costmap(self._believed(answer), p.base_frame, p.bands[name], without)
+        return conversions.to_costmap(self._believed(answer), p.fixed_frame, p.bands[name], without, self._T_fixed_ego)
 
     def _voxels(self, answer: OccFlow) -> MarkerArray:
         p = self.parameters

@@ -148,6 +148,13 @@ class NodeParameters:
         "More costmaps from the same answer, each of a band of heights: `low 0.1 0.6` publishes ~/costmap_low of what is "
         "between 0.1 and 0.6 m above base_frame.",
     )
+    costmap_frame: str = _parameter(
+        "fixed_frame",
+        "Frame of the costmaps. fixed_frame: placed by their stamp, in cells that stand still, as Nav2 wants them. "
+        "base_frame: they move with the vehicle.",
+        choices=("fixed_frame", "base_frame"),
+        live=True,
+    )
     costmap_moving: str = _parameter(
         "include",
         "Whether costmaps show matter faster than min_speed; exclude: its voxels count as free, and walkers leave no trail.",

@@ -10,10 +10,13 @@ import yaml
 pytest.importorskip("rclpy", reason="ROS 2 is not installed; source scripts/env.sh")
 pytest.importorskip("letocc_ros.msg", reason="the ROS package is not built; source scripts/env.sh")
 
+from nav_msgs.msg import OccupancyGrid
+
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.stream.assembler import AssemblerConfig
 from letocc_core.stream.consumers.costmap import free_ends
 from letocc_core.stream.types import OccFlow
+from letocc_ros.conversions import to_costmap
 from letocc_ros.parameters import NodeParameters, defaults
 
 GRID = GridSpec()  # of the street checkpoint
@@ -59,11 +62,15 @@ DECLARED = {
 }
 
 
+def blocks() -> dict:
+    """All YAML on the page."""
+    return {k: v for text in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL) for k, v in yaml.safe_load(text).items()}
+
+
 @pytest.fixture(scope="module")
 def costmap() -> dict:
     """The parameters of the local costmap on the page."""
-    (block,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
-    return yaml.safe_load(block)["local_costmap"]["local_costmap"]["ros__parameters"]
+    return blocks()["local_costmap"]["local_costmap"]["ros__parameters"]
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +140,43 @@ def test_rays_that_clear_pass_the_height_filter_and_reach_as_far_as_marks(layers
     assert np.linalg.norm(ends[:, :2], axis=1).max() < clears["raytrace_max_range"]
 
 
+def updated_ahead(message: OccupancyGrid, robot_x: float, costmap: dict) -> float:
+    """m, of the 20 ahead, that a rolling costmap takes from a static layer, by Nav2's arithmetic before 1.3.12.
+
+    `StaticLayer::updateBounds` gives the corners of the map in the map's own frame, and `LayeredCostmap::updateMap` takes
+    them for coordinates of `global_frame`, which it cuts at the window around the robot.
+    """
+    info, half = message.info, costmap["width"] / 2
+    lowest = max(info.origin.position.x, robot_x - half)
+    highest = min(info.origin.position.x + info.width * info.resolution, robot_x + half)
+    return max(0.0, min(highest, robot_x + 20) - max(lowest, robot_x))
+
+
+@pytest.mark.parametrize(("x", "in_base_frame"), [(0.0, 20.0), (5.0, 15.0), (10.0, 10.0), (30.0, 0.0), (50.0, 0.0)])
+def test_the_whole_window_is_updated_however_far_the_vehicle_has_come(costmap: dict, x: float, in_base_frame: float):
+    free = np.zeros((*GRID.shape, 2), np.float32)
+    answer = OccFlow(0, GRID, FREE, free, np.ones(GRID.shape, bool), 0.5)
+    pose, band = np.eye(4), NodeParameters().bands["costmap"]
+    pose[0, 3] = x
+    assert NodeParameters.costmap_frame == "fixed_frame"
+    assert updated_ahead(to_costmap(answer, "odom", band, None, pose), x, costmap) == pytest.approx(20.0)
+    assert updated_ahead(to_costmap(answer, "base_link", band), x, costmap) == pytest.approx(in_base_frame)
+
+
+def test_voxels_last_for_two_answers_at_the_measured_rate(layers: dict[str, dict]):
+    """The soak on the page of the node: so many answers in 20 minutes on a CPU."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "node.md").read_text()
+    (answers,) = re.findall(r"\| sets complete, answered, superseded \| \d+, (\d+), \d+ \|", page)
+    period = 20 * 60 / int(answers)
+    assert layers["spatio_temporal_voxel_layer/SpatioTemporalVoxelLayer"]["voxel_decay"] >= 2 * period
+
+
+def test_the_node_has_a_lifecycle_manager_of_its_own():
+    manager = blocks()["lifecycle_manager_occ_flow"]["ros__parameters"]
+    assert manager == {"autostart": True, "bond_timeout": 0.0, "node_names": ["occ_flow_node"]}
+
+
 def test_parameters_on_the_page_are_the_nodes():
     named = set(re.findall(r"-p (\w+):=", PAGE)) | set(re.findall(r"`(\w+):=\w+`", PAGE))
-    assert named == {"points_min_height", "autostart", "publish_objects", "costmap_moving"}
+    assert named == {"points_min_height", "autostart", "publish_objects", "costmap_moving", "costmap_frame"}
     assert named <= set(defaults())

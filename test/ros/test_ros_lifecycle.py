@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed; source scripts/env.sh")
@@ -284,14 +285,19 @@ def test_an_output_is_made_if_it_is_switched_on_and_someone_listens(checkpoint: 
     node = Publishers()
     outputs = Outputs(node, NodeParameters(), answer.grid)
     assert set(node.made) == {f"~/{name}" for name in OUTPUTS}
-    assert outputs.publish(answer) == 0
+    assert outputs.publish(answer, np.eye(4)) == 0
     for publisher in node.made.values():
         publisher.listeners = 1
-    assert outputs.publish(answer) == 5  # objects are off by default
+    assert outputs.publish(answer, np.eye(4)) == 5  # objects are off by default
     outputs.parameters = NodeParameters(publish_objects=True, publish_points=False)
-    assert outputs.publish(answer) == 5
+    assert outputs.publish(answer, np.eye(4)) == 5
     assert [len(node.made[f"~/{name}"].sent) for name in ("points", "objects", "costmap")] == [1, 1, 2]
-    assert {m.header.frame_id for p in node.made.values() for m in p.sent if hasattr(m, "header")} == {"base_link"}
+    frames = {name: {m.header.frame_id for m in p.sent if hasattr(m, "header")} for name, p in node.made.items()}
+    assert frames.pop("~/costmap") == {"odom"}
+    assert set().union(*frames.values()) == {"base_link"}
+    outputs.parameters = NodeParameters(costmap_frame="base_frame")
+    outputs.publish(answer, np.eye(4))
+    assert node.made["~/costmap"].sent[-1].header.frame_id == "base_link"
     outputs.destroy()
     assert not node.made
 
@@ -305,9 +311,9 @@ def test_each_band_of_heights_has_a_costmap_without_what_moves_if_so_wished(chec
     assert set(costmaps) == {"~/costmap", "~/costmap_low", "~/costmap_sky"}
     for publisher in costmaps.values():
         publisher.listeners = 1
-    assert outputs.publish(answer) == 3
+    assert outputs.publish(answer, np.eye(4)) == 3
     outputs.parameters = NodeParameters(costmap_bands=both, costmap_moving="exclude", min_speed=0.0)
-    assert outputs.publish(answer) == 3
+    assert outputs.publish(answer, np.eye(4)) == 3
     with_motion, without = node.made["~/costmap_low"].sent
     assert 100 in with_motion.data and 100 not in without.data  # all of this network's matter moves
     assert with_motion.data.count(-1) == without.data.count(-1)
@@ -325,10 +331,10 @@ def test_a_subscriber_that_confirms_nothing(checkpoint: Path, monkeypatch: pytes
     now[0] = 200.0
     assert set(outputs.unconfirmed().values()) == {0.0}  # nothing was sent yet
     for now[0] in (201.0, 203.0):
-        outputs.publish(answer)
+        outputs.publish(answer, np.eye(4))
     assert outputs.unconfirmed() == {f"~/{name}": 2.0 * (name == "costmap") for name in OUTPUTS}
     costmap.confirming, now[0] = True, 205.0
-    outputs.publish(answer)  # now it has what came before
+    outputs.publish(answer, np.eye(4))  # now it has what came before
     costmap.confirming, now[0] = False, 206.0
     assert outputs.unconfirmed()["~/costmap"] == 1.0
 

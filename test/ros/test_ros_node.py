@@ -116,12 +116,16 @@ class TestLive:
             points = pointcloud.to_structured(messages["points"][i], "points")
             voxels, motion = messages["markers"][i].markers
             costmap = messages["costmap"][i]
-            assert {m.header.frame_id for m in (grid, messages["points"][i], voxels, motion, costmap)} == {"base_link"}
+            assert {m.header.frame_id for m in (grid, messages["points"][i], voxels, motion)} == {"base_link"}
+            assert costmap.header.frame_id == "odom"
             assert len(grid.occupied) == len(points) == len(voxels.points)
             assert np.array_equal(grid.vx, points["vx"])
             occupied = expected.probability[expected.occupied]
             np.testing.assert_allclose(points["probability"], occupied, atol=1e-4)
-            assert (costmap.info.width, costmap.info.height) == expected.grid.shape[:2]
+            info, size = costmap.info, expected.grid.voxel_size
+            corners = [rig.pose(i)[0, 3] + expected.grid.lower[0], rig.pose(i)[0, 3] + expected.grid.upper[0]]
+            assert info.origin.position.x <= corners[0] and corners[1] <= info.origin.position.x + info.width * size
+            assert (info.origin.position.x / size) == pytest.approx(round(info.origin.position.x / size))
             assert {-1, 100} <= set(np.unique(costmap.data).tolist())
 
     def test_at_the_recordings_own_pace(self, live: rig.NodeProcess, bag: Path, tmp_path: Path, offline: list[OccFlow]):

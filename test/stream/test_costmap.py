@@ -7,7 +7,15 @@ import pytest
 
 from letocc_core.errors import ConfigError
 from letocc_core.geometry.grid import GridSpec
-from letocc_core.stream.consumers.costmap import OCCUPIED, UNKNOWN, Band, column_costs, free_ends, moving
+from letocc_core.stream.consumers.costmap import (
+    OCCUPIED,
+    UNKNOWN,
+    Band,
+    column_costs,
+    costs_in_fixed_frame,
+    free_ends,
+    moving,
+)
 from letocc_core.stream.consumers.query import occupied_points
 from letocc_core.stream.types import OccFlow
 
@@ -131,3 +139,55 @@ def test_what_is_hidden_is_unknown():
     ahead = free_ends(shadow, BAND, 1.0)
     ahead = ahead[(np.abs(ahead[:, 1] - 0.3) < 0.2) & (ahead[:, 0] > 0)]
     assert len(ahead) and (ahead[:, 0] < 5).all()  # free space ends before the shadow
+
+
+class TestInTheFixedFrame:
+    """Costs of 8 x 6 cells of half a metre, seen from a vehicle that stands somewhere in the world."""
+
+    grid = GridSpec((-1.0, -1.5, 0.0), (3.0, 1.5, 0.5), 0.5)
+
+    @staticmethod
+    def pose(x: float, y: float, heading: float) -> np.ndarray:
+        T = np.eye(4)
+        T[:2, :2] = [[np.cos(heading), -np.sin(heading)], [np.sin(heading), np.cos(heading)]]
+        T[:2, 3] = x, y
+        return T
+
+    def cells(self, cost: np.ndarray, T: np.ndarray) -> dict[tuple[int, int], int]:
+        """Known cells by their index from the world's origin."""
+        costs, corner = costs_in_fixed_frame(cost, self.grid, T)
+        assert costs.shape == (11, 11)  # the diagonal of 10 cells, and one
+        first = np.round(np.array(corner) / 0.5).astype(int)
+        np.testing.assert_allclose(first * 0.5, corner)
+        return {tuple(first + at): int(costs[tuple(at)]) for at in np.argwhere(costs != UNKNOWN)}
+
+    def test_a_quarter_turn_by_whole_cells_moves_every_cell_and_changes_none(self):
+        cost = np.arange(48, dtype=np.int8).reshape(8, 6)
+        found = self.cells(cost, self.pose(50.0, 7.0, np.pi / 2))
+        # cell (i, j) of the vehicle begins at x = -1 + i / 2, y = -1.5 + j / 2; turned left: world x = 50 - y, y = 7 + x
+        expected = {(100 + 3 - j - 1, 14 - 2 + i): int(cost[i, j]) for i in range(8) for j in range(6)}
+        assert found == expected
+
+    @pytest.mark.parametrize("seed", range(20))
+    def test_nothing_occupied_is_lost_and_nothing_is_made_up(self, seed: int):
+        rng = np.random.default_rng(seed)
+        cost = np.where(rng.random((8, 6)) < 0.1, OCCUPIED, 0).astype(np.int8)
+        T = self.pose(*rng.uniform(-60, 60, 2), rng.uniform(-4, 4))
+        found = self.cells(cost, T)
+        centres = (np.argwhere(cost == OCCUPIED) + 0.5) * 0.5 + self.grid.lower[:2]
+        places = centres @ T[:2, :2].T + T[:2, 3]
+        for place in places:
+            assert found[tuple(np.floor(place / 0.5).astype(int))] == OCCUPIED
+        for at, value in found.items():
+            if value == OCCUPIED:  # two cells that touch are at most a diagonal apart
+                assert np.linalg.norm(places - (np.array(at) + 0.5) * 0.5, axis=1).min() < 0.5 * 2**0.5
+
+    def test_what_stands_still_stays_in_its_cell_as_the_vehicle_moves_by_less(self):
+        place = np.array([51.3, 7.2])
+        cells = []
+        for step in np.linspace(0, 0.4, 9):
+            index = np.floor((place - [50.0 + step, 7.0] - self.grid.lower[:2]) / 0.5).astype(int)
+            cost = np.zeros((8, 6), np.int8)
+            cost[tuple(index)] = OCCUPIED
+            cells.append({at for at, c in self.cells(cost, self.pose(50.0 + step, 7.0, 0.0)).items() if c == OCCUPIED})
+        assert all((102, 14) in found for found in cells)

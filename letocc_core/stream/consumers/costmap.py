@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int8
+from jaxtyping import Bool, Float, Int8, Shaped
 
 from letocc_core.errors import ConfigError
+from letocc_core.geometry.grid import GridSpec
 from letocc_core.stream.types import OccFlow
 
 UNKNOWN, OCCUPIED = -1, 100  # of `nav_msgs/OccupancyGrid`
+SAMPLES = 3  # a side of a cell: fewer could miss a cell that lies askew
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,29 @@ def column_costs(
     cost[hidden.any(-1) | ~seen.any(-1)] = UNKNOWN
     cost[occupied.any(-1)] = OCCUPIED
     return cost
+
+
+def costs_in_fixed_frame(
+    cost: Int8[np.ndarray, "X Y"], grid: GridSpec, T_fixed_ego: Shaped[np.ndarray, "4 4"]
+) -> tuple[Int8[np.ndarray, "N N"], tuple[float, float]]:
+    """The same costs in cells of the fixed frame, and the corner (m) of the first: x and y, whole cells from the origin.
+
+    So what stands still stays in its cells while the vehicle moves. The grid is the smallest square that holds the one of
+    the vehicle however it is turned; beside that one, nothing is known. A cell has the highest cost of those of the
+    vehicle's that it covers a part of, so that nothing occupied is lost. Of the pose, x, y and heading count.
+    """
+    size, n = grid.voxel_size, int(np.ceil(np.hypot(*grid.shape[:2]))) + 1
+    heading = np.arctan2(T_fixed_ego[1, 0], T_fixed_ego[0, 0])
+    R = np.array([[np.cos(heading), -np.sin(heading)], [np.sin(heading), np.cos(heading)]])
+    middle = R @ (np.asarray(grid.lower[:2]) + np.asarray(grid.upper[:2])) / 2 + T_fixed_ego[:2, 3]
+    first = np.round(middle / size - n / 2).astype(int)
+    steps = (np.arange(n * SAMPLES) + 0.5) / SAMPLES
+    places = np.stack(np.meshgrid(first[0] + steps, first[1] + steps, indexing="ij"), -1) * size
+    index = np.floor(((places - T_fixed_ego[:2, 3]) @ R - grid.lower[:2]) / size).astype(int)
+    inside = ((index >= 0) & (index < grid.shape[:2])).all(-1)
+    x, y = np.where(inside[..., None], index, 0).transpose(2, 0, 1)
+    samples = np.where(inside, cost[x, y], np.int8(UNKNOWN)).reshape(n, SAMPLES, n, SAMPLES)
+    return samples.max((1, 3)), (float(first[0] * size), float(first[1] * size))
 
 
 def free_ends(answer: OccFlow, band: Band, blind: float) -> Float[np.ndarray, "n 3"]:
