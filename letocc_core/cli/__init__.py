@@ -103,7 +103,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in COMMANDS:
         add(commands)
-    for entry in entry_points(group="letocc.commands"):
+    # by name: a pip package and a colcon workspace may both have one
+    for entry in {entry.name: entry for entry in entry_points(group="letocc.commands")}.values():
         _add_installed(commands, entry)
     return parser
 

@@ -175,7 +175,7 @@ def _view_live(options: argparse.Namespace) -> int:
 
     options.window |= not (options.web or options.save)
     try:
-        [entry] = entry_points(group="letocc.live", name="view")
+        entry, *_ = entry_points(group="letocc.live", name="view")
         view_live = entry.load()
     except (ImportError, ValueError) as error:
         raise LetOccError(NEEDS_ROS.format(name="view --live", error=error)) from error
