@@ -283,19 +283,20 @@ def test_an_output_is_made_if_it_is_switched_on_and_someone_listens(checkpoint: 
     pipeline = OccFlowPipeline.from_checkpoint(checkpoint)
     answer = pipeline.step(rig.frame_set(0))
     node = Publishers()
-    outputs = Outputs(node, NodeParameters(), answer.grid)
+    frames = {"base_frame": "base_link", "fixed_frame": "odom"}
+    outputs = Outputs(node, NodeParameters(**frames), answer.grid)
     assert set(node.made) == {f"~/{name}" for name in OUTPUTS}
     assert outputs.publish(answer, np.eye(4)) == 0
     for publisher in node.made.values():
         publisher.listeners = 1
     assert outputs.publish(answer, np.eye(4)) == 5  # objects are off by default
-    outputs.parameters = NodeParameters(publish_objects=True, publish_points=False)
+    outputs.parameters = NodeParameters(**frames, publish_objects=True, publish_points=False)
     assert outputs.publish(answer, np.eye(4)) == 5
     assert [len(node.made[f"~/{name}"].sent) for name in ("points", "objects", "costmap")] == [1, 1, 2]
-    frames = {name: {m.header.frame_id for m in p.sent if hasattr(m, "header")} for name, p in node.made.items()}
-    assert frames.pop("~/costmap") == {"odom"}
-    assert set().union(*frames.values()) == {"base_link"}
-    outputs.parameters = NodeParameters(costmap_frame="base_frame")
+    found = {name: {m.header.frame_id for m in p.sent if hasattr(m, "header")} for name, p in node.made.items()}
+    assert found.pop("~/costmap") == {"odom"}
+    assert set().union(*found.values()) == {"base_link"}
+    outputs.parameters = NodeParameters(**frames, costmap_frame="base_frame")
     outputs.publish(answer, np.eye(4))
     assert node.made["~/costmap"].sent[-1].header.frame_id == "base_link"
     outputs.destroy()
