@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from letocc_core.compiled.threads import serves
 from letocc_core.errors import ConfigError
 
 
@@ -113,6 +114,10 @@ def sample_unit(
 ) -> Float[Tensor, "B *n C"]:
     """The same at points in unit coordinates (`GridSpec.to_unit`)."""
     B, C = volume.shape[:2]
+    if serves(volume, points) and not points.requires_grad:
+        from letocc_core.compiled.sampling import Trilinear
+
+        return Trilinear.apply(volume, points.reshape(B, -1, 3), padding == "border").view(*points.shape[:-1], C)
     where = points.reshape(B, -1, 1, 1, 3)
     volume = volume.transpose(2, 4)  # grid_sample wants [Z, Y, X] for (x, y, z)
     out = torch.nn.functional.grid_sample(volume, where, mode="bilinear", padding_mode=padding, align_corners=False)

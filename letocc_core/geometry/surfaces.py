@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from letocc_core.compiled.threads import serves
 from letocc_core.geometry.grid import GridSpec, sample_volume
 
 NEAREST = 0.5  # m, at which the search along a ray begins
@@ -28,6 +29,10 @@ def first_surface(
         directions: m per unit of t.
         step: m of t between the samples.
     """
+    if serves(sdf, origins, directions):
+        t = _first_zero(sdf, grid, origins, directions, step, heights)
+        height = origins[..., 2] + t * directions[..., 2]
+        return torch.where((height > heights[0]) & (height < heights[1]), t, torch.inf)
     clips = zip(sdf, origins, directions, strict=True)
     first = torch.stack([_first_step(*clip, grid, step, heights) for clip in clips])
     matter, first = first >= 0, first.clamp(min=1)
@@ -40,6 +45,27 @@ def first_surface(
     return torch.where(matter & (height > heights[0]) & (height < heights[1]), t, torch.inf)
 
 
+def _first_zero(
+    sdf: Tensor, grid: GridSpec, origins: Tensor, directions: Tensor, step: float, heights: tuple[float, float]
+) -> Float[Tensor, "B N p"]:
+    """The same before the heights are looked at; a ray on a CPU stops where it first meets matter."""
+    from letocc_core.compiled.surfaces import first_zero
+
+    near, far = _reach(grid, origins, directions, step, heights)
+    where, along = grid.to_index(origins), directions / grid.voxel_size
+    rays = (x.flatten(1, 2) for x in (where, along, near, far))
+    return first_zero(sdf, *rays, NEAREST, step).view_as(near)
+
+
+def _reach(
+    grid: GridSpec, origins: Tensor, directions: Tensor, step: float, heights: tuple[float, float]
+) -> tuple[Float[Tensor, "*n"], Float[Tensor, "*n"]]:
+    """t (m) between which a ray is in the box and has not left the heights for more than a step."""
+    near, far = grid.crossing(origins, directions)
+    far = torch.minimum(far, grid.crossing(origins, directions, heights)[1] + step)  # the step after a surface is in it
+    return near, torch.where(far > near, far, 0.0)
+
+
 def _first_step(
     sdf: Float[Tensor, "1 X Y Z"],
     origins: Float[Tensor, "N p 3"],
@@ -49,9 +75,7 @@ def _first_step(
     heights: tuple[float, float],
 ) -> Int[Tensor, "N p"]:
     """Number of the first step along each ray of a clip that is in matter; -1: none before the ray leaves the heights."""
-    near, far = grid.crossing(origins, directions)
-    far = torch.minimum(far, grid.crossing(origins, directions, heights)[1] + step)  # the step after a surface is in it
-    far = torch.where(far > near, far, 0.0)
+    near, far = _reach(grid, origins, directions, step, heights)
     number = torch.arange(max(math.ceil((float(far.max()) - NEAREST) / step), 1), device=sdf.device)
     t = NEAREST + step * number
     ray, reached = ((t > near[..., None]) & (t < far[..., None])).flatten(0, 1).nonzero().unbind(-1)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -60,7 +61,8 @@ class FeaturePyramid(nn.Module):
     def forward(self, images: Float[Tensor, "M 3 H W"]) -> list[Float[Tensor, "M dim _ _"]]:
         """RGB in [0, 1] -> one map a level, finest first."""
         mean, std = (images.new_tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
-        maps = self.backbone((images - mean) / std).feature_maps
+        images = ((images - mean) / std).contiguous(memory_format=torch.channels_last)
+        maps = self.backbone(images).feature_maps
         levels = [lateral(m) for lateral, m in zip(self.lateral, maps, strict=True)]
         for i in range(len(levels) - 1, 0, -1):
             levels[i - 1] = levels[i - 1] + F.interpolate(levels[i], size=levels[i - 1].shape[-2:], mode="nearest")

@@ -9,6 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from letocc_core.compiled.threads import serves
+
 MOST_SAMPLED = (
     2**26
 )  # numbers sampled from a level at once (256 MiB); more is done in parts and recomputed for the gradient
@@ -106,6 +108,13 @@ class DeformableAttention(nn.Module):
         """
         B, Q, _, anchors = reference.shape[:4]
         heads, levels, points = self.heads, self.levels, self.points
+        if serves(query, value, reference):
+            from letocc_core.compiled.sampling import Attend
+
+            offsets = self.offsets(query).view(B, Q, heads, levels, points, 2).float()
+            logits = self.weights(query).view(B, Q, heads, levels, points).float()
+            rows = self.value(value).unflatten(-1, (heads, -1)).float()
+            return self.output(Attend.apply(rows, spatial_shapes, reference, offsets, logits, self.average))
         size = value.new_tensor([[w, h] for h, w in spatial_shapes]).view(levels, 1, 1, 2, 1)
         offsets = _queries_last(self.offsets, query).view(B, heads, levels, points // anchors, anchors, 2, Q) / size
         locations = (reference.permute(0, 2, 3, 4, 1)[:, None, :, None] + offsets).flatten(3, 4)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from letocc_core.compiled.threads import serves
 from letocc_core.errors import ConfigError
 from letocc_core.geometry import camera, se3
 from letocc_core.geometry.grid import GridSpec
@@ -246,6 +247,17 @@ def sweep_velocity(
     weight = (surfaces.there & inside).to(now.grey)
     here = [_at(descriptors(now.grey, size), surfaces.pixels[..., None, :], size) for size in PATCHES]
     similarities, known = [], []
+    if serves(now.grey) and all(other.masked is None for other in past):  # the compiled loops know no masks
+        column = torch.where(weight > 0, column, -1).flatten(0, 1)
+        for other, T in zip(past, T_past_now, strict=True):
+            sums = _compiled_sums(surfaces, column, velocities, here, now, other, T, grid)
+            count, *means = (_mean_over_neighbours(s, grid) for s in sums)
+            known.append((count[:, len(velocities) // 2] > 0).to(count))
+            for mean in means:
+                mean = mean / count.clamp(min=1e-3)
+                still = mean[:, len(velocities) // 2, None]
+                similarities.append((mean - still) * known[-1][:, None])
+        return torch.stack(similarities, dim=1), torch.stack(known, dim=1)
     for other, T in zip(past, T_past_now, strict=True):
         pixels, shown = _project_moved(surfaces.points, velocities, now, other, T)
         shown = shown * weight[..., None]
@@ -257,6 +269,28 @@ def sweep_velocity(
             still = mean[:, len(velocities) // 2, None]
             similarities.append((mean - still) * known[-1][:, None])
     return torch.stack(similarities, dim=1), torch.stack(known, dim=1)
+
+
+def _compiled_sums(
+    surfaces: Surfaces,
+    column: Int[Tensor, "M p"],
+    velocities: Float[Tensor, "k 2"],
+    here: Sequence[Float[Tensor, "M c p 1"]],
+    now: View,
+    other: View,
+    T_past_now: Float[Tensor, "B 4 4"],
+    grid: GridSpec,
+) -> Float[Tensor, "lists columns k"]:
+    """Of each column and velocity on a CPU: how many points a past image shows, and their likeness for each patch size."""
+    from letocc_core.compiled.velocity import alike_by_column
+
+    P, moves = _lines(velocities, now, other, T_past_now)
+    column = torch.where(other.camera_valid.flatten()[:, None], column, -1)
+    there = [descriptors(other.grey, size) for size in PATCHES]
+    columns = len(now.grey) * grid.shape[0] * grid.shape[1]
+    lines = P.flatten(0, 1), moves.flatten(0, 1)
+    given = surfaces.points.flatten(0, 1), column, *lines, tuple(other.grey.shape[-2:]), camera.MIN_DEPTH
+    return alike_by_column(*given, [patch[..., 0] for patch in here], there, PATCHES, columns)
 
 
 def descriptors(grey: Float[Tensor, "B N H W"], size: int) -> Float[Tensor, "V 9 h w"]:
@@ -289,9 +323,7 @@ def _project_moved(
 
     In homogeneous coordinates a point moves along a line.
     """
-    P = other.K @ (se3.inverse(other.T_ego_cam) @ T_past_now[:, None])[..., :3, :]
-    seconds = (other.stamp - now.stamp).to(points.dtype) * 1e-9
-    moves = torch.einsum("bnij,kj,b->bnki", P[..., :2], velocities, seconds)
+    P, moves = _lines(velocities, now, other, T_past_now)
     still = points @ P[..., :3].mT + P[..., None, :, 3]
     moved = still[..., None, :] + moves[:, :, None]
     pixels = moved[..., :2] / moved[..., 2:].clamp(min=camera.MIN_DEPTH)
@@ -299,6 +331,15 @@ def _project_moved(
     if other.masked is not None:
         shown = shown & ~camera.at_nearest(other.masked, pixels.clamp(-1, max(other.grey.shape[-2:])))
     return pixels, shown & other.camera_valid[..., None, None]
+
+
+def _lines(
+    velocities: Float[Tensor, "k 2"], now: View, other: View, T_past_now: Float[Tensor, "B 4 4"]
+) -> tuple[Float[Tensor, "B N 3 4"], Float[Tensor, "B N k 3"]]:
+    """From points (m) to homogeneous pixels of each camera in the past, and what each velocity adds to these."""
+    P = other.K @ (se3.inverse(other.T_ego_cam) @ T_past_now[:, None])[..., :3, :]
+    seconds = (other.stamp - now.stamp).to(velocities.dtype) * 1e-9
+    return P, torch.einsum("bnij,kj,b->bnki", P[..., :2], velocities, seconds)
 
 
 def _columns(surfaces: Surfaces, grid: GridSpec) -> tuple[Int[Tensor, "B N p"], Bool[Tensor, "B N p"]]:
@@ -314,7 +355,11 @@ def _mean_of_columns(
     values: Float[Tensor, "B N p k"], column: Int[Tensor, "B N p"], grid: GridSpec
 ) -> Float[Tensor, "B k x y"]:
     """Sums over the points of each column, averaged over 3 x 3 columns; zeros beyond the border count."""
-    B, (x, y) = len(values), grid.shape[:2]
-    sums = values.new_zeros(B * x * y, values.shape[-1])
-    sums.index_add_(0, column.flatten(), values.flatten(0, 2))
-    return F.avg_pool2d(sums.view(B, x, y, -1).movedim(-1, 1), 3, stride=1, padding=1)
+    sums = values.new_zeros(len(values) * grid.shape[0] * grid.shape[1], values.shape[-1])
+    return _mean_over_neighbours(sums.index_add_(0, column.flatten(), values.flatten(0, 2)), grid)
+
+
+def _mean_over_neighbours(sums: Float[Tensor, "columns k"], grid: GridSpec) -> Float[Tensor, "B k x y"]:
+    """Averages over 3 x 3 columns; zeros beyond the border count."""
+    x, y = grid.shape[:2]
+    return F.avg_pool2d(sums.view(-1, x, y, sums.shape[-1]).movedim(-1, 1), 3, stride=1, padding=1)

@@ -14,11 +14,13 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from letocc_core.geometry import camera
+from letocc_core.compiled.threads import serves
+from letocc_core.geometry import camera, se3
 from letocc_core.geometry.grid import GridSpec
 
 CHANNELS = 4  # of the lifted evidence: signed distance, surface, hidden, known (see `lift`)
 FLAT = 1e-6  # variance of brightness below which a window has no texture
+NOWHERE = torch.tensor([[0.0, 0, 0, 0], [0, 0, 0, 0], [0, 0, -1, 0]])  # lines of a camera that has no past image
 # Costs are 1 - correlation.
 DEPTHS = 48  # inverse depths tried, evenly spaced
 NEAREST = 2.0  # m
@@ -107,6 +109,9 @@ def sweep_depth(
     B, N, h, w = grey.shape
     inverse = torch.linspace(1 / FARTHEST, 1 / nearest, depths, device=grey.device)
     target = grey.reshape(B * N, 1, h, w) - 0.5  # around zero the variances keep more digits
+    if serves(grey) and all(m is None for m in masked):  # the compiled loops know no masks
+        pairs = list(zip(past_grey, past_K, T_past_now, past_valid, strict=True))
+        return _compiled_sweep(target, pairs, K, inverse)
     cost, seen = torch.zeros(()), torch.zeros(())
     now_masked, *past_masked = masked or [None] * (1 + len(past_grey))
     for past, K_past, T, valid, blind in zip(past_grey, past_K, T_past_now, past_valid, past_masked, strict=True):
@@ -124,6 +129,38 @@ def sweep_depth(
     cost = torch.where(seen > 0, cost / seen.clamp(min=1), UNSEEN_COST)
     logits = aggregate(cost, SMALL_STEP, LARGE_STEP) / -TEMPERATURE
     return _summarise(logits.movedim(1, -1).softmax(-1).movedim(-1, 1), seen > 0, inverse, B)
+
+
+def _compiled_sweep(
+    target: Float[Tensor, "M 1 h w"],
+    pairs: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]],
+    K: Float[Tensor, "B N 3 3"],
+    inverse: Float[Tensor, "depths"],
+) -> SweptDepth:
+    """The same on a CPU: no image of any hypothesis is kept."""
+    from letocc_core.compiled import sweep
+
+    M, _, h, w = target.shape
+    mean, square = (_window_mean(x, WINDOW)[:, 0] for x in (target, target**2))
+    variance = (square - mean**2).clamp(min=FLAT)
+    cost = torch.zeros(*mean.shape, len(inverse))
+    seen = torch.zeros_like(cost)
+    for past, K_past, T, valid in pairs:
+        lines = torch.where(valid.view(-1, 1, 1), _lines((h, w), K, K_past, T), NOWHERE)
+        images, limits = past.reshape(M, h, w) - 0.5, (WINDOW, WORST_COST, LEAST_PARALLAX)
+        sweep.matching_costs(target[:, 0], images, lines, inverse, mean, variance, *limits, cost, seen)
+    cost = torch.where(seen > 0, cost / seen.clamp(min=1), UNSEEN_COST)
+    logits = sweep.aggregate(cost, SMALL_STEP, LARGE_STEP, -0.25 / TEMPERATURE)
+    return _summarise(logits.softmax(-1).movedim(-1, 1), (seen > 0).movedim(-1, 1), inverse, len(K))
+
+
+def _lines(shape: tuple[int, int], K: Tensor, K_past: Tensor, T: Tensor) -> Float[Tensor, "M 3 4"]:
+    """From (u, v, 1, inverse depth) of a pixel to homogeneous coordinates in [-1, 1] across the past image."""
+    P = (camera.unit_intrinsics(K_past, *shape) @ T[..., :3, :]).flatten(0, 1)
+    corners = K.new_tensor([[[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]]).expand(len(P), -1, -1)
+    origin, right, down = camera.ray_directions(corners, K.flatten(0, 1)).unbind(1)
+    directions = torch.stack([right - origin, down - origin, origin], dim=-1)
+    return torch.cat([P[..., :3] @ directions, P[..., 3:]], dim=-1)
 
 
 def _hypotheses(
@@ -166,12 +203,16 @@ def correlation(
     """Normalised cross-correlation over a window, at every second pixel; 0 where either image is flat."""
 
     def mean(x: Tensor) -> Tensor:
-        return F.avg_pool2d(x, window, stride=2, padding=window // 2, count_include_pad=False)
+        return _window_mean(x, window)
 
     a, b = mean(target), mean(warped)
     variance = (mean(target**2) - a**2).clamp_(min=FLAT)
     deviations = (mean(warped**2).addcmul_(b, b, value=-1)).clamp_(min=FLAT).mul_(variance).sqrt_()
     return mean(target * warped).addcmul_(a, b, value=-1).div_(deviations.add_(1e-5))
+
+
+def _window_mean(x: Float[Tensor, "M D h w"], window: int) -> Float[Tensor, "M D (h+1)//2 (w+1)//2"]:
+    return F.avg_pool2d(x, window, stride=2, padding=window // 2, count_include_pad=False)
 
 
 def aggregate(cost: Float[Tensor, "M D h w"], small_step: float, large_step: float) -> Float[Tensor, "M D h w"]:
@@ -230,6 +271,13 @@ def lift(
         K: of the images at half resolution (the evidence lies on every second of their pixels).
     """
     B, N, D, h, w = swept.probability.shape
+    if serves(swept.probability):
+        from letocc_core.compiled import sweep
+
+        P = K.new_tensor([[0.5], [0.5], [1.0]]) * (K @ se3.inverse(T_ego_cam)[..., :3, :])
+        maps = (x.flatten(0, 1) for x in (swept.probability.movedim(2, -1), swept.depth, swept.confidence))
+        lifted = sweep.lift(*maps, swept.inverse_depths, P, grid.axes(), TRUNCATION, camera.MIN_DEPTH)
+        return lifted.movedim(-1, 1)
     pixels, depth = (x.flatten(2, 4).flatten(0, 1) for x in camera.project_lattice(grid.axes(K.device), K, T_ego_cam))
     pixels, voxels = pixels / 2, depth.shape[1]
     view, voxel = torch.nonzero(camera.in_image(pixels, depth, h, w), as_tuple=True)

@@ -65,6 +65,7 @@ class Refinement(nn.Module):
         fine: Float[Tensor, "B E X Y Z"] | None = None,
     ) -> Float[Tensor, "B H X Y Z"]:
         """`volume` holds D and the extra coarse channels, `fine` is joined at the output's resolution; H = D / 2."""
+        volume = volume.contiguous(memory_format=torch.channels_last_3d)  # a third of the time of convolutions and MLPs
         levels = []
         for scale in self.scales:
             volume = scale(volume)

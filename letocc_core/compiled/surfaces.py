@@ -1,0 +1,79 @@
+"""Rays that stop at the first matter, for the CPU: `letocc_core.geometry.surfaces` says what is computed."""
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numba import njit
+from torch import Tensor
+
+from letocc_core.compiled.threads import FAST, flat, shared
+
+ZERO, U = np.float32(0), np.uintp
+TINY = np.float32(1e-6)
+
+
+def first_zero(
+    sdf: Float[Tensor, "B 1 X Y Z"],
+    origins: Float[Tensor, "B r 3"],
+    directions: Float[Tensor, "B r 3"],
+    near: Float[Tensor, "B r"],
+    far: Float[Tensor, "B r"],
+    start: float,
+    step: float,
+) -> Float[Tensor, "B r"]:
+    """t at which rays (voxel indices) first meet a negative SDF, in steps from `start` on between near and far; or inf."""
+    out = torch.empty(near.shape)
+    given = map(flat, (sdf, origins, directions, near, far))
+    shape, steps = (*sdf.shape[2:], near.shape[1]), (np.float32(start), np.float32(step))
+    shared(_first_zero, near.numel(), shape, steps, *given, flat(out))
+    return out
+
+
+@njit(cache=True, inline="always", error_model="numpy", fastmath=FAST)
+def _read(sdf, box, shape, x, y, z):
+    """Trilinear interpolation; beyond the border, as at it."""
+    X, Y, Z, _ = shape
+    x = min(max(x, ZERO), np.float32(X - 1))
+    y = min(max(y, ZERO), np.float32(Y - 1))
+    z = min(max(z, ZERO), np.float32(Z - 1))
+    x0, y0, z0 = np.int64(x), np.int64(y), np.int64(z)
+    right, left, up = x - np.float32(x0), y - np.float32(y0), z - np.float32(z0)
+    next_x = Y * Z if x0 < X - 1 else 0
+    next_y = Z if y0 < Y - 1 else 0
+    next_z = 1 if z0 < Z - 1 else 0
+    at = box + (x0 * Y + y0) * Z + z0
+    a = sdf[U(at)] + up * (sdf[U(at + next_z)] - sdf[U(at)])
+    b = sdf[U(at + next_y)] + up * (sdf[U(at + next_y + next_z)] - sdf[U(at + next_y)])
+    at += next_x
+    c = sdf[U(at)] + up * (sdf[U(at + next_z)] - sdf[U(at)])
+    e = sdf[U(at + next_y)] + up * (sdf[U(at + next_y + next_z)] - sdf[U(at + next_y)])
+    a += left * (b - a)
+    c += left * (e - c)
+    return a + right * (c - a)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
+def _first_zero(first, last, shape, steps, sdf, origins, directions, near, far, out):
+    start, step = steps
+    size = shape[0] * shape[1] * shape[2]
+    for ray in range(first, last):
+        box, i = ray // shape[3] * size, 3 * ray
+        ox, oy, oz = origins[U(i)], origins[U(i + 1)], origins[U(i + 2)]
+        dx, dy, dz = directions[U(i)], directions[U(i + 1)], directions[U(i + 2)]
+        out[U(ray)] = np.inf
+        number = max(np.int64((near[U(ray)] - start) / step), 0)
+        while start + step * np.float32(number) <= near[U(ray)]:
+            number += 1
+        while True:
+            t = start + step * np.float32(number)
+            if not t < far[U(ray)]:
+                break
+            here = _read(sdf, box, shape, ox + t * dx, oy + t * dy, oz + t * dz)
+            if here < ZERO:
+                last_step = max(number, 1)
+                before_t, t = start + step * np.float32(last_step - 1), start + step * np.float32(last_step)
+                before = max(_read(sdf, box, shape, ox + before_t * dx, oy + before_t * dy, oz + before_t * dz), ZERO)
+                behind = min(_read(sdf, box, shape, ox + t * dx, oy + t * dy, oz + t * dz), -TINY)
+                out[U(ray)] = t + step * behind / (before - behind)
+                break
+            number += 1

@@ -1,0 +1,45 @@
+"""When the compiled loops serve, and how many threads share one."""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+FAST = {"contract", "reassoc", "nsz", "arcp"}  # sums in any order; NaN and infinity stay what they are
+
+
+def serves(*tensors: Tensor) -> bool:
+    """Whether the compiled loops can take these tensors: float32 on the CPU, and nobody records the operations."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():
+        return False
+    plain = all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
+    return plain and not any(torch._C._functorch.is_functorch_wrapped_tensor(t) for t in tensors)
+
+
+def flat(tensor: Tensor) -> np.ndarray:
+    """The numbers of a tensor in C order, as one row; a copy only if they do not lie like this."""
+    return tensor.detach().reshape(-1).numpy()
+
+
+def shared(kernel: Callable[..., None], count: int, *arguments) -> None:
+    """Call `kernel(first, last, *arguments)` for parts of range(count), by as many threads as torch has."""
+    threads = min(torch.get_num_threads(), count)
+    if threads <= 1:
+        kernel(0, count, *arguments)
+        return
+    ends = [count * i // threads for i in range(threads + 1)]
+    parts = [_pool(os.getpid()).submit(kernel, *part, *arguments) for part in pairwise(ends[1:])]
+    kernel(0, ends[1], *arguments)
+    for part in parts:
+        part.result()
+
+
+@cache
+def _pool(process: int) -> ThreadPoolExecutor:
+    """Threads of this process; one that was forked makes its own."""
+    return ThreadPoolExecutor(os.cpu_count(), "letocc")

@@ -1,0 +1,118 @@
+"""The velocity sweep for the CPU: `letocc_core.model.motion_branch.sweep_velocity` says what is computed."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numba import njit
+from torch import Tensor
+
+from letocc_core.compiled.threads import FAST, flat, shared
+
+ZERO, HALF, ONE, U = np.float32(0), np.float32(0.5), np.float32(1), np.uintp
+PATCH = 9  # numbers of a descriptor
+
+
+def alike_by_column(
+    points: Float[Tensor, "M p 3"],
+    column: Int[Tensor, "M p"],
+    P: Float[Tensor, "M 3 4"],
+    moves: Float[Tensor, "M k 3"],
+    size: tuple[int, int],
+    nearest: float,
+    here: Sequence[Float[Tensor, "M PATCH p"]],
+    there: Sequence[Float[Tensor, "M PATCH _ _"]],
+    patches: Sequence[int],
+    columns: int,
+) -> Float[Tensor, "lists columns k"]:
+    """Sums over the points of each column: how many the past image shows, then their likeness for each patch size.
+
+    Args:
+        points: m, ego axes now.
+        column: of each point; -1: it does not count.
+        P: of these points to homogeneous pixels of the past images.
+        moves: what each velocity adds to them.
+        size: px, height and width of the past images.
+        nearest: m, least depth in front of a camera.
+        here, there: descriptors of the points now, and of the past images.
+        patches: px of the image to a pixel of each of these.
+    """
+    M, p = column.shape
+    k = moves.shape[1]
+    out = torch.zeros(1 + len(patches), columns, k)
+    given = [flat(x) for x in (points, column, P, moves)]
+    shapes = (M, p, k, *size, columns)
+    shared(_count, k, shapes, np.float32(nearest), *given, flat(out[0]))
+    for total, now, past, patch in zip(out[1:], here, there, patches, strict=True):
+        maps = flat(now.movedim(1, -1)), flat(past.movedim(1, -1))
+        low = (*past.shape[-2:], np.float32(1 / patch))
+        shared(_compare, k, shapes, np.float32(nearest), *given, *maps, low, flat(total))
+    return out
+
+
+@njit(cache=True, inline="always", error_model="numpy", fastmath=FAST)
+def _still(points, P, m, i):
+    """Homogeneous pixel of a point that stands still."""
+    x, y, z = points[U(3 * i)], points[U(3 * i + 1)], points[U(3 * i + 2)]
+    a, b, c = m * 12, m * 12 + 4, m * 12 + 8
+    return (
+        P[U(a)] * x + P[U(a + 1)] * y + P[U(a + 2)] * z + P[U(a + 3)],
+        P[U(b)] * x + P[U(b + 1)] * y + P[U(b + 2)] * z + P[U(b + 3)],
+        P[U(c)] * x + P[U(c + 1)] * y + P[U(c + 2)] * z + P[U(c + 3)],
+    )
+
+
+@njit(cache=True, inline="always", error_model="numpy", fastmath=FAST)
+def _pixel(still, moves, at, nearest, height, width):
+    """Pixel of a point that moves, and whether it is on the image."""
+    x, y, z = still[0] + moves[U(at)], still[1] + moves[U(at + 1)], still[2] + moves[U(at + 2)]
+    over = ONE / max(z, nearest)
+    u, v = x * over, y * over
+    seen = z > nearest and u >= -HALF and v >= -HALF
+    return u, v, seen and u <= np.float32(width) - HALF and v <= np.float32(height) - HALF
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
+def _count(first, last, shapes, nearest, points, column, P, moves, out):
+    M, p, k, height, width, _ = shapes
+    for i in range(M * p):
+        if column[U(i)] < 0:
+            continue
+        m, row = i // p, column[U(i)] * k
+        still = _still(points, P, m, i)
+        for j in range(first, last):
+            _, _, seen = _pixel(still, moves, (m * k + j) * 3, nearest, height, width)
+            out[U(row + j)] += ONE if seen else ZERO
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
+def _compare(first, last, shapes, nearest, points, column, P, moves, here, there, low, out):
+    M, p, k, height, width, _ = shapes
+    h, w, per_pixel = low
+    right_most, bottom_most = np.float32(w - 1), np.float32(h - 1)
+    for i in range(M * p):
+        if column[U(i)] < 0:
+            continue
+        m, row = i // p, column[U(i)] * k
+        still = _still(points, P, m, i)
+        for j in range(first, last):
+            u, v, seen = _pixel(still, moves, (m * k + j) * 3, nearest, height, width)
+            if not seen:
+                continue
+            x = min(max((u + HALF) * per_pixel - HALF, ZERO), right_most)
+            y = min(max((v + HALF) * per_pixel - HALF, ZERO), bottom_most)
+            x0, y0 = np.int64(x), np.int64(y)
+            x1, y1 = min(x0 + 1, w - 1), min(y0 + 1, h - 1)
+            right, bottom = x - np.float32(x0), y - np.float32(y0)
+            nw, ne = ((m * h + y0) * w + x0) * PATCH, ((m * h + y0) * w + x1) * PATCH
+            sw, se = ((m * h + y1) * w + x0) * PATCH, ((m * h + y1) * w + x1) * PATCH
+            a, b, c, e = ZERO, ZERO, ZERO, ZERO
+            for d in range(PATCH):
+                value = here[U(i * PATCH + d)]
+                a += value * there[U(nw + d)]
+                b += value * there[U(ne + d)]
+                c += value * there[U(sw + d)]
+                e += value * there[U(se + d)]
+            upper, lower = a + right * (b - a), c + right * (e - c)
+            out[U(row + j)] += upper + bottom * (lower - upper)
