@@ -57,7 +57,10 @@ PLANES = {  # brightness of each pixel, then colour of each 2 x 2 pixels
 }
 SUPPORTED = (*ENCODINGS, *PLANES)
 VIDEO = {"h264": "H.264", "avc": "H.264", "h265": "H.265", "hevc": "H.265", "av1": "AV1", "vp8": "VP8", "vp9": "VP9"}
-VIDEO_REMEDY = "convert the recording first: letocc bag decode BAG --out NEW_BAG"
+VIDEO_REMEDY = (  # of the package ffmpeg_image_transport
+    "play it, turn it into images and record those: ros2 run image_transport republish --ros-args -p in_transport:=ffmpeg -p "
+    "out_transport:=compressed -r in/ffmpeg:=TOPIC -r out/compressed:=/CAMERA/image_raw/compressed"
+)
 START_CODES = (b"\0\0\0\1", b"\0\0\1")  # with which H.264 and H.265 begin
 
 MAX_PIXELS = 2**26  # of a compressed image: a few bytes can claim any size

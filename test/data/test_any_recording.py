@@ -434,7 +434,7 @@ def test_the_encoding_says_how_many_bits_and_a_brighter_image_corrects_a_darker_
 def test_video_is_refused_with_the_command_that_converts_it(tmp_path, format, data, name):
     path = Drive(tmp_path / "bag", 3).info().jpeg(data=data + bytes(90), format=format).write()
     info = bag_info(path)
-    assert any(f"{name} video" in s and "letocc bag decode" in s for s in info.missing_to_run)
+    assert any(f"{name} video" in s and "image_transport republish" in s for s in info.missing_to_run)
 
 
 # Ready only if it is

@@ -118,8 +118,13 @@ class Bag:
             self.close()
             raise
         everything = [c for file in self._storages for c in file.connections]
-        self.connections = [c for c in everything if encoding_of(c) in ENCODINGS]
+        readable = [c for c in everything if encoding_of(c) in ENCODINGS]
+        self._type_of = _usual_types(readable)
+        self.connections = [c for c in readable if self._is_usual(c)]
         self.skipped = {c.topic: f"encoded as {encoding_of(c)}" for c in everything if encoding_of(c) not in ENCODINGS}
+        for c in readable:
+            if c.msgcount and not self._is_usual(c):
+                self.skipped[f"{c.topic} of type {c.msgtype}"] = f"a topic of {self._type_of[c.topic]}"
         self.odometry_topics = self.topics(ODOMETRY)
 
     def __enter__(self) -> "Bag":
@@ -255,7 +260,9 @@ class Bag:
         """(connection, receive time in ns, bytes as recorded) of some topics."""
         streams = []
         for file in self._storages:
-            connections = [c for c in file.connections if c.topic in topics and encoding_of(c) in ENCODINGS]
+            connections = [
+                c for c in file.connections if c.topic in topics and encoding_of(c) in ENCODINGS and self._is_usual(c)
+            ]
             if connections:
                 streams.append(file.messages(connections))
         with _named(self.path):
@@ -263,6 +270,9 @@ class Bag:
                 if data[:4] == storage.ZSTD_MAGIC:  # rosbag2 compresses message by message; CDR begins with a zero
                     data = storage.zstd().decompress(data)
                 yield connection, received_ns, data
+
+    def _is_usual(self, connection: Any) -> bool:
+        return self._type_of.get(connection.topic) == connection.msgtype
 
     def _deserialize(self, connection: Any, data: bytes) -> Any:
         types = self._types_of(connection)
@@ -389,6 +399,14 @@ def calibration(message: Any, topic: str, rectified: bool = False) -> Calibratio
 def _ros1_camera_info(message: Any) -> SimpleNamespace:
     """ROS 1 names the matrices by capital letters."""
     return SimpleNamespace(**{name.lower(): value for name, value in vars(message).items()})
+
+
+def _usual_types(connections: Sequence[Any]) -> dict[str, str]:
+    """Of each topic the type of most of its messages: a name may have been used for something else for a while."""
+    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for c in connections:
+        counts[c.topic][c.msgtype] += c.msgcount
+    return {topic: kinds.most_common(1)[0][0] for topic, kinds in counts.items()}
 
 
 def encoding_of(connection: Any) -> str:
