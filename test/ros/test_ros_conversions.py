@@ -34,7 +34,6 @@ from letocc_ros import conversions, parameters
 from letocc_ros.health import RECENT, REPEAT, Health
 from letocc_ros.markers import MarkerMaker, ObstacleTypes, colour_ramp, obstacle_types, to_object_markers, to_obstacles
 from letocc_ros.msg import OccFlowGrid
-from letocc_ros.recorder import read_answers
 from letocc_ros.session import header_stamp_ns
 from letocc_ros.worker import LatestWorker
 
@@ -123,7 +122,7 @@ def test_bags_of_answers_are_read_with_and_without_what_is_hidden(tmp_path, monk
     item = answer(hidden=hidden)
     with answers.AnswerBag(tmp_path / "new") as bag:
         bag.write(item, np.eye(4))
-    assert np.array_equal(next(read_answers(tmp_path / "new")).hidden, hidden)
+    assert np.array_equal(next(answers.read_answers(tmp_path / "new")).hidden, hidden)
     old = answers.answer_definition().split("uint8 SEEN = 0")[0]
     monkeypatch.setattr(answers, "answer_definition", lambda: old)
     write = BagWriter.write
@@ -135,7 +134,7 @@ def test_bags_of_answers_are_read_with_and_without_what_is_hidden(tmp_path, monk
     monkeypatch.setattr(BagWriter, "write", without_visibility)
     with answers.AnswerBag(tmp_path / "old") as bag:
         bag.write(item, np.eye(4))
-    found = next(read_answers(tmp_path / "old"))
+    found = next(answers.read_answers(tmp_path / "old"))
     assert found.hidden is None and np.array_equal(found.occupied, item.occupied)
 
 
