@@ -21,7 +21,6 @@ from sensor_msgs.msg import CompressedImage, Image, PointCloud2
 from visualization_msgs.msg import Marker, MarkerArray
 
 from letocc_core.data.bags import answers, pointcloud
-from letocc_core.data.bags.answers import read_answers
 from letocc_core.data.bags.writer import BagWriter
 from letocc_core.errors import ConfigError, DataError
 from letocc_core.geometry import se3
