@@ -146,7 +146,8 @@ def batches(bench: Bench, options: argparse.Namespace) -> Iterator[Clip]:
         clip = noise_clip(bench, options.cameras, options.clips)
         while True:
             yield clip
-    dataset = build(bench.config.data, bench.config.input, bench.config.model.temporal.frames)
+    model = bench.config.model
+    dataset = build(bench.config.data, bench.config.input, model.temporal.frames, model.grid)
     for i in range(sys.maxsize):
         yield collate([dataset[(i * options.clips + k) % len(dataset)] for k in range(options.clips)])
 

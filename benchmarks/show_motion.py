@@ -45,7 +45,7 @@ def main() -> None:
     model, input_config, metadata = load_model(options.checkpoint)
     trained = configuration.from_dict(DataConfig, metadata["config"]["data"], str(options.checkpoint)).bag
     data = BagData(bags=(options.bag,), cameras=trained.cameras, cue="dis", masks=FlowResidual())
-    clips = build(DataConfig(bag=data, workers=0), input_config, model.config.temporal.frames)
+    clips = build(DataConfig(bag=data, workers=0), input_config, model.config.temporal.frames, model.config.grid)
     position = {clip.current: i for i, (_, clip) in enumerate(clips.clips)}
     absent = [frame for frame in options.frames if frame not in position]
     if absent:

@@ -69,6 +69,7 @@ class OccFlowNode(LifecycleNode):
         super().__init__("occ_flow_node", **options)
         self.health = Health(self.get_fully_qualified_name().lstrip("/"), self.get_logger().warning)
         self._pipeline: OccFlowPipeline | None = None
+        self._metadata: dict[str, Any] | None = None  # of the checkpoint that is loaded, or about to be
         self._worker: LatestWorker[Work] | None = None
         self._outputs: Outputs | None = None
         self._inputs: Inputs | None = None
@@ -96,8 +97,9 @@ class OccFlowNode(LifecycleNode):
             self._checkpoint = checkpoint_path(self.parameters)
             self._checkpoint_state = file_state(self._checkpoint)
             pipeline = load_pipeline(self.parameters)
-            self.parameters = parameters.resolved(parameters.read(self), checkpoint.read_metadata(self._checkpoint))
-            self._masks = masks(self.parameters, checkpoint.read_metadata(self._checkpoint))
+            self._metadata = checkpoint.read_metadata(self._checkpoint)
+            self.parameters = parameters.resolved(parameters.read(self), self._metadata)
+            self._masks = masks(self.parameters, self._metadata)
             pipeline.warm_up(len(self.parameters.cameras))
             self._outputs = Outputs(self, self.parameters, pipeline.model.config.grid)
         except (
@@ -176,7 +178,7 @@ class OccFlowNode(LifecycleNode):
             return
         self._worker.stop(PATIENCE)
         self._outputs.destroy()
-        self._outputs = self._pipeline = None
+        self._outputs = self._pipeline = self._metadata = None
         self._state = "unconfigured"
 
     def _submit(self, frames: FrameSet, arrived: float) -> None:
@@ -265,9 +267,7 @@ class OccFlowNode(LifecycleNode):
             changed = parameters.read(self, changes)
         except ConfigError as error:
             return SetParametersResult(successful=False, reason=str(error))
-        if self._pipeline is not None:
-            changed = parameters.resolved(changed, checkpoint.read_metadata(self._checkpoint))
-        self.parameters = changed
+        self.parameters = parameters.resolved(changed, self._metadata) if self._metadata else changed
         if self._pipeline is not None:
             self._pipeline.threshold = self.parameters.threshold or self._pipeline.model.config.occupancy_threshold
             self._outputs.parameters = self.parameters

@@ -319,7 +319,7 @@ class TestOneNode:
             message.format, message.data = "h264", b"\0\0\0\1\x67" + bytes(100)
             drive.send_image(message)
 
-        assert IMAGES in drive.provoke("expected JPEG", video).message
+        assert IMAGES in drive.provoke("H.264 video, expected single images", video).message
 
     def test_camera_info_changes(self, drive: Drive):
         zoomed = [dataclasses.replace(rig.CALIBRATION, K=rig.CALIBRATION.K * [[f], [f], [1]]) for f in (1.1, 1.2)]

@@ -74,13 +74,14 @@ def _(data: KittiRawData, cache: Path) -> list[Drive]:
     ]
 
 
-def build(config: DataConfig, input_config: InputConfig, past_frames: int, grid: GridSpec) -> Dataset:
+def build(config: DataConfig, input_config: InputConfig, past_frames: int, grid: GridSpec | None = None) -> Dataset:
     """The data set of clips that `config` describes.
 
     Args:
         past_frames: frames of history that the model takes, `input_config.history_interval` apart.
-        grid: whose voxels rays vote on.
+        grid: whose voxels rays vote on; None: the default one.
     """
+    grid = grid or GridSpec()
     if config.simulator is not None:
         return simulated_clips(config, input_config, past_frames, grid)
     dataset = recorded_clips(config, input_config, past_frames)

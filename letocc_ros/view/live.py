@@ -42,7 +42,8 @@ def view_live(name: str, options: ViewOptions) -> None:
         parameters = parameters_of(node, executor, name)
         with open_logs(options, parameters.base_frame, parameters.fixed_frame) as logs:
             LiveView(node, name, parameters, logs)
-            executor.spin()
+            while True:  # a wait without end would not see the interrupt
+                executor.spin_once(timeout_sec=0.1)
 
 
 def parameters_of(node: Node, executor: SingleThreadedExecutor, name: str) -> NodeParameters:

@@ -143,7 +143,8 @@ def test_a_batch_is_its_samples_one_by_one():
     alone = [sweep(a, [b], [T]) for a, b in zip(now, then, strict=True)]
 
     def join(views: list[View]) -> View:
-        return View(**{f.name: torch.cat([getattr(v, f.name) for v in views]) for f in dataclasses.fields(View)})
+        given = [f.name for f in dataclasses.fields(View) if getattr(views[0], f.name) is not None]
+        return View(**{name: torch.cat([getattr(v, name) for v in views]) for name in given})
 
     surfaces = find_surfaces(wall().expand(2, -1, -1, -1, -1), GRID, join(now))
     both = sweep_velocity(surfaces, join(now), [join(then)], [T.repeat(2, 1, 1)], COLUMNS, CONFIG.velocities())

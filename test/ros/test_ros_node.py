@@ -27,11 +27,12 @@ from letocc_core.data.bags.answers import read_answers
 from letocc_core.data.bags.reader import open_bag
 from letocc_core.data.bags.recording import Recording
 from letocc_core.errors import CheckpointError, ConfigError, DataError, LetOccError
+from letocc_core.stream.packing import PROBABILITY_STEPS
 from letocc_core.stream.pipeline import OccFlowPipeline, reproduce
 from letocc_core.stream.snapshot import Snapshot
 from letocc_core.stream.types import OccFlow
 from letocc_ros import conversions
-from letocc_ros.conversions import PROBABILITY_STEPS, from_grid_message
+from letocc_ros.conversions import from_grid_message
 from letocc_ros.msg import OccFlowGrid
 from letocc_ros.node import OccFlowNode, load_pipeline, main
 from letocc_ros.parameters import NodeParameters

@@ -196,13 +196,13 @@ def test_what_is_not_finite_stops_the_run_and_can_be_seen_again(cache, tmp_path,
     config = configuration.load(TrainConfig, REPOSITORY / "config/street.yaml", changes)
     real, calls = training.stage_losses, []
 
-    def broken(fields, grid, clip, *rest):
-        losses = real(fields, grid, clip, *rest)
+    def broken(scene, clip, objective, progress, *rest):
+        losses = real(scene, clip, objective, progress, *rest)
         calls.append(losses["photometric"].item())
-        if rest[1] == 0.25:  # progress after one of four steps
+        if progress == 0.25:  # progress after one of four steps
             if term == "eikonal":
                 losses["eikonal"] = losses["eikonal"] * torch.nan
-            losses["total"] = losses["total"] + (fields.sdf - fields.sdf.detach()).abs().sum().sqrt()
+            losses["total"] = losses["total"] + (scene.fields.sdf - scene.fields.sdf.detach()).abs().sum().sqrt()
         return losses
 
     monkeypatch.setattr(training, "stage_losses", broken)

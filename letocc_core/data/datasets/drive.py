@@ -188,6 +188,6 @@ def _fitted_intrinsics(drive: Drive, image_size: tuple[int, int]) -> Float[np.nd
     out = np.empty_like(drive.K)
     for n, (width, height) in enumerate(drive.sizes):
         kinds, kind = np.unique(drive.K[:, n].reshape(len(drive), 9), axis=0, return_inverse=True)
-        fitted = np.stack([fitted_intrinsics(K.reshape(3, 3), height, width, *image_size) for K in kinds])
+        fitted = np.stack([fitted_intrinsics(K.reshape(3, 3), int(height), int(width), *image_size) for K in kinds])
         out[:, n] = fitted[kind.reshape(-1)]
     return out
