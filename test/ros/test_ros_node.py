@@ -119,9 +119,10 @@ class TestLive:
             costmap = messages["costmap"][i]
             assert {m.header.frame_id for m in (grid, messages["points"][i], voxels, motion)} == {"base_link"}
             assert costmap.header.frame_id == "odom"
-            assert len(grid.occupied) == len(points) == len(voxels.points)
-            assert np.array_equal(grid.vx, points["vx"])
-            occupied = expected.probability[expected.occupied]
+            seen = ~expected.hidden[expected.occupied]  # the cloud leaves out what is hidden
+            assert len(grid.occupied) == len(voxels.points) == len(seen) and len(points) == seen.sum()
+            assert np.array_equal(np.asarray(grid.vx)[seen], points["vx"])
+            occupied = expected.probability[expected.occupied & ~expected.hidden]
             np.testing.assert_allclose(points["probability"], occupied, atol=1e-4)
             info, size = costmap.info, expected.grid.voxel_size
             corners = [rig.pose(i)[0, 3] + expected.grid.lower[0], rig.pose(i)[0, 3] + expected.grid.upper[0]]
