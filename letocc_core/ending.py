@@ -33,6 +33,17 @@ def interrupt_once() -> None:
         signal.signal(number, interrupt)
 
 
+def asked_to_end() -> threading.Event:
+    """An event that the first signal from now on sets; to be called from the main thread.
+
+    For loops that call compiled code: a `KeyboardInterrupt` that comes up inside of a callback can be lost there.
+    """
+    asked = threading.Event()
+    for number in SIGNALS:
+        signal.signal(number, lambda *_: asked.set())
+    return asked
+
+
 def on_signal(ask: Callable[[], None]) -> None:
     """From now on the first signal calls `ask` in a thread of its own, whatever the main thread is at work on.
 

@@ -16,6 +16,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import parameter_value_to_python
 
+from letocc_core.ending import asked_to_end
 from letocc_core.errors import DataError
 from letocc_core.frame import InputConfig
 from letocc_core.stream.preprocess import rectifier_of, rectify
@@ -42,7 +43,8 @@ def view_live(name: str, options: ViewOptions) -> None:
         parameters = parameters_of(node, executor, name)
         with open_logs(options, parameters.base_frame, parameters.fixed_frame) as logs:
             LiveView(node, name, parameters, logs)
-            while True:  # a wait without end would not see the interrupt
+            asked = asked_to_end()
+            while not asked.is_set():
                 executor.spin_once(timeout_sec=0.1)
 
 
