@@ -1,7 +1,9 @@
 """What goes into the files of Rerun and Foxglove, read back by other libraries."""
 
 import json
+import socket
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -228,3 +230,18 @@ def test_a_window_without_a_display_is_refused(monkeypatch):
     monkeypatch.setattr(sys, "platform", "linux")
     with pytest.raises(LetOccError, match="no display"), open_logs(ViewOptions(window=True)):
         pass
+
+
+def test_nothing_is_left_of_a_page_that_was_closed(recording: Path):
+    """Rerun's command starts the viewer proper as a process of its own, which has to end with it."""
+    from urllib.parse import urlsplit
+
+    from letocc_core.viz.viewers.rerun_viewer import RerunViewer
+
+    with RerunViewer([recording], web=True) as viewer:
+        port = urlsplit(viewer.address.data.removeprefix("rerun+")).port
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    with pytest.raises(OSError):
+        for _ in range(50):  # s / 10 that the ending may take
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            time.sleep(0.1)

@@ -5,6 +5,7 @@ a content security policy that lets a browser ask this machine alone.
 """
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -57,7 +58,10 @@ class RerunViewer:
         if web:
             command += ["--serve-web", "--web-viewer-port", str(behind), "--bind", bind]
         self._web = web
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        # a group of its own: Rerun's command starts the viewer proper, which would outlive it
+        self._process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=web
+        )
         url = f"rerun+http://{bind}:{data}/proxy"
         served = f"http://{bind}:{page}/?url={quote(url, safe='')}&hide_welcome_screen=1"
         self.address = Address(url, served if web else None)
@@ -88,7 +92,11 @@ class RerunViewer:
         if self._page is not None:
             self._page.shutdown()
             self._page.server_close()
-        self._process.terminate()
+        if self._web:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGTERM)
+        else:
+            self._process.terminate()
         self._process.wait()
 
     def _wait_for(self, bind: str, port: int) -> None:
