@@ -42,7 +42,9 @@ def _cues_flow(options: argparse.Namespace) -> None:
     changes = {"cue": options.estimator, "cue_weights": options.weights, "cue_device": options.device}
     *config, past_frames = _cue_config(options, **changes)
     if config[0].simulator is not None:
-        print(simulated_clips(*config, past_frames, shard=options.shard).folder)
+        for folder in simulated_clips(*config, past_frames, shard=options.shard).folders.values():
+            if folder.exists():
+                print(folder)
         return
     dataset = recorded_clips(*config, past_frames)
     print(f"{dataset.write_flow(options.workers, options.shard)} pairs of frames computed")

@@ -23,7 +23,7 @@ class SimulatorData:
     """Streets rendered on first use and cached; nothing to download."""
 
     rig: str = "nuscenes"  # name of a rig in config/rigs, or a YAML file
-    variety: bool = False  # each street has its own robot like the rig, own weather, hills and houses; off: all alike
+    variety: float = 0.0  # share of the streets that have their own robot like the rig, weather, hills and houses
     first_seed: int = 0  # seed of the first street; evaluation uses seeds from 9000
     scenes: int = 600  # streets
     frames: int = 7  # frames a street, `input.history_interval` apart
@@ -35,6 +35,8 @@ class SimulatorData:
     semantics: bool = False  # also give the classes of pixels, as pseudo-labels for a semantic field
 
     def __post_init__(self):
+        if not 0 <= self.variety <= 1:
+            raise ConfigError(f"data.simulator.variety: {self.variety}, expected a share from 0 to 1")
         seconds = self.cue_intervals
         if not seconds or min(seconds) <= 0 or len(set(seconds)) < len(seconds):
             raise ConfigError(

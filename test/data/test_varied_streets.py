@@ -291,7 +291,7 @@ def test_clips_of_varied_streets(tmp_path):
     many = next(s for s in numbers if numbers[s] == 7 and own[s])
     options = {
         "rig": "nuscenes", "input": InputConfig((24, 42)), "past_frames": 1, "frames": 3, "lidar": True, "workers": 0,
-        "cache": tmp_path, "variety": True, "cue": "true",
+        "cache": tmp_path, "variety": 1.0, "cue": "true",
     }  # fmt: skip
     clips = SimulatorClips([few, many], **options)
     short, long = clips[0], clips[1]
@@ -308,5 +308,18 @@ def test_clips_of_varied_streets(tmp_path):
     rays = camera_rays(batch.current, GRID, 24, 42)
     assert not rays.valid[0, 5:].any() and rays.valid[0, :5].any()
     assert not rays.valid[1][long.current.own].any()
-    plain = SimulatorClips([few], **{**options, "variety": False})[0].current
+    plain = SimulatorClips([few], **{**options, "variety": 0.0})[0].current
     assert len(plain.K) == 6 and plain.own is None and not torch.equal(plain.images[0], short.current.images[0])
+
+
+def test_a_share_of_the_streets_varies(tmp_path):
+    """Half of them: each street is the one that its seed gives where all streets vary, or where none does."""
+    options = {
+        "rig": "nuscenes", "input": InputConfig((24, 42)), "past_frames": 1, "frames": 3, "lidar": False, "workers": 0,
+        "cache": tmp_path,
+    }  # fmt: skip
+    clips = SimulatorClips([2, 3], **options, variety=0.5)  # 2 and 3 golden ratios: 3.24, 4.85
+    others = SimulatorClips([2], **options, variety=1.0), SimulatorClips([3], **options, variety=0.0)
+    for i, other in enumerate(others):
+        assert torch.equal(clips[i].current.images, other[0].current.images)
+    assert not torch.equal(clips[0].current.T_ego_cam, clips[1].current.T_ego_cam)

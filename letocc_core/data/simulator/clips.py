@@ -26,6 +26,7 @@ SEMANTICS = "_semantics"  # suffix of the files that hold the classes of pixels
 INSTANTS = 4  # clips of one current frame, each with rays of an instant drawn for it
 RENDERER = 1  # raise when the same seed gives other images, so that stale caches are not read
 VARIED_RENDERER = 3  # the same for varied streets
+GOLDEN_RATIO = (1 + 5**0.5) / 2  # whose multiples are spread evenly over the fractions
 
 
 class SimulatorClips(Dataset):
@@ -48,8 +49,8 @@ class SimulatorClips(Dataset):
         votes: also give the votes of rays in the voxels of `grid`.
         instants: whose rays are rendered; each current frame then gives `INSTANTS` clips.
         semantics: also give the classes of the current frames' pixels, as pseudo-labels (`data.truth.CLASS_NAMES`).
-        variety: varied streets, each seen by a robot of its own that the rig is an example of (`VariedStreet`). Cameras
-            differ in number then, and may be absent from some frames.
+        variety: share of the streets that are varied ones, each seen by a robot of its own that the rig is an example of
+            (`VariedStreet`). Their cameras differ in number, and may be absent from some frames.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class SimulatorClips(Dataset):
         grid: GridSpec | None = None,
         instants: InstantsConfig | None = None,
         shard: tuple[int, int] = (1, 1),
-        variety: bool = False,
+        variety: float = 0.0,
     ):
         self.seeds, self.past_frames = list(seeds), past_frames
         self.first = max(past_frames, 1)
@@ -80,18 +81,18 @@ class SimulatorClips(Dataset):
         mounted = Rig.load(rig).require_pinholes("training on streets").resized(*input.image_size)
         self.cameras = tuple(mounted.cameras)
         settings = (mounted, input.history_interval, frames, lidar)
-        version = (RENDERER, *settings, VARIED_RENDERER) if variety else (RENDERER, *settings)
-        key = hashlib.sha256(repr(version).encode()).hexdigest()[:12]
-        self.folder = Path(cache) / f"streets_{key}"
-        self.workers, self.shard = workers, shard
-        self._render("rendering streets", "", render_street, (variety, *settings))
+        versions = {False: (RENDERER, *settings), True: (RENDERER, *settings, VARIED_RENDERER)}
+        keys = {varied: hashlib.sha256(repr(version).encode()).hexdigest()[:12] for varied, version in versions.items()}
+        self.folders = {varied: Path(cache) / f"streets_{key}" for varied, key in keys.items()}
+        self.workers, self.shard, self.variety = workers, shard, variety
+        self._render("rendering streets", "", render_street, settings)
         estimator = None if cue in ("none", "true") else flow_estimator(cue, cue_weights, cue_device)
         seconds = () if cue == "none" else cue_intervals
         self.cue_suffixes = [_cue_suffix(cue, estimator, s) for s in seconds]
         self.semantics = semantics
         times = [(self.first + i) * input.history_interval for i in range(self.per_street)]
         if semantics:
-            self._render("classes of pixels", SEMANTICS, render_semantics, (variety, mounted, times))
+            self._render("classes of pixels", SEMANTICS, render_semantics, (mounted, times))
         self.votes_suffix = None
         if votes is not None:
             key = hashlib.sha256(repr((votes, grid)).encode()).hexdigest()[:8]
@@ -101,10 +102,10 @@ class SimulatorClips(Dataset):
                 "votes of rays",
                 self.votes_suffix,
                 write_street_votes,
-                (variety, mounted, input.history_interval, currents, grid, votes),
+                (mounted, input.history_interval, currents, grid, votes),
             )
         for suffix, s in zip(self.cue_suffixes, seconds, strict=True):
-            self._render(f"optical flow over {s:g} s", suffix, render_cues, (variety, mounted, times, estimator, s))
+            self._render(f"optical flow over {s:g} s", suffix, render_cues, (mounted, times, estimator, s))
 
     def __len__(self) -> int:
         return len(self.seeds) * max(self.per_street, 0) * (INSTANTS if self.instants else 1)
@@ -113,16 +114,16 @@ class SimulatorClips(Dataset):
         clip = index // INSTANTS if self.instants else index
         street, offset = divmod(clip, self.per_street)
         now = self.first + offset
-        data = _load(self.folder, self.seeds[street])
+        data = self._load(street)
         history = tuple(_frame(data, now - k) for k in range(1, self.past_frames + 1))
-        files = [_load(self.folder, self.seeds[street], suffix) for suffix in self.cue_suffixes]
+        files = [self._load(street, suffix) for suffix in self.cue_suffixes]
         cues = tuple(cue for file in files for cue in _cues(file, data, offset))
         current = _frame(data, now)
         if self.semantics:
-            classes = _load(self.folder, self.seeds[street], SEMANTICS)["semantics"][offset]
+            classes = self._load(street, SEMANTICS)["semantics"][offset]
             current = replace(current, semantics=torch.from_numpy(classes).int())
         if self.votes_suffix is not None:
-            path = _path(self.folder, self.seeds[street], self.votes_suffix)
+            path = self._path(self.seeds[street], self.votes_suffix)
             current = replace(current, votes=read_votes(path, now))
         if self.instants is None:
             return Clip(current, history, (_frame(data, now - 1), _frame(data, now + 1)), cues)
@@ -133,9 +134,20 @@ class SimulatorClips(Dataset):
         return Clip(current, history, (_frame(data, then - 1), _frame(data, then + 1)), cues, rendered.images_alone())
 
     def _render(self, what: str, suffix: str, render: Callable, settings: tuple) -> None:
-        """Let `render(path, seed, *settings)` write the files that the cache lacks."""
-        jobs = {_path(self.folder, seed, suffix): (seed, *settings) for seed in self.seeds}
+        """Let `render(path, seed, varied, *settings)` write the files that the cache lacks."""
+        jobs = {self._path(seed, suffix): (seed, varied(seed, self.variety), *settings) for seed in self.seeds}
         write_missing(what, "street", render, jobs, self.workers, self.shard)
+
+    def _path(self, seed: int, suffix: str = "") -> Path:
+        return self.folders[varied(seed, self.variety)] / f"{seed:06d}{suffix}.npz"
+
+    def _load(self, street: int, suffix: str = "") -> dict[str, np.ndarray]:
+        return _read(self._path(self.seeds[street], suffix))
+
+
+def varied(seed: int, share: float) -> bool:
+    """Whether the street of a seed is among the given share of varied ones, which lie evenly between the others."""
+    return seed * GOLDEN_RATIO % 1 < share
 
 
 def _cue_suffix(cue: str, estimator: FlowEstimator | None, interval: float) -> str:
@@ -184,7 +196,7 @@ def write_street_votes(
     config: VotesConfig,
 ) -> None:
     """Votes of the rays of one street, whose images lie beside, into a file."""
-    data = _load(path.parent, seed)
+    data = _read(path.with_name(f"{seed:06d}.npz"))
     if config.source == "truth":
         street = open_street(seed, rig, grid, variety=variety)
         truths = [street.render(i * interval, lidar=False).truth for i in currents]
@@ -225,12 +237,8 @@ def render_cues(
     save(path, {**data, "T_ego_cam": np.array(mounts)} if variety else data)
 
 
-def _path(folder: Path, seed: int, suffix: str = "") -> Path:
-    return folder / f"{seed:06d}{suffix}.npz"
-
-
-def _load(folder: Path, seed: int, suffix: str = "") -> dict[str, np.ndarray]:
-    with np.load(_path(folder, seed, suffix)) as file:
+def _read(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path) as file:
         return {name: file[name] for name in file.files}
 
 
