@@ -19,7 +19,7 @@ from jaxtyping import Float
 from letocc_core.cli.arguments import seed_range
 from letocc_core.data.truth import Truth
 from letocc_core.evaluation.config import EvaluationConfig
-from letocc_core.evaluation.depth import depth_truth, render_depth
+from letocc_core.evaluation.depth import depth_truth, read_depth
 from letocc_core.evaluation.samples import simulated_street
 from letocc_core.metrics.frame_score import DepthTruth, flow_of_points, velocity_at
 from letocc_core.metrics.motion import MOVING_SPEED
@@ -57,7 +57,7 @@ def main() -> None:
 
 def street_errors(pipeline: OccFlowPipeline, seed: int):
     """Of each image set that `letocc eval` scores, the errors of its pixels [n, 3 + 5]: whether it moves, true and
-    rendered depth (m), and the flow's error (px) in each of the `WAYS`."""
+    depth that was read (m), and the flow's error (px) in each of the `WAYS`."""
     config, grid = EvaluationConfig(), pipeline.model.config.grid
     pipeline.reset("a new street begins")
     street = simulated_street(seed, "nuscenes", grid, pipeline.input.image_size, config.times())
@@ -66,18 +66,17 @@ def street_errors(pipeline: OccFlowPipeline, seed: int):
         if position >= pipeline.model.config.temporal.frames:
             yield errors(
                 output,
-                pipeline.fields.sdf[0, 0].cpu().numpy(),
                 depth_truth(sample, config.depth_stride),
                 sample.truth,
             )
 
 
-def errors(output: OccFlow, sdf: np.ndarray, seen: DepthTruth, truth: Truth) -> Float[np.ndarray, "n 8"]:
+def errors(output: OccFlow, seen: DepthTruth, truth: Truth) -> Float[np.ndarray, "n 8"]:
     """The same of one image set."""
     grid = output.grid
     counted = seen.inside(grid) & np.isfinite(seen.flow).all(-1) & seen.foreground
     true_depth = np.where(counted, seen.depth, 1.0)
-    depth = render_depth(sdf, grid, seen)
+    depth = read_depth(output.probability, grid, seen)
     true, here = seen.points(true_depth), seen.points(depth)
     velocity = fastest(np.stack([seen.points(true_depth + further) for further in INSIDE]), truth, grid)
     still = np.zeros_like(velocity)

@@ -16,8 +16,8 @@ class EvaluationConfig:
     seconds: float = 4.0  # s of each simulated street
     depth_stride: int = 4  # px between the pixels whose depth is compared
     depth_limits: DepthRange = field(default_factory=DepthRange)
-    samples: int = 192  # points along a ray when depth is rendered
-    beta: float = 0.05  # m, sharpness of the surface when depth is rendered
+    samples: int = 192  # points along a ray when depth is read or rendered
+    beta: float = 0.05  # m, sharpness of a surface when depth is rendered
     training_streets: int = 40  # streets of which the mean_occupancy baseline is the mean
 
     def times(self) -> Float[np.ndarray, "n"]:

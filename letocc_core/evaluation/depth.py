@@ -1,24 +1,26 @@
-"""Depth behind an answer, rendered as training renders it, and the true depth that it is compared with."""
+"""Depth that an answer holds, depth of a known surface, and the true depth that both are compared with."""
 
 from dataclasses import dataclass
+from math import log
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import softplus
 
 from letocc_core.evaluation.config import EvaluationConfig
 from letocc_core.evaluation.samples import Sample
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.metrics.frame_score import DepthTruth
-from letocc_core.stream.types import FrameSet, OccFlow
+from letocc_core.stream.types import FrameSet
 
+if TYPE_CHECKING:
+    from letocc_core.rendering.rays import Rays
+
+CERTAIN = (1 / 510, 1 - 1 / 510)  # probabilities beyond count as these, half a step of what a message carries
 MAX_SWEEP_PIXELS = 4096  # pixels a camera at which depth is compared with a LiDAR sweep
-
-
-def sdf_of(output: OccFlow, scale: float = 0.1) -> Float[np.ndarray, "X Y Z"]:
-    """Signed distance (m) whose zero is where the probability crosses 0.5: the inverse of `Fields.probability`."""
-    p = np.clip(output.probability.astype(np.float64), 1 / 510, 1 - 1 / 510)
-    return (-scale * np.log(p / (1 - p))).astype(np.float32)
 
 
 def depth_truth(sample: Sample, stride: int, most: int = MAX_SWEEP_PIXELS) -> DepthTruth:
@@ -73,7 +75,7 @@ def _sweep_depth(
 class _Surface:
     """A signed distance field alone, for the renderer."""
 
-    sdf: Float[torch.Tensor, "1 1 X Y Z"]  # m
+    sdf: Float[Tensor, "1 1 X Y Z"]  # m
     flow: None = None
     semantics: None = None
 
@@ -83,21 +85,56 @@ def render_depth(
     sdf: Float[np.ndarray, "X Y Z"], grid: GridSpec, target: DepthTruth, config: EvaluationConfig = EvaluationConfig()
 ) -> Float[np.ndarray, "N M"]:
     """Depth (m) of a signed distance field at the pixels of `target`, by the renderer that training uses."""
-    from letocc_core.rendering.rays import rays_through
     from letocc_core.rendering.render import render
 
-    def tensor(values: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values, np.float32))[None]
+    surface = _Surface(_tensor(sdf)[None])
+    return render(surface, grid, _rays(target, grid), samples=config.samples, beta=config.beta).depth[0].numpy()
 
-    rays = rays_through(tensor(target.pixels), tensor(target.K), tensor(target.T_ego_cam), grid)
-    surface = _Surface(tensor(sdf)[None])
-    return render(surface, grid, rays, samples=config.samples, beta=config.beta).depth[0].numpy()
+
+@torch.no_grad()
+def read_depth(
+    probability: Float[np.ndarray, "X Y Z"],
+    grid: GridSpec,
+    target: DepthTruth,
+    config: EvaluationConfig = EvaluationConfig(),
+) -> Float[np.ndarray, "N M"]:
+    """Depth (m) at which the pixels of `target` have met matter, more likely than not; where they leave the box if never.
+
+    A ray that has crossed voxels of occupancy probability p_i over the lengths l_i (in voxels) is still free with the
+    probability prod (1 - p_i)^l_i. Where that falls to a half is the median of its depth. Between the centres of voxels
+    the logarithm of the odds is interpolated.
+    """
+    from letocc_core.geometry.grid import sample_unit
+    from letocc_core.rendering.rays import sample_edges
+
+    rays = _rays(target, grid)
+    p = np.clip(probability.astype(np.float64), *CERTAIN)
+    edges = sample_edges(rays, config.samples)
+    points = rays.in_units(grid).at(torch.lerp(edges[..., :-1], edges[..., 1:], 0.5))
+    odds = sample_unit(_tensor(np.log(p / (1 - p)))[None], points, "border")[..., 0]
+    voxels = edges.diff(dim=-1) * rays.directions.norm(dim=-1)[..., None] / grid.voxel_size
+    passed = torch.cumsum(softplus(odds) * voxels, dim=-1)  # -log of the probability that a ray is free until there
+    found, at = (passed >= log(2)).max(dim=-1, keepdim=True)
+    before = torch.nn.functional.pad(passed, (1, 0)).gather(-1, at)
+    share = (log(2) - before) / (passed.gather(-1, at) - before).clamp(min=1e-9)
+    depth = torch.lerp(edges.gather(-1, at), edges.gather(-1, at + 1), share)
+    return torch.where(found, depth, rays.far[..., None])[0, ..., 0].numpy()
+
+
+def _rays(target: DepthTruth, grid: GridSpec) -> "Rays":
+    from letocc_core.rendering.rays import rays_through
+
+    return rays_through(_tensor(target.pixels), _tensor(target.K), _tensor(target.T_ego_cam), grid)
+
+
+def _tensor(values: np.ndarray) -> Float[Tensor, "1 ..."]:
+    return torch.from_numpy(np.ascontiguousarray(values, np.float32))[None]
 
 
 def depth_images(
-    sdf: Float[np.ndarray, "X Y Z"], grid: GridSpec, frame_set: FrameSet, columns: int = 240
+    probability: Float[np.ndarray, "X Y Z"], grid: GridSpec, frame_set: FrameSet, columns: int = 240
 ) -> list[Float[np.ndarray, "h w"] | None]:
-    """Rendered depth (m) of each camera for pictures; NaN where the ray leaves the box.
+    """Depth (m) that each camera sees in an answer, for pictures; NaN where the ray leaves the box.
 
     At every second pixel, of large images at fewer: at most `columns` a row.
     """
@@ -110,7 +147,7 @@ def depth_images(
         v, u = np.mgrid[stride // 2 : calibration.height : stride, stride // 2 : calibration.width : stride]
         pixels = np.stack([u, v], axis=-1).reshape(1, -1, 2).astype(np.float64)
         target = DepthTruth(calibration.K[None], T[None], pixels, np.zeros(pixels.shape[:2]))
-        depth = render_depth(sdf, grid, target)
+        depth = read_depth(probability, grid, target)
         points = target.points(depth * 1.001)
         inside = ((points >= grid.lower) & (points < grid.upper)).all(-1)
         out.append(np.where(inside, depth, np.nan).reshape(u.shape))

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from letocc_core.data.truth import FREE, Truth
-from letocc_core.evaluation.depth import depth_images, sdf_of
+from letocc_core.evaluation.depth import depth_images
 from letocc_core.evaluation.samples import Sample
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.metrics.frame_score import DepthTruth
@@ -36,7 +36,7 @@ def moment_of(sample: Sample, output: OccFlow, cameras: Sequence[str], depth: bo
     elif sample.lidar is not None:
         known["true_occupied"] = grid.holding(sample.lidar)
     if depth:
-        known["depth"] = depth_images(sdf_of(output), grid, frame_set)
+        known["depth"] = depth_images(output.probability, grid, frame_set)
         if truth is not None:
             known["true_depth"] = _true_depth_images(truth, frame_set, grid)
     return Moment(output, frame_set.images, cameras, order=left_to_right(frame_set.T_ego_cam), **known)

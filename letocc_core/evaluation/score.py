@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from letocc_core.errors import DataError
 from letocc_core.evaluation.config import EvaluationConfig
-from letocc_core.evaluation.depth import depth_truth, render_depth, sdf_of
+from letocc_core.evaluation.depth import depth_truth, read_depth, render_depth
 from letocc_core.evaluation.samples import Sample, lidar_track
 from letocc_core.metrics import baselines, frame_score
 from letocc_core.metrics.box_motion import BoxMotionScore
@@ -155,29 +155,21 @@ class Scorer:
         earlier, self._earlier = self._earlier, None
         if output is None:
             return {}
-        sdf = _sdf(self.pipeline, output)
         if sample.truth is not None or sample.lidar is not None:
-            arguments = (sample, self.track, output, sdf, self.mean_occupancy, self.config, self._depths)
+            arguments = (sample, self.track, output, self.mean_occupancy, self.config, self._depths)
             return score_frame(*arguments) if wanted else {}
         snapshot = getattr(self.pipeline, "last", None)
         if snapshot is None:  # recorded outputs: nobody knows what the network saw
             return {}
         frames = snapshot.sets[-1]
-        self._earlier = Earlier(frames, sdf, output.grid)
-        return {} if earlier is None or not wanted else earlier.score(frames, render_depth)
-
-
-def _sdf(pipeline: Predictor, output: OccFlow) -> Float[np.ndarray, "X Y Z"]:
-    """Signed distance (m) behind an output that a pipeline has just given."""
-    fields = getattr(pipeline, "fields", None)
-    return sdf_of(output) if fields is None else fields.sdf[0, 0].detach().cpu().numpy()
+        self._earlier = Earlier(frames, output.probability, output.grid)
+        return {} if earlier is None or not wanted else earlier.score(frames, read_depth, render_depth)
 
 
 def score_frame(
     sample: Sample,
     track: Float[np.ndarray, "n 3"],
     output: OccFlow,
-    sdf: Float[np.ndarray, "X Y Z"],
     mean_occupancy: Float[np.ndarray, "X Y Z"] | None = None,
     config: EvaluationConfig = EvaluationConfig(),
     depths: MutableMapping[str, tuple[bytes, np.ndarray]] | None = None,
@@ -186,7 +178,6 @@ def score_frame(
 
     Args:
         track: where the LiDAR is during the drive, m in the fixed frame: RayIoU's rays start there.
-        sdf: signed distance (m) behind the output, from which depth is rendered.
         mean_occupancy: as in `evaluate`.
         depths: keeps the depth of the baselines, which is the same for every frame with the same pixels and cameras.
     """
@@ -209,7 +200,7 @@ def score_frame(
         return frame_score.add(found, frame_score.score_depth(pixels, prediction, grid, config.depth_limits))
 
     still = np.zeros_like(output.velocity)
-    depth = render_depth(sdf, grid, pixels, config)
+    depth = read_depth(output.probability, grid, pixels, config)
     seen = None if output.hidden is None else output.seen
     predicted = Prediction(output.occupied, output.velocity, depth, output.probability, output.observed, seen)
     scores = {"letocc": score(predicted)}

@@ -12,7 +12,7 @@ import numpy as np
 
 from letocc_core.data.bags.answers import read_placed_answers
 from letocc_core.errors import DataError
-from letocc_core.evaluation.depth import depth_images, sdf_of
+from letocc_core.evaluation.depth import depth_images
 from letocc_core.evaluation.moment import scene_of
 from letocc_core.evaluation.samples import RecordedDrive
 from letocc_core.stream.pipeline import reproduce
@@ -127,7 +127,7 @@ def moment_of(snapshot: Snapshot) -> Moment:
     """The answer and its images, ready for a picture."""
     last, answer = snapshot.sets[-1], snapshot.answer
     names = _camera_names(snapshot)
-    depth = depth_images(sdf_of(answer), answer.grid, last)
+    depth = depth_images(answer.probability, answer.grid, last)
     return Moment(answer, last.images, names, depth, order=left_to_right(last.T_ego_cam))
 
 

@@ -5,6 +5,7 @@ looked up in the same camera's old image. What is compared is what all methods c
 geometry that explains the next image best is the best one. Things that move in the meantime count against every method.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import cv2
@@ -19,6 +20,7 @@ from letocc_core.metrics.frame_score import DepthTruth, Score
 from letocc_core.metrics.motion import Mean
 from letocc_core.stream.types import FrameSet
 
+Depth = Callable[[np.ndarray, GridSpec, DepthTruth], np.ndarray]  # of a field [X, Y, Z], at the pixels [N, M]
 CONSTANTS = (5.0, 8.0, 12.0, 20.0, 32.0, 50.0)  # m; of these depths the baseline takes the best one of each image
 
 
@@ -59,15 +61,16 @@ class Earlier:
     """A set that was answered: its images as the network saw them, and the geometry it found."""
 
     frames: FrameSet  # without distortion
-    sdf: Float[np.ndarray, "X Y Z"]  # m
+    probability: Float[np.ndarray, "X Y Z"]
     grid: GridSpec
 
-    def score(self, now: FrameSet, render, stride: int = 2) -> dict[str, Score]:
+    def score(self, now: FrameSet, read: Depth, render: Depth, stride: int = 2) -> dict[str, Score]:
         """Scores of the model and of the baselines on the images of the next set, by method.
 
         Args:
             now: without distortion, the same cameras.
-            render: depth (m) of a signed distance field at the pixels of a `DepthTruth`, as `evaluation.depth.render_depth`.
+            read: depth (m) that probabilities hold, as `evaluation.depth.read_depth`.
+            render: depth (m) of a signed distance field, as `evaluation.depth.render_depth`.
             stride: px between the pixels that are compared.
         """
         T_then_now = np.linalg.inv(self.frames.T_world_ego) @ now.T_world_ego
@@ -78,7 +81,7 @@ class Earlier:
             target = _lattice(now, i, T_then_now, stride)
             shape = tuple(len(range(0, n, stride)) for n in image.shape[:2])
             depths = {
-                "letocc": render(self.sdf, self.grid, target)[0],
+                "letocc": read(self.probability, self.grid, target)[0],
                 "flat_road": render(baselines.flat_road(self.grid).sdf, self.grid, target)[0],
                 **{f"{c:g} m": np.full(target.pixels.shape[1], c) for c in CONSTANTS},
             }

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from letocc_core.evaluation import score as evaluate
-from letocc_core.evaluation.depth import render_depth
+from letocc_core.evaluation.depth import read_depth, render_depth
 from letocc_core.evaluation.samples import Sample
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.metrics.novel_view import Earlier, NovelViewScore
@@ -43,7 +43,8 @@ def wall(at: float) -> np.ndarray:
 
 
 def l1(sdf: np.ndarray, method: str = "letocc") -> float:
-    scores = Earlier(frames(0.0), sdf, GRID).score(frames(2.0), render_depth)
+    probability = 1 / (1 + np.exp(np.clip(sdf / 0.05, -50, 50)))
+    scores = Earlier(frames(0.0), probability, GRID).score(frames(2.0), read_depth, render_depth)
     return scores[method]["novel_view"].summary()["l1"]
 
 
