@@ -86,7 +86,8 @@ class RecordedData:
     """How clips are taken from recordings, whatever their format."""
 
     first_frame: int = 0  # first frame of each recording that may be a current frame
-    last_frame: int | None = None  # last such frame (inclusive); nothing after it is read
+    # last such frame (inclusive), of all recordings or a list of one for each; nothing after it is read
+    last_frame: int | tuple[int, ...] | None = None
     source_distance: float = 0.5  # m, mean ego distance to a source frame
     source_sigma: float = 0.5  # m, its standard deviation
     source_max: float = 6.0  # m, farthest source frame
@@ -102,6 +103,16 @@ class RecordedData:
     # objects that could move, or what moves by the flow's residual; None: known by the rendered depth alone
     masks: FlowResidual | GroundedSam | None = None
     semantics: Segmenter | None = None  # classes of pixels, for a semantic field
+
+    def last_frames(self, recordings: int) -> tuple[int | None, ...]:
+        """`last_frame` of each recording. Raises `ConfigError` if the list is of another number of recordings."""
+        if not isinstance(self.last_frame, tuple):
+            return (self.last_frame,) * recordings
+        if len(self.last_frame) != recordings:
+            raise ConfigError(
+                f"last_frame: {list(self.last_frame)} for {recordings} recordings; expected one number for all, or one each"
+            )
+        return self.last_frame
 
 
 @dataclass(frozen=True)

@@ -78,8 +78,10 @@ class RecordedClips(Dataset):
         self.stores, self.instants = list(stores), instants
         self.clips: list[tuple[int, ClipIndices]] = []
         self.left_out = 0
-        for i, store in enumerate(self.stores):
-            clips, left_out = choose_clips(store.stamps_ns, store.T_world_ego, store.complete, data, input, past_frames)
+        self.ends = frames_read(self.stores, data)
+        for i, (store, end) in enumerate(zip(self.stores, self.ends, strict=True)):
+            stamps_ns, poses, complete = store.stamps_ns[:end], store.T_world_ego[:end], store.complete[:end]
+            clips, left_out = choose_clips(stamps_ns, poses, complete, data, input, past_frames)
             self.clips += [(i, clip) for clip in clips]
             self.left_out += left_out
         if not self.clips:
@@ -89,7 +91,6 @@ class RecordedClips(Dataset):
                 f"past frames {input.history_interval} s apart and a source frame within {data.source_max} m and "
                 f"{data.source_seconds} s on either side; check first_frame, last_frame and the rate"
             )
-        self.last_frame = data.last_frame
         self.votes: list[Path] = []  # files of the recordings, once there are any
         self.sweeps = sum(int(store.has_sweep.sum()) for store in self.stores)
         self.flows: list[FlowFiles] = []
@@ -176,7 +177,7 @@ class RecordedClips(Dataset):
         jobs = {}
         for number, store in enumerate(self.stores):
             currents = sorted({clip.current for k, clip in self.clips if k == number})
-            last = len(store) if self.last_frame is None else min(len(store), self.last_frame + 1)
+            last = self.ends[number]
             files = None if masks is None else masks[number]
             if files is not None:
                 files.write(range(last), workers)
@@ -262,6 +263,15 @@ def _unlabelled_where_masked(frame: Frame) -> Frame:
     return dataclasses.replace(frame, movable=movable, semantics=semantics)
 
 
+def frames_read(stores: Sequence[FrameStore], data: "RecordedData") -> list[int]:
+    """How many frames of each recording are read: those up to `last_frame`."""
+    last_frames = data.last_frames(len(stores))
+    return [
+        len(store) if last is None else min(len(store), last + 1)
+        for store, last in zip(stores, last_frames, strict=True)
+    ]
+
+
 def choose_clips(
     stamps_ns: np.ndarray,
     T_world_ego: np.ndarray,
@@ -275,17 +285,16 @@ def choose_clips(
     Only frames that are `complete` ([F] bool) become current frames. The draws depend on the frame's position alone, so
     a data set is the same every time it is made.
     """
-    last = len(stamps_ns) - 1 if data.last_frame is None else min(data.last_frame, len(stamps_ns) - 1)
     clips: list[ClipIndices] = []
     left_out = 0
-    for current in range(data.first_frame, last + 1):
+    for current in range(data.first_frame, len(stamps_ns)):
         if not complete[current]:
             left_out += 1
             continue
         history = _history(stamps_ns, current, input.history_interval, past_frames)
         distance = np.linalg.norm(T_world_ego[:, :3, 3] - T_world_ego[current, :3, 3], axis=-1)
         seconds = np.abs(stamps_ns - stamps_ns[current]) * 1e-9
-        usable = (distance <= data.source_max) & (seconds <= data.source_seconds) & (np.arange(len(stamps_ns)) <= last)
+        usable = (distance <= data.source_max) & (seconds <= data.source_seconds)
         before, after = np.flatnonzero(usable[:current]), current + 1 + np.flatnonzero(usable[current + 1 :])
         if history is None or not len(before) or not len(after):
             left_out += 1
@@ -293,7 +302,7 @@ def choose_clips(
         generator = np.random.default_rng(current)
         sides = [(side, _cumulative(distance[side], data)) for side in (before, after)]
         pairs = {tuple(_draw(*side, generator) for side in sides): None for _ in range(DRAWS)}
-        found = {pair: _cues(current, pair, before, after, complete[: last + 1], data) for pair in pairs}
+        found = {pair: _cues(current, pair, before, after, complete, data) for pair in pairs}
         if None in found.values():
             left_out += 1
             continue

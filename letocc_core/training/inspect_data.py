@@ -13,7 +13,7 @@ from letocc_core import config as configuration
 from letocc_core.data.build import open_drives
 from letocc_core.data.config import BagData, RecordedData
 from letocc_core.data.datasets.drive import DriveFrames
-from letocc_core.data.recorded_clips import choose_clips
+from letocc_core.data.recorded_clips import choose_clips, frames_read
 from letocc_core.errors import ConfigError, DataError
 from letocc_core.training.config import TrainConfig
 from letocc_core.viz.lidar import sweep_picture
@@ -40,7 +40,7 @@ def inspect_data(
     stores = [
         DriveFrames(drive, config.input, True, config.data.cache) for drive in open_drives(data, config.data.cache)
     ]
-    lines = [_line(store, data, config) for store in stores]
+    lines = [_line(s, end, data, config) for s, end in zip(stores, frames_read(stores, data), strict=True)]
     if picture is not None:
         chosen = next((store for store in stores if store.name.endswith(sequence)), None)
         if chosen is None or not 0 <= frame < len(chosen):
@@ -53,10 +53,11 @@ def inspect_data(
     return "\n".join(lines)
 
 
-def _line(store: DriveFrames, data: RecordedData, config: TrainConfig) -> str:
+def _line(store: DriveFrames, end: int, data: RecordedData, config: TrainConfig) -> str:
     """Frames, cameras, time and way of a sequence, and the clips that it gives."""
     past = config.model.temporal.frames
-    clips, left_out = choose_clips(store.stamps_ns, store.T_world_ego, store.complete, data, config.input, past)
+    stamps_ns, poses, complete = store.stamps_ns[:end], store.T_world_ego[:end], store.complete[:end]
+    clips, left_out = choose_clips(stamps_ns, poses, complete, data, config.input, past)
     seconds = (store.stamps_ns[-1] - store.stamps_ns[0]) * 1e-9
     way = np.linalg.norm(np.diff(store.T_world_ego[:, :3, 3], axis=0), axis=1).sum()
     return (

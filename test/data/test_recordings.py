@@ -18,7 +18,7 @@ from letocc_core.data.bags.writer import BagWriter, optical_frame
 from letocc_core.data.build import build
 from letocc_core.data.config import BagData, DataConfig
 from letocc_core.data.recorded_clips import choose_clips
-from letocc_core.errors import CalibrationError, DataError
+from letocc_core.errors import CalibrationError, ConfigError, DataError
 from letocc_core.frame import InputConfig, collate
 from letocc_core.geometry.camera import project_lidar
 from letocc_core.geometry.grid import sample_volume
@@ -172,6 +172,19 @@ def test_training_and_evaluation_frames_do_not_mix(tmp_path):
     held_out = BagClips(settings(bag, first_frame=14, source_sigma=5.0), INPUT, 2, tmp_path / "cache")
     assert min(c.current for _, c in held_out.clips) == 14
     assert len(list((tmp_path / "cache/bags").iterdir())) == 1  # decoded once for both
+
+
+def test_each_recording_may_end_at_a_frame_of_its_own(tmp_path):
+    bags = [drive(tmp_path / name, 16) for name in ("first", "second")]
+    data = dataclasses.replace(settings(bags[0], source_sigma=5.0), bags=tuple(bags), last_frame=(9, 12))
+    clips = BagClips(data, INPUT, 2, tmp_path / "cache").clips
+    for number, last in enumerate(data.last_frame):
+        assert max(i for k, c in clips if k == number for i in (c.current, *c.history, *c.sources)) == last
+    with pytest.raises(ConfigError, match=r"\[9, 12, 13\] for 2 recordings"):
+        BagClips(dataclasses.replace(data, last_frame=(9, 12, 13)), INPUT, 2, tmp_path / "cache")
+    path = tmp_path / "data.yaml"
+    path.write_text("bag: {bags: [a, b], last_frame: [9, 12]}")
+    assert configuration.load(DataConfig, path).bag.last_frame == (9, 12)
 
 
 def test_sources_follow_the_distance():
