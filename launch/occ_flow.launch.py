@@ -36,15 +36,21 @@ def arguments() -> list[DeclareLaunchArgument]:
             "",
             "Camera names, with commas, the anchor first; empty: as in params_file, where empty is the checkpoint's.",
         ),
-        argument("base_frame", "", "Ego frame; empty, as of the next three: as in params_file, or the checkpoint's."),
+        argument("base_frame", "", "Ego frame; empty, as of the next four: as in params_file, or the checkpoint's."),
         argument("fixed_frame", "", "Frame in which the world stands still."),
         argument("odometry_topic", "", "Ego poses from this nav_msgs/Odometry topic instead of /tf."),
         argument("slop", "", "Largest distance of stamps in an image set, s."),
+        argument(
+            "body_masks",
+            "",
+            "Folder of masks of the vehicle's own body, as `letocc bag mask` makes it; none: no masks.",
+        ),
         argument("params_file", share / "config" / "occ_flow.yaml", "Parameters of the node (YAML)."),
         argument("name", "occ_flow_node", "Name of the node, for several in one system."),
         argument("namespace", "", "Namespace of the node; camera topics are relative to it."),
         argument("autostart", "true", "Configure and activate the node without a lifecycle manager.", BOOLEAN),
         argument("bag", "", "Bag to play into the node; empty: live cameras. Without rviz, all ends with the bag."),
+        argument("lidar_topic", "", "Play this point cloud alone of the bag's; empty: all. The node needs none."),
         argument("rate", "1.0", "Speed of the bag relative to the recording."),
         argument("as_fast", "false", "Play each image set as soon as the one before is answered.", BOOLEAN),
         argument("loop", "false", "Play the bag again and again.", BOOLEAN),
@@ -96,7 +102,8 @@ def changes(values: dict[str, str]) -> dict[str, object]:
         found["checkpoint"] = values["checkpoint"]
     if values["cameras"]:
         found["cameras"] = [name.strip() for name in values["cameras"].split(",")]
-    found |= {name: values[name] for name in ("base_frame", "fixed_frame", "odometry_topic") if values[name]}
+    names = ("base_frame", "fixed_frame", "odometry_topic", "body_masks")
+    found |= {name: values[name] for name in names if values[name]}
     if values["slop"]:
         found["slop"] = float(values["slop"])
     return found
@@ -104,14 +111,23 @@ def changes(values: dict[str, str]) -> dict[str, object]:
 
 def player(values: dict[str, str]) -> Node:
     """`letocc play`."""
-    flags = [flag for name, flag in (("as_fast", "--as-fast"), ("loop", "--loop")) if values[name] == "true"]
     return Node(
         package="letocc_ros",
         executable="play",
-        arguments=[values["bag"], "--rate", values["rate"], *flags],
+        arguments=[values["bag"], "--rate", values["rate"], *player_options(values)],
         output="screen",
         on_exit=None if values["rviz"] == "true" else Shutdown(reason="the bag has been played"),
     )
+
+
+def player_options(values: dict[str, str]) -> list[str]:
+    """What of the bag is played, and how: of what the arguments choose, nothing else of its kind."""
+    flags = [flag for name, flag in (("as_fast", "--as-fast"), ("loop", "--loop")) if values[name] == "true"]
+    chosen = {"--lidar-topic": values["lidar_topic"]}
+    if not values["namespace"]:  # else names in the bag may be others than those that the node hears
+        topic = values["odometry_topic"].strip("/")
+        chosen |= {"--cameras": values["cameras"], "--odometry-topic": topic and f"/{topic}"}
+    return flags + [word for option, value in chosen.items() if value for word in (option, value)]
 
 
 def rviz(values: dict[str, str]) -> list[Action]:

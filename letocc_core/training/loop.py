@@ -84,21 +84,22 @@ def train(
         plain = configuration.to_dict(config)
         init = world.from_leader(None if init is None else init.resolve())  # `latest` is about to become this run
         folder = world.from_leader(_open_run(plain, name, out, resume, command) if world.leads else None)
-        with world.one_first():
-            dataset = build(config.needed_data(), config.input, config.model.temporal.frames, config.model.grid)
-        if config.needs_sweeps():
-            dataset.require_sweeps()
-        model = build_model(config, world.device)
-        run = _Run(folder, model, plain, config, world, clips_at_once, command)
-        run.cameras, run.body_masks = dataset.cameras, getattr(dataset, "body_masks", {})
-        if init is not None:
-            run.start_from(init)
-        run.restore()
-        for index, stage in enumerate(config.stages):
-            if index >= run.stage:
-                run.train_stage(index, stage, dataset, loader_workers)
-        if world.leads:
-            run.export(folder / "model.safetensors")
+        with run_files.begun(folder if world.leads and resume is None else None):
+            with world.one_first():
+                dataset = build(config.needed_data(), config.input, config.model.temporal.frames, config.model.grid)
+            if config.needs_sweeps():
+                dataset.require_sweeps()
+            model = build_model(config, world.device)
+            run = _Run(folder, model, plain, config, world, clips_at_once, command)
+            run.cameras, run.body_masks = dataset.cameras, getattr(dataset, "body_masks", {})
+            if init is not None:
+                run.start_from(init)
+            run.restore()
+            for index, stage in enumerate(config.stages):
+                if index >= run.stage:
+                    run.train_stage(index, stage, dataset, loader_workers)
+            if world.leads:
+                run.export(folder / "model.safetensors")
         return folder
 
 
@@ -361,9 +362,12 @@ def _open_run(plain: dict, name: str, out: Path, resume: Path | None, command: s
         return resume.resolve()
     folder = out / name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(plain, sort_keys=False), "utf-8")
     about = {"command": command, "versions": versions(), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-    (folder / "about.json").write_text(json.dumps(about, indent=2), "utf-8")
-    run_files.link_latest(folder)
+    try:
+        (folder / "config.yaml").write_text(yaml.safe_dump(plain, sort_keys=False), "utf-8")
+        (folder / "about.json").write_text(json.dumps(about, indent=2), "utf-8")
+    except OSError:
+        shutil.rmtree(folder)
+        raise
     print(f"training into {folder}", file=sys.stderr)
     return folder.resolve()

@@ -2,8 +2,10 @@
 
 import json
 import re
+import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +84,32 @@ def losses(path: Path) -> Iterator[dict[str, Any]]:
         yield entry
     if bad:
         print(f"{path}: {bad} lines that are cut off are left out", file=sys.stderr)
+
+
+@contextmanager
+def begun(folder: Path | None) -> Iterator[None]:
+    """The block trains into a new folder, which `latest` stands for; if it fails before its first step, neither is left.
+
+    None: of a process that leaves this to another, or a run that is gone on with.
+    """
+    if folder is None:
+        yield
+        return
+    latest = folder.parent / "latest"
+    former = followed(latest).resolve() if latest.exists() else None
+    link_latest(folder)
+    try:
+        yield
+    except Exception:
+        log = folder / "losses.jsonl"
+        if not (log.exists() and log.stat().st_size) and not list(folder.glob("batch_*")):
+            ours = followed(latest).resolve() == folder.resolve()
+            shutil.rmtree(folder)
+            if ours:
+                latest.unlink(missing_ok=True)
+            if ours and former is not None:
+                link_latest(former)
+        raise
 
 
 def link_latest(folder: Path) -> None:

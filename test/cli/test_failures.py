@@ -3,6 +3,7 @@
 import argparse
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -61,6 +62,27 @@ def test_a_bug_shows_its_traceback_and_where_to_report_it(error, capsys):
     status, printed = outcome(error, capsys)
     assert status == 1 and explain(error) is None
     assert "Traceback" in printed and "report it" in printed.splitlines()[-1]
+
+
+LOADS_CLIPS = """
+import argparse, sys
+import torch
+from torch.utils.data import DataLoader
+from letocc_core import cli
+clips = [torch.zeros(2**20) for _ in range(4)]
+sys.exit(cli.run(argparse.Namespace(run=lambda options: list(DataLoader(clips, num_workers=1)) and 0)))
+"""
+
+
+def test_a_shared_memory_that_is_too_small():
+    """A real one of 1 MiB, as containers may have it, for a process that loads clips of 4 MiB."""
+    own = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o size=1m tmpfs /dev/shm && exec "$@"', "sh"]
+    if shutil.which("unshare") is None or subprocess.run([*own, "true"], capture_output=True).returncode:
+        pytest.skip("no file system can be mounted over /dev/shm here")
+    command = [*own, sys.executable, "-c", LOADS_CLIPS]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("letocc: the shared memory /dev/shm is too small"), done.stderr
 
 
 def test_a_device_that_is_not_there(capsys):

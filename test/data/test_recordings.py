@@ -139,7 +139,7 @@ def test_damaged_and_lost_images_are_counted(tmp_path):
             bag.write_encoded_image("front", stamp, png(i)[: -20 if i == 2 else None], "png")
     recording = Recording(path)
     assert [s.frame_set.stamp_ns for s in recording] == [10**8, 2 * 10**8, 4 * 10**8]
-    assert recording.dropped == {"damaged message": 1}
+    assert recording.dropped == {"unreadable message": 1}
 
 
 # Clips

@@ -1,7 +1,7 @@
 """The launch file and what it hands out: every argument declared, described and used; with ROS's launch, run for real."""
 
 import ast
-import importlib
+import importlib.util
 import itertools
 import os
 import re
@@ -62,7 +62,7 @@ def test_every_argument_is_described_and_used(declared: dict[str, str]):
     assert used <= set(declared)
     in_a_loop = {n.elts[0].value for n in ast.walk(tree) if isinstance(n, ast.Tuple) and len(n.elts) == 2 and flag(n)}
     by_name = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
-    passed_on = {"base_frame", "fixed_frame", "odometry_topic"} & by_name  # all in the same way
+    passed_on = {"base_frame", "fixed_frame", "odometry_topic", "body_masks"} & by_name  # all in the same way
     assert used | in_a_loop | passed_on == set(declared)
 
 
@@ -136,6 +136,22 @@ def launch_or_skip() -> None:
 def command(launch_file: Path, *arguments: str) -> list[str]:
     """As `ros2 launch`."""
     return [sys.executable, "-c", RUN, str(launch_file), *arguments]
+
+
+def test_what_the_arguments_choose_reaches_node_and_player():
+    launch_or_skip()
+    spec = importlib.util.spec_from_file_location("occ_flow_launch", LAUNCH_FILE)
+    file = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(file)
+    values = dict.fromkeys((argument.name for argument in file.arguments()), "")
+    assert set(file.changes(values)) == {"use_sim_time", "autostart"} and file.player_options(values) == []
+    values |= {"cameras": "left,front", "odometry_topic": "odom", "body_masks": "masks", "slop": "0.05", "loop": "true"}
+    found = file.changes(values | {"base_frame": "chassis", "fixed_frame": "map"})
+    assert found["cameras"] == ["left", "front"] and found["slop"] == 0.05 and found["body_masks"] == "masks"
+    assert (found["base_frame"], found["fixed_frame"], found["odometry_topic"]) == ("chassis", "map", "odom")
+    options = ["--loop", "--lidar-topic", "/top/points", "--cameras", "left,front", "--odometry-topic", "/odom"]
+    assert file.player_options(values | {"lidar_topic": "/top/points"}) == options
+    assert file.player_options(values | {"namespace": "robot1"}) == ["--loop"]
 
 
 def run_launch(*arguments: str) -> subprocess.CompletedProcess:

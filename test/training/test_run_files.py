@@ -3,6 +3,9 @@
 import errno
 import json
 import os
+import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -57,6 +60,50 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match=r"step000005\.optimizer\.pt: cannot be written .*No space left"):
         saved.write_optimizer({})
     assert {p.name: p.read_bytes() for p in saved.folder.iterdir()} == before
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    """A folder on a file system of its own of 256 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+    made = subprocess.run(mount, capture_output=True, text=True) if shutil.which("mount") else None
+    if made is None or made.returncode:
+        pytest.skip(f"no file system can be mounted here: {made.stderr.strip() if made else 'no mount'}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_that_is_full_leaves_nothing_half_written(small_disk):
+    """A real one: it has room for what is saved first, and not for the larger that follows."""
+    saved = save(small_disk, 5, 2.0)
+    before = {p.name: p.read_bytes() for p in saved.folder.iterdir()}
+    following, model = Saved(saved.folder, 0, 10), torch.nn.Linear(300, 300)  # 361 kB
+    with pytest.raises(CheckpointError, match=r"step000010\.safetensors: cannot be written .*No space left"):
+        checkpoint.save(following.weights, model, {"model": {}, "input": {}})
+    with pytest.raises(CheckpointError, match=r"step000010\.optimizer\.pt: cannot be written .*is the disk full"):
+        following.write_optimizer(model.state_dict())
+    with pytest.raises(OSError, match="No space left"):
+        run_files.write_atomically(small_disk / "resume.json", " " * 2**19)
+    assert {p.name: p.read_bytes() for p in saved.folder.iterdir()} == before
+    assert [saved.step for saved in run_files.saved_steps(small_disk)] == [5]
+    assert {p.name for p in small_disk.iterdir()} == {"checkpoints"}
+
+
+def test_a_run_that_cannot_start_leaves_nothing_behind(tmp_path):
+    for name in ("monday", "tuesday", "wednesday"):
+        (tmp_path / name).mkdir()
+    with run_files.begun(tmp_path / "monday"):
+        assert (tmp_path / "latest").resolve() == tmp_path / "monday"
+    with pytest.raises(ValueError, match="no clip"), run_files.begun(tmp_path / "tuesday"):
+        (tmp_path / "tuesday" / "losses.jsonl").touch()
+        raise ValueError("no clip")
+    assert not (tmp_path / "tuesday").exists() and (tmp_path / "latest").resolve() == tmp_path / "monday"
+    with pytest.raises(ValueError, match="later"), run_files.begun(tmp_path / "wednesday"):
+        (tmp_path / "wednesday" / "losses.jsonl").write_text("{}\n")
+        raise ValueError("later")
+    assert (tmp_path / "latest").resolve() == tmp_path / "wednesday"
 
 
 def test_losses_whose_last_line_is_cut_off(tmp_path, capsys):

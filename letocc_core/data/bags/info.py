@@ -377,7 +377,7 @@ class _Look:
         for message in self.bag.messages(
             config.cameras,
             odometry_topic=odometry_topic,
-            damaged=lambda error: details.setdefault(("damaged", None), []).append(str(error)),
+            damaged=lambda error: details.setdefault(("unreadable", None), []).append(str(error)),
         ):
             if isinstance(message, bags.ImageMessage):
                 first = message.stamp_ns if first is None else first

@@ -125,10 +125,10 @@ class Recording:
         self.details.setdefault(reason, detail)
 
     def _assemble(self, bag: bags.Bag, pairing: "_SweepPairing") -> Iterator:
-        """What the assembler decides, message by message; damaged messages are counted."""
+        """What the assembler decides, message by message; what cannot be read or used is counted."""
 
         def damaged(error: DataError) -> None:
-            self._drop("damaged message", str(error))
+            self._drop("unreadable message", str(error))
 
         assembler = FrameAssembler(self.config, self.masks)
         for message in bag.messages(self.cameras, self.lidar_topics, self.odometry_topic, damaged):
@@ -138,7 +138,7 @@ class Recording:
                 try:
                     feed(assembler, message)
                 except PoseError as error:  # such as a transform that closes a loop
-                    damaged(error)
+                    self._drop("transform or pose that joins nothing", str(error))
             yield from assembler.poll()
         yield from assembler.flush()
 
