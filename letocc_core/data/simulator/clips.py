@@ -2,12 +2,12 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -16,6 +16,7 @@ from letocc_core.cues.votes import VotesConfig, pack
 from letocc_core.data.cache import save, write_missing
 from letocc_core.data.config import InstantsConfig
 from letocc_core.data.simulator.rig import Rig
+from letocc_core.data.simulator.street import EPOCH_NS, SimFrame, Street
 from letocc_core.data.simulator.varied.street import open_street
 from letocc_core.data.truth import FREE, Truth
 from letocc_core.data.vote_files import read_votes, write_votes
@@ -219,14 +220,23 @@ def render_cues(
         estimator: None for the truth.
     """
     street = open_street(seed, rig, flow_interval=interval, variety=variety)
+    kept = _Kept(_read(path.with_name(f"{seed:06d}.npz")))
+    known: dict[tuple[int, int], Int[np.ndarray, "N H W 2"]] = {}  # both ways of a pair are computed at once
+
+    def between(a: _Picture | SimFrame, b: _Picture | SimFrame) -> Int[np.ndarray, "N H W 2"]:
+        way = a.stamp_ns, b.stamp_ns
+        if way not in known:
+            known[way], known[way[::-1]] = trusted_flow(estimator, a.images, b.images)
+        return known[way].copy()
+
     flows, stamps, poses, mounts = [], [], [], []
     for t in times:
-        now = street.render(t, truth=estimator is None, lidar=False)
-        others = [street.render(t + sign * interval, truth=False, lidar=False) for sign in (-1, 1)]
+        now = street.render(t, lidar=False) if estimator is None else kept.at(t, street)
+        others = [kept.at(t + sign * interval, street) for sign in (-1, 1)]
         if estimator is None:
             found = [encode(f) for f in (now.truth.flow_backward, now.truth.flow_forward)]
         else:
-            found = [trusted_flow(estimator, now.images, other.images)[0] for other in others]
+            found = [between(now, other) for other in others]
         for flow, other in zip(found, others, strict=True):
             flow[now.own | ~(now.camera_valid & other.camera_valid)[:, None, None]] = UNKNOWN
         flows.append(found)
@@ -235,6 +245,40 @@ def render_cues(
         mounts.append([other.T_ego_cam for other in others])
     data = {"flow": np.array(flows), "stamp": np.array(stamps), "T_world_ego": np.array(poses)}
     save(path, {**data, "T_ego_cam": np.array(mounts)} if variety else data)
+
+
+@dataclass(frozen=True, eq=False)
+class _Picture:
+    """What optical flow wants of a `SimFrame`, from the street's file."""
+
+    stamp_ns: int
+    images: UInt8[np.ndarray, "N H W 3"]
+    T_ego_cam: Float[np.ndarray, "N 4 4"]  # m
+    T_world_ego: Float[np.ndarray, "4 4"]  # m
+    camera_valid: Bool[np.ndarray, "N"]
+    own: Bool[np.ndarray, "N H W"]
+
+
+class _Kept:
+    """The frames of a street's file; what it lacks is rendered."""
+
+    def __init__(self, data: dict[str, np.ndarray]):
+        self._data = data
+        self._place = {int(stamp): i for i, stamp in enumerate(data["stamp"])}
+
+    def at(self, t: float, street: Street) -> "_Picture | SimFrame":
+        """The frame at t (s)."""
+        i, data = self._place.get(EPOCH_NS + round(t * 1e9)), self._data
+        if i is None:
+            return street.render(t, truth=False, lidar=False)
+        images = data["images"][i]
+        own = np.zeros(images.shape[:3], bool)
+        if "own" in data:
+            own = np.unpackbits(data["own"], axis=-1, count=images.shape[2]).astype(bool)
+        T_ego_cam = data["T_ego_cam"]
+        T_ego_cam = T_ego_cam[i] if T_ego_cam.ndim == 4 else T_ego_cam
+        valid = data["camera_valid"][i] if "camera_valid" in data else np.ones(len(images), bool)
+        return _Picture(int(data["stamp"][i]), images, T_ego_cam, data["T_world_ego"][i], valid, own)
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
