@@ -62,6 +62,11 @@ def add_bag(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     mask.add_argument("--out", type=Path, required=True, help="folder to write to: a PNG a camera, white = the vehicle")
     add_recording(mask)
     mask.set_defaults(run=_bag_mask)
+    video = kinds.add_parser("images", help="video of a bag's cameras into single images, in a new bag")
+    video.add_argument("bag", type=Path)
+    video.add_argument("--out", type=Path, required=True, help="bag folder to write")
+    video.add_argument("--quality", type=int, default=95, choices=range(1, 101), metavar="1-100", help="of JPEG (95)")
+    video.set_defaults(run=_bag_images)
     for name, what in (
         ("kitti-tracking", "sequence"),
         ("kitti-odometry", "sequence"),
@@ -88,6 +93,17 @@ def _bag_mask(options: argparse.Namespace) -> None:
     for path in write_masks(Recording(options.bag, lidar=False, **recording(options)), options.out):
         print(path)
     print(f"look at {options.out / 'look'}, and edit the masks where they are wrong: white is the vehicle itself")
+
+
+def _bag_images(options: argparse.Namespace) -> None:
+    from letocc_core.data.bags.video import video_to_images
+
+    converted, left_out = video_to_images(options.bag, options.out, options.quality)
+    for video in converted:
+        print(video)
+    for topic, reason in left_out.items():
+        print(f"left out: {topic}: {reason}")
+    print(options.out)
 
 
 def _bag_convert(options: argparse.Namespace) -> None:

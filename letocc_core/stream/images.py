@@ -56,12 +56,15 @@ PLANES = {  # brightness of each pixel, then colour of each 2 x 2 pixels
     "yv12": cv2.COLOR_YUV2RGB_YV12,
 }
 SUPPORTED = (*ENCODINGS, *PLANES)
-VIDEO = {"h264": "H.264", "avc": "H.264", "h265": "H.265", "hevc": "H.265", "av1": "AV1", "vp8": "VP8", "vp9": "VP9"}
-VIDEO_REMEDY = (  # of the package ffmpeg_image_transport
-    "play it, turn it into images and record those: ros2 run image_transport republish --ros-args -p in_transport:=ffmpeg -p "
-    "out_transport:=compressed -r in/ffmpeg:=TOPIC -r out/compressed:=/CAMERA/image_raw/compressed"
+VIDEO = {  # words in a format or the name of an encoder
+    **{"h264": "H.264", "avc": "H.264", "libx264": "H.264", "h265": "H.265", "hevc": "H.265", "libx265": "H.265"},
+    **{"av1": "AV1", "libsvtav1": "AV1", "libaomav1": "AV1", "vp8": "VP8", "vp9": "VP9"},
+}
+VIDEO_REMEDY = (
+    "make images of a recording with: letocc bag images BAG --out NEW_BAG; let the driver of a live camera send JPEG"
 )
 START_CODES = (b"\0\0\0\1", b"\0\0\1")  # with which H.264 and H.265 begin
+H265_UNITS = {32, 33, 34, 35, 39}  # types of what an H.265 stream may begin with, which H.264 has not so
 
 MAX_PIXELS = 2**26  # of a compressed image: a few bytes can claim any size
 MAX_PADDING = 16  # bytes before a JPEG marker that are none of the picture's: webcams' own encoders leave up to ten
@@ -195,7 +198,8 @@ def decode_compressed(
     one that claims a size beyond `MAX_PIXELS`, before memory is taken for it.
     """
     data = np.frombuffer(data, np.uint8)
-    _refuse_video(data[:4].tobytes(), format, source)
+    if (video := video_of(data[:8].tobytes(), format)) is not None:  # its images depend on those before
+        raise DataError(f"{source}: {video} video, expected single images (JPEG, PNG); {VIDEO_REMEDY}")
     name, complete = _container(data.tobytes(), source)
     if not complete:
         raise DataError(f"{source}: {name} image of {len(data)} bytes is truncated; it was cut off when it was written")
@@ -221,14 +225,14 @@ def _mosaic(encoding: str, source: str) -> int:
     return conversion
 
 
-def _refuse_video(start: bytes, format: str, source: str) -> None:
-    """Single images are needed: a video's depend on those before."""
-    words = re.split(r"[^a-z0-9]+", format.lower().replace(".", ""))
+def video_of(start: bytes, format: str) -> str | None:
+    """Name of the video codec of compressed data, by their first eight bytes and what they are said to be; None: none."""
+    words = re.split(r"[^a-z0-9]+", re.sub(r"[._]", "", format.lower()))
     name = next((VIDEO[word] for word in words if word in VIDEO), None)
     if name is None and start.startswith(START_CODES):
-        name = "H.264 or H.265"
-    if name is not None:
-        raise DataError(f"{source}: {name} video, expected single images (JPEG, PNG); {VIDEO_REMEDY}")
+        unit = start.lstrip(b"\0")[1:2] or b"\0"
+        name = "H.265" if not unit[0] & 0x81 and unit[0] >> 1 in H265_UNITS else "H.264"
+    return name
 
 
 def encode(image: np.ndarray, kind: Literal["jpeg", "png"], quality: int = 95) -> bytes:

@@ -428,13 +428,14 @@ def test_the_encoding_says_how_many_bits_and_a_brighter_image_corrects_a_darker_
     [
         ("h264", b"\0\0\0\1\x67\x64", "H.264"),
         ("rgb8; hevc", b"anything", "H.265"),
-        ("jpeg", b"\0\0\1\x40", "H.264 or H.265"),
+        ("jpeg", b"\0\0\1\x40\1", "H.265"),
+        ("jpeg", b"\0\0\0\1\x67", "H.264"),
     ],
 )
 def test_video_is_refused_with_the_command_that_converts_it(tmp_path, format, data, name):
     path = Drive(tmp_path / "bag", 3).info().jpeg(data=data + bytes(90), format=format).write()
     info = bag_info(path)
-    assert any(f"{name} video" in s and "image_transport republish" in s for s in info.missing_to_run)
+    assert any(f"{name} video" in s and "letocc bag images BAG --out NEW" in s for s in info.missing_to_run)
 
 
 # Ready only if it is

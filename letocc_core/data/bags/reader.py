@@ -35,11 +35,8 @@ CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 POINTS = "sensor_msgs/msg/PointCloud2"
 TRANSFORMS = ("tf2_msgs/msg/TFMessage", "tf/msg/tfMessage")  # the latter in old ROS 1 bags
 ODOMETRY = "nav_msgs/msg/Odometry"
-VIDEOS = (
-    "foxglove_msgs/msg/CompressedVideo",
-    "ffmpeg_image_transport_msgs/msg/FFMPEGPacket",
-    "theora_image_transport/msg/Packet",
-)
+VIDEOS = ("foxglove_msgs/msg/CompressedVideo", "ffmpeg_image_transport_msgs/msg/FFMPEGPacket")
+THEORA = "theora_image_transport/msg/Packet"
 
 ENCODINGS = ("cdr", "ros1")  # of messages, that are read
 WHOLE = 0.9  # share of the messages of another transport that an image topic should have
@@ -168,7 +165,16 @@ class Bag:
     @property
     def videos(self) -> dict[str, str]:
         """Topics of types that carry a video, and what to do with them."""
-        return {topic: f"a video; {images.VIDEO_REMEDY}" for topic in self.topics(*VIDEOS)}
+        found = {topic: f"a video; {images.VIDEO_REMEDY}" for topic in self.topics(*VIDEOS)}
+        theora = "a video of Theora, which is not read; record the camera's raw or compressed images"
+        return found | {topic: theora for topic in self.topics(THEORA)}
+
+    @cached_property
+    def video_topics(self) -> list[str]:
+        """Topics whose messages are pieces of a video: by their type, or, of compressed images, by their first message."""
+        first = {topic: next((m for _, m in self.readable([topic])), None) for topic in self.topics(COMPRESSED)}
+        compressed = [t for t, m in first.items() if m is not None and images.video_of(bytes(m.data[:8]), m.format)]
+        return [*compressed, *self.topics(*VIDEOS)]
 
     @cached_property
     def no_pictures(self) -> dict[str, str]:
@@ -236,14 +242,21 @@ class Bag:
         self, topics: Sequence[str], damaged: Callable[[str, DataError], None] | None = None
     ) -> Iterator[tuple[str, Any]]:
         """(topic, message) of some topics, in recorded order, without what cannot be read; `damaged` is told of that."""
-        for connection, _, data in self._messages(topics):
+        for topic, _, message in self.received(topics, damaged):
+            yield topic, message
+
+    def received(
+        self, topics: Sequence[str], damaged: Callable[[str, DataError], None] | None = None
+    ) -> Iterator[tuple[str, int, Any]]:
+        """(topic, receive time in ns, message), as `readable`."""
+        for connection, received_ns, data in self._messages(topics):
             try:
                 message = self._deserialize(connection, data)
             except DataError as error:
                 if damaged is not None:
                     damaged(connection.topic, error)
                 continue
-            yield connection.topic, message
+            yield connection.topic, received_ns, message
 
     def picture(self, topic: str, message: Any) -> np.ndarray:
         """uint8 RGB [h, w, 3] of a message of an image topic; raises `DataError`."""
@@ -285,6 +298,14 @@ class Bag:
                 f"{connection.topic}: {len(data)} bytes that are no {connection.msgtype} ({type(error).__name__}: "
                 f"{error}); the message is damaged, or of another version of that type"
             ) from error
+
+    def written_types(self, connection: Any) -> Any:
+        """What knows the type of a connection's messages as `serialized` gives them; raises `DataError` if nothing does."""
+        if encoding_of(connection) != "ros1":
+            return self._types_of(connection)
+        if connection.msgtype not in _library("cdr").types:
+            raise DataError(f"{connection.topic}: ROS 2 has no type {connection.msgtype}")
+        return _library("cdr")
 
     def _types_of(self, connection: Any) -> Any:
         """What knows a connection's type: by the definition in the bag, or where that is empty or wrong, by ROS's own."""
@@ -386,6 +407,11 @@ def open_bag(path: str | Path) -> Bag:
 def stamp_ns(header: Any) -> int:
     """Nanoseconds of a message header."""
     return header.stamp.sec * 10**9 + header.stamp.nanosec
+
+
+def header(stamp: Any, frame_id: str) -> Any:
+    """A `std_msgs/Header`."""
+    return _library("cdr").types["std_msgs/msg/Header"](stamp, frame_id)
 
 
 def calibration(message: Any, topic: str, rectified: bool = False) -> Calibration:

@@ -184,6 +184,23 @@ class BagWriter:
             )
         self._writer.write(self._connections[topic], int(stamp_ns), data)
 
+    def copy(self, connection: Any, types: Any, stamp_ns: int, data: bytes | memoryview) -> None:
+        """A message of another bag as it is (CDR), on its topic, offered as there.
+
+        Args:
+            connection: of rosbags.
+            types: its store of types that knows this one.
+        """
+        if connection.topic not in self._connections:
+            offered = getattr(connection.ext, "offered_qos_profiles", None)
+            self._connections[connection.topic] = self._writer.add_connection(
+                connection.topic,
+                connection.msgtype,
+                typestore=types,
+                offered_qos_profiles=offered or [_qos(latched=connection.topic.endswith("/tf_static"))],
+            )
+        self._writer.write(self._connections[connection.topic], int(stamp_ns), data)
+
     def register(self, kind: str, definition: str) -> None:
         """Teach the writer a message type by the text of its `.msg` file; kind like `my_package/msg/Thing`."""
         from rosbags.typesys import get_types_from_msg
