@@ -36,6 +36,7 @@ def arguments() -> list[DeclareLaunchArgument]:
             "",
             "Camera names, with commas, the anchor first; empty: as in params_file, where empty is the checkpoint's.",
         ),
+        argument("device", "", "Where the network runs: cpu, cuda, cuda:1, ...; empty: as in params_file."),
         argument("base_frame", "", "Ego frame; empty, as of the next four: as in params_file, or the checkpoint's."),
         argument("fixed_frame", "", "Frame in which the world stands still."),
         argument("odometry_topic", "", "Ego poses from this nav_msgs/Odometry topic instead of /tf."),
@@ -102,7 +103,7 @@ def changes(values: dict[str, str]) -> dict[str, object]:
         found["checkpoint"] = values["checkpoint"]
     if values["cameras"]:
         found["cameras"] = [name.strip() for name in values["cameras"].split(",")]
-    names = ("base_frame", "fixed_frame", "odometry_topic", "body_masks")
+    names = ("device", "base_frame", "fixed_frame", "odometry_topic", "body_masks")
     found |= {name: values[name] for name in names if values[name]}
     if values["slop"]:
         found["slop"] = float(values["slop"])

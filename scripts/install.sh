@@ -126,12 +126,12 @@ make_venv() {
 }
 
 install_python_packages() {
-    local constraints=$root/scripts/constraints.txt requirements=() extras=all,view
+    local constraints=$root/scripts/constraints.txt requirements=() extras=${LETOCC_EXTRAS:-all,view}
     if with_ros; then
         "$venv/bin/python" "$root/scripts/ros_constraints.py" "$constraints" >"$venv/constraints.txt"
         constraints=$venv/constraints.txt
         # the viewer wants NumPy 2: beside an older one of the system's it stays away, and `letocc view` says so
-        if grep -q '^numpy==1' "$constraints"; then extras=all; fi
+        if grep -q '^numpy==1' "$constraints"; then extras=${extras/,view/}; fi
         command -v colcon >/dev/null || requirements+=(colcon-common-extensions)
     else
         requirements+=(-r "$wheels")
@@ -172,7 +172,7 @@ build_ros_package() {
 hash_of() { sha256sum | cut -d ' ' -f 1; }
 
 python_state() {
-    echo "$root $venv $python ${ROS_DISTRO:-wheels$suffix}"
+    echo "$root $venv $python ${ROS_DISTRO:-wheels$suffix} ${LETOCC_EXTRAS:-}"
     cat "$root"/{pyproject.toml,setup.py} "$root"/scripts/{install.sh,constraints.txt,ros_constraints.py}
     with_ros || cat "$wheels"
 }

@@ -62,7 +62,7 @@ def test_every_argument_is_described_and_used(declared: dict[str, str]):
     assert used <= set(declared)
     in_a_loop = {n.elts[0].value for n in ast.walk(tree) if isinstance(n, ast.Tuple) and len(n.elts) == 2 and flag(n)}
     by_name = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
-    passed_on = {"base_frame", "fixed_frame", "odometry_topic", "body_masks"} & by_name  # all in the same way
+    passed_on = {"device", "base_frame", "fixed_frame", "odometry_topic", "body_masks"} & by_name  # all in the same way
     assert used | in_a_loop | passed_on == set(declared)
 
 
