@@ -26,6 +26,7 @@ from letocc_core.rendering.rays import Rays, pixel_rays, rays_through
 
 ROUNDS = 3  # of re-weighted least squares
 ROAD = 0.2  # m above the ground, up to which matter is the road's
+SURFACE = 0.08  # m, signed distance below which there is matter; unsure matter moves as well
 MATTER_STEP = 0.75  # voxels between the samples in which matter is looked for
 STRIDE = 2  # px between the pixels that vote, both ways
 COLUMNS = 12  # px, width of a group; it has the whole height of the image
@@ -133,7 +134,7 @@ def _matter_shown(
     told = told.taken(packed(told.weight > 0)[0])
     rays = rays_through(told.pixels, frame.K, frame.T_ego_cam, grid)
     step = grid.voxel_size * MATTER_STEP
-    t = first_surface(sdf.detach(), grid, rays.origins, rays.directions, step, (ROAD, grid.upper[2]))
+    t = first_surface(sdf.detach() - SURFACE, grid, rays.origins, rays.directions, step, (ROAD, grid.upper[2]))
     points = rays.at(torch.where(t.isfinite(), t, 0.0)[..., None])[..., 0, :]
     near = t.isfinite() & ((points - told.points).norm(dim=-1) < MATTER)
     return replace(told, points=points, weight=told.weight * near)

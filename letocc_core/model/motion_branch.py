@@ -43,6 +43,7 @@ class MotionBranchConfig:
     sideways: float = 6.0  # m/s, fastest along y
     step: float = 2.0  # m/s between the velocities tried
     expectations: bool = False  # a further input: the velocities that the similarities expect
+    surface: float = 0.0  # m, signed distance below which a camera's ray has met matter; above 0: also what is unsure
 
     REMOVED: ClassVar = {"stride": 4, "ray_step": 0.3, "lowest": 0.2, "highest": 3.0, "patches": [1, 4], "width": 32}
 
@@ -130,7 +131,7 @@ class MotionBranch(nn.Module):
         """
         occupied = F.max_pool3d(torch.sigmoid(-sdf / (0.25 * self.grid.voxel_size)), 2)
         columns = torch.cat([F.avg_pool3d(volume, 2), occupied], dim=1).movedim(-1, 2).flatten(1, 2)
-        surfaces = find_surfaces(sdf, self.grid, now)
+        surfaces = find_surfaces(sdf - self.config.surface, self.grid, now)
         velocities = self.config.velocities().to(now.grey)
         similarity, known = sweep_velocity(surfaces, now, past, T_past_now, self.grid.coarser(2), velocities)
         return Evidence(similarity, known, columns)

@@ -191,6 +191,15 @@ def test_the_branch_starts_near_standing_still_and_leaves_geometry_alone():
     assert all(p.grad is not None for p in branch.parameters())
 
 
+@pytest.mark.parametrize(("surface", "seen"), [(0.0, False), (0.08, True)])
+def test_unsure_matter_stops_rays_if_so_configured(surface: float, seen: bool):
+    """A wall whose signed distance comes down to 0.05 m, as a probability of 0.38 has it."""
+    branch = MotionBranch(dataclasses.replace(CONFIG, surface=surface), GRID, dim=4, past=1)
+    past = [view(-SECONDS, shift=4)], [torch.eye(4)[None]]
+    known = branch.evidence(torch.zeros(1, 4, *GRID.shape), wall().clamp(min=0.05), view(0.0), *past).known
+    assert bool((known > 0).any()) == seen
+
+
 def test_the_road_stands_still_under_what_moves(monkeypatch):
     """Layers at -1.4, -1.0, ... m: the one at 0.2 m is the lowest that is known as road, the next may move."""
     monkeypatch.setattr(motion_branch, "LOWEST", 0.3)
