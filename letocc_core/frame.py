@@ -112,7 +112,7 @@ def stack(items: Sequence[Item]) -> Item:
     """
     cameras = max(len(item.K) for item in items)
 
-    def join(name: str):
+    def join(name: str) -> Tensor | None:
         values = [getattr(item, name) for item in items]
         if any(v is None for v in values):
             return None

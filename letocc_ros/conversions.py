@@ -141,7 +141,7 @@ def to_point_cloud(answer: OccFlow, frame_id: str, lowest: float = -np.inf, high
 
     Only those between two heights (m, in the ego frame), and none that is hidden.
     """
-    index = np.argwhere(answer.occupied & answer.seen & Band(lowest, highest).layers(answer))
+    index = np.argwhere(answer.surfaces & Band(lowest, highest).layers(answer))
     rows = np.column_stack(
         [answer.grid.centres_of(index), answer.probability[tuple(index.T)], answer.velocity[tuple(index.T)]]
     )

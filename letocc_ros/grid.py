@@ -12,6 +12,7 @@
         points = grid.occupied_points(answer, lowest=0.3)     # .centres, .velocity, .probability, .speed, .distance
         states = grid.states_of(answer, [[5.0, 0.0, 0.5]])    # .known, .occupied, .free, .probability, .velocity
         seconds = grid.time_to_collision(answer, path, times, radius=1.0)
+        grid.occupied_points(answer.believed())               # hidden matter counts only if asked for, like this
 
 Everything is in the header's frame (base_link: x forward, y left, z up) at the header's stamp.
 """

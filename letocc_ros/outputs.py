@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -101,7 +101,7 @@ class Outputs:
 
     def _believed(self, answer: OccFlow) -> OccFlow:
         """The answer as planners get it: with `believe_hidden`, nothing counts as hidden."""
-        return replace(answer, hidden=None) if self.parameters.believe_hidden else answer
+        return answer.believed() if self.parameters.believe_hidden else answer
 
     def _points(self, answer: OccFlow) -> PointCloud2:
         p = self.parameters
@@ -125,10 +125,10 @@ class Outputs:
 
     def _objects(self, answer: OccFlow) -> MarkerArray:
         p = self.parameters
-        objects = moving_objects(answer, p.min_speed, p.min_object_voxels)
+        objects = moving_objects(self._believed(answer), p.min_speed, p.min_object_voxels)
         return to_object_markers(objects, answer.stamp_ns, p.base_frame, p.motion_colour)
 
     def _obstacles(self, types: ObstacleTypes, answer: OccFlow) -> object:
         p = self.parameters
-        objects = moving_objects(answer, p.min_speed, p.min_object_voxels)
+        objects = moving_objects(self._believed(answer), p.min_speed, p.min_object_voxels)
         return to_obstacles(objects, types, make_header(answer.stamp_ns, p.base_frame))

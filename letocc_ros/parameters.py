@@ -171,8 +171,8 @@ class NodeParameters:
     )
     believe_hidden: bool = _parameter(
         False,
-        "Take what is hidden behind a surface as the network believes it in costmaps, ~/clearing and ~/points; otherwise its "
-        "cells are unknown and its points left out.",
+        "Take what is hidden behind a surface as the network believes it in costmaps, ~/clearing, ~/points and ~/objects. "
+        "Otherwise its cells are unknown, and its points and objects are left out.",
         live=True,
     )
     voxel_colour: str = _parameter(

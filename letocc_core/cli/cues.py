@@ -2,8 +2,12 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from letocc_core.cli.arguments import classes, shard
+
+if TYPE_CHECKING:
+    from letocc_core.training.compute_cues import CueFolders
 
 
 def add_cues(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -37,93 +41,41 @@ def add_cues(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 
 def _cues_flow(options: argparse.Namespace) -> None:
-    from letocc_core.data.build import recorded_clips, simulated_clips
+    from letocc_core.training.compute_cues import compute_flow, cue_source
 
     changes = {"cue": options.estimator, "cue_weights": options.weights, "cue_device": options.device}
-    *config, past_frames = _cue_config(options, **changes)
-    if config[0].simulator is not None:
-        for folder in simulated_clips(*config, past_frames, shard=options.shard).folders.values():
-            if folder.exists():
-                print(folder)
-        return
-    dataset = recorded_clips(*config, past_frames)
-    print(f"{dataset.write_flow(options.workers, options.shard)} pairs of frames computed")
-    for files in dataset.flows:
-        print(files.folder)
+    source = cue_source([*options.dataset, *options.overrides], options.config, options.workers, changes)
+    _print(compute_flow(source, options.workers, options.shard))
 
 
 def _cues_tune(options: argparse.Namespace) -> None:
-    from letocc_core.cues.flow import flow_estimator
-    from letocc_core.cues.tuning import TuneConfig, tune
-    from letocc_core.data.build import recorded_clips
+    from letocc_core.cues.tuning import TuneConfig
+    from letocc_core.training.compute_cues import cue_source, tune_flow
 
-    estimator = flow_estimator(options.estimator, options.weights, options.device)
-    dataset = recorded_clips(*_cue_config(options, what="tune", cue="dis"))
-    images = [
-        (store, i, j, camera)
-        for store, i, j in dataset.pairs()
-        for camera in range(store.camera_valid.shape[1])
-        if store.camera_valid[[i, j], camera].all()
-    ]
-
-    def pair(number: int) -> tuple:
-        store, i, j, camera = images[number]
-        return store.pictures(i)[camera], store.pictures(j)[camera]
-
+    source = cue_source([*options.dataset, *options.overrides], options.config, 0, {"cue": "dis"}, "tune")
     config = TuneConfig(options.steps, options.batch_size, options.learning_rate)
-    print(tune(estimator, pair, len(images), options.out, config, options.device))
+    print(tune_flow(source, options.estimator, options.weights, options.device, config, options.out))
 
 
 def _cues_masks(options: argparse.Namespace) -> None:
     from letocc_core.cues.masks import GroundedSam
 
-    _write_pictures(options, "masks", masks=GroundedSam(options.detector, options.segmenter, device=options.device))
+    _label(options, "masks", masks=GroundedSam(options.detector, options.segmenter, device=options.device))
 
 
 def _cues_semantics(options: argparse.Namespace) -> None:
     from letocc_core.cues.semantics import Segmenter
 
-    _write_pictures(options, "semantics", semantics=Segmenter(options.model, options.classes, options.device))
+    _label(options, "semantics", semantics=Segmenter(options.model, options.classes, options.device))
 
 
-def _write_pictures(options: argparse.Namespace, what: str, **labeller) -> None:
-    from letocc_core.data.build import recorded_clips
+def _label(options: argparse.Namespace, what: str, **labeller: object) -> None:
+    from letocc_core.training.compute_cues import compute_pictures, cue_source
 
-    nothing = {"cue": "none", "masks": None, "semantics": None}
-    dataset = recorded_clips(*_cue_config(options, what, **(nothing | labeller)))
-    print(f"{dataset.write_pictures(options.workers, options.shard)} frames computed")
-    for of_kind in dataset.pictures.values():
-        for files in of_kind:
-            print(files.folder)
+    changes = {"cue": "none", "masks": None, "semantics": None} | labeller
+    source = cue_source([*options.dataset, *options.overrides], options.config, options.workers, changes, what)
+    _print(compute_pictures(source, options.workers, options.shard))
 
 
-def _cue_config(options: argparse.Namespace, what: str = "", **changes) -> tuple:
-    """Data (with `changes` to its source), input and past frames of a configuration, or of bags.
-
-    With `what`, which simulated streets have no use for: an error for those.
-    """
-    from dataclasses import replace
-
-    from letocc_core import config as configuration
-    from letocc_core.data.config import BagData, DataConfig
-    from letocc_core.errors import ConfigError
-    from letocc_core.frame import InputConfig
-    from letocc_core.model.let_occ_flow import ModelConfig
-    from letocc_core.training.config import TrainConfig
-
-    overrides = options.overrides + [item for item in options.dataset if "=" in item]
-    paths = [Path(item) for item in options.dataset if "=" not in item]
-    whole = len(paths) == 1 and paths[0].suffix in (".yaml", ".yml")
-    path = paths[0] if whole else options.config
-    if path is None:
-        config = TrainConfig(ModelConfig(), InputConfig(), DataConfig(bag=BagData(bags=())))
-    else:
-        config = configuration.load(TrainConfig, path, overrides)
-    data = config.data
-    if not whole:
-        data = DataConfig(bag=replace(data.bag or BagData(bags=()), bags=tuple(paths)), cache=data.cache)
-    name = data.source
-    if what and name == "simulator":
-        raise ConfigError(f"{path}: '{what}' takes recordings; simulated streets know their own")
-    data = replace(data, **{name: replace(getattr(data, name), **changes)}, workers=getattr(options, "workers", 0))
-    return data, config.input, config.model.temporal.frames
+def _print(written: "CueFolders") -> None:
+    print(written.summary, *written.folders, sep="\n")

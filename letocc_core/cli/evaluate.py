@@ -2,9 +2,13 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from letocc_core.cli.arguments import NEEDS_ROS, add_recording, recording, seed_range
 from letocc_core.errors import LetOccError
+
+if TYPE_CHECKING:
+    from letocc_core.viz.viewers.logs import ViewOptions
 
 OF_CHECKPOINT = "what is not given is as in the recordings that the checkpoint was trained on"
 
@@ -128,7 +132,7 @@ def _add_viewers(p: argparse.ArgumentParser) -> None:
     p.add_argument("--web", action="store_true", help="serve Rerun's page on this machine, for a browser")
 
 
-def _view_options(options: argparse.Namespace):
+def _view_options(options: argparse.Namespace) -> "ViewOptions":
     from letocc_core.viz.viewers.logs import ViewOptions
 
     return ViewOptions(tuple(options.save), options.window, options.web)

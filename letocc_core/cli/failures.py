@@ -37,7 +37,7 @@ def explain(error: BaseException) -> str | None:
         at = "".join(
             f"{show(os.fsdecode(name))}: " for name in (error.filename,) if isinstance(name, (str, bytes, os.PathLike))
         )
-        remedy = REMEDIES.get(error.errno, "")
+        remedy = REMEDIES.get(error.errno or 0, "")
         return f"{at}{error.strerror or error}" + (f"; {remedy}" if remedy else "")
     if isinstance(error, RuntimeError) and ("No space left on device" in text or "unable to write to file" in text):
         return SHARED_MEMORY if "/torch_" in text else f"{text.splitlines()[0]}; {REMEDIES[errno.ENOSPC]}"

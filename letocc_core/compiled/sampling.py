@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ class Attend(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        context,
+        context: Any,
         value: Float[Tensor, "B S heads dim"],
         spatial_shapes: Sequence[tuple[int, int]],
         reference: Float[Tensor, "B Q _ anchors 2"],
@@ -49,7 +50,7 @@ class Attend(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(context, slope: Float[Tensor, "B Q heads*dim"]):
+    def backward(context: Any, slope: Float[Tensor, "B Q heads*dim"]) -> tuple[Tensor | None, ...]:
         value, offsets, logits, reference = context.saved_tensors
         slopes = torch.zeros_like(value), torch.empty_like(offsets), torch.empty_like(logits)
         _, back = _kernels(value.shape[3])
@@ -64,7 +65,7 @@ class Trilinear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        context, volume: Float[Tensor, "B C X Y Z"], points: Float[Tensor, "B n 3"], border: bool
+        context: Any, volume: Float[Tensor, "B C X Y Z"], points: Float[Tensor, "B n 3"], border: bool
     ) -> Float[Tensor, "B n C"]:
         """`points` in [-1, 1] across the volume; beyond it the volume is zero, or with `border` as at its border."""
         B, C = volume.shape[:2]
@@ -79,7 +80,7 @@ class Trilinear(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(context, slope: Float[Tensor, "B n C"]):
+    def backward(context: Any, slope: Float[Tensor, "B n C"]) -> tuple[Tensor | None, ...]:
         (points,) = context.saved_tensors
         B, C, X, Y, Z = context.size
         volume_slope = torch.zeros(B, X, Y, Z, C)

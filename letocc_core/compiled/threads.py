@@ -5,6 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ def flat(tensor: Tensor) -> np.ndarray:
     return tensor.detach().reshape(-1).numpy()
 
 
-def shared(kernel: Callable[..., None], count: int, *arguments) -> None:
+def shared(kernel: Callable[..., None], count: int, *arguments: Any) -> None:
     """Call `kernel(first, last, *arguments)` for parts of range(count), by as many threads as torch has."""
     threads = min(torch.get_num_threads(), count)
     if threads <= 1:

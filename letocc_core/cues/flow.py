@@ -125,10 +125,11 @@ def trusted_flow(
         np.stack([estimator(a, b, middle) for a, b, *middle in zip(first, last, *path, strict=True)])
         for first, last, path in ((images, others, between), (others, images, between[::-1]))
     )
-    return tuple(
+    forward, backward = (
         encode(np.stack([_where_consistent(f, b, tolerance) for f, b in zip(*pair, strict=True)]), estimator.longest)
         for pair in ((there, back), (back, there))
     )
+    return forward, backward
 
 
 def _where_consistent(forward: np.ndarray, backward: np.ndarray, tolerance: float) -> np.ndarray:

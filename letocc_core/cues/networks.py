@@ -204,7 +204,7 @@ def _put(network: FlowNetwork, inner: nn.Module, weights: Path, what: str) -> No
             tensors = load_file(weights)
         else:
             tensors = torch.load(weights, map_location="cpu", weights_only=True)
-        tensors = tensors.get("state_dict", tensors)
+            tensors = tensors.get("state_dict", tensors)
         (network if any(name.startswith("network.") for name in tensors) else inner).load_state_dict(tensors)
     except (OSError, EOFError, ValueError, RuntimeError, AttributeError, UnpicklingError, SafetensorError) as error:
         raise CheckpointError(f"{weights}: not the weights of {what} ({error})") from error

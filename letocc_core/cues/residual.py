@@ -107,10 +107,11 @@ def _lidar_depth(frame: Frame) -> tuple[Float[Tensor, "N H W"], Float[Tensor, "N
     u, v = pixels.nan_to_num().round().long().unbind(-1)
     index = v.clamp(0, height - 1) * width + u.clamp(0, width - 1)
     empty = depth.new_full((N, height * width), -torch.inf)
-    return tuple(
+    nearest, farthest = (
         empty.scatter_reduce(1, index, torch.where(seen, sign * depth, -torch.inf), "amax").view(N, height, width)
         for sign in (-1, 1)
     )
+    return nearest, farthest
 
 
 def _around(depth: Float[Tensor, "N H W"], reach: int) -> Float[Tensor, "N H W"]:

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from letocc_core.errors import ConfigError, DataError
 from letocc_core.frame import Frame
@@ -95,7 +95,7 @@ class Instant:
     sweep: RayVotes | None = None  # of a LiDAR; where it looks, it overrules all others at its own instant
 
 
-def neighbours(stamps_ns: Sequence[int], i: int, config: VotesConfig) -> list[int]:
+def neighbours(stamps_ns: Sequence[int] | Int[np.ndarray, "n"], i: int, config: VotesConfig) -> list[int]:
     """The frames nearest to each of `config.seconds` from frame i; those that are absent are left out."""
     stamps = np.asarray(stamps_ns, np.int64)
     found = []
@@ -200,7 +200,7 @@ def unpack(packed: UInt8[np.ndarray, "2 X Y Z"]) -> Float[np.ndarray, "2 X Y Z"]
     return packed.astype(np.float32) / ROUNDING
 
 
-def _depth(frame: Frame, others: Sequence[Frame], config: VotesConfig):
+def _depth(frame: Frame, others: Sequence[Frame], config: VotesConfig) -> tuple[plane_sweep.SweptDepth, np.ndarray]:
     """Plane-sweep depth of every fourth pixel, and the standard deviation of its inverse (1/m)."""
     others = others or [frame]  # which shows no parallax, and so gives no depth
     T_cam = frame.T_ego_cam[None]
@@ -217,7 +217,9 @@ def _depth(frame: Frame, others: Sequence[Frame], config: VotesConfig):
     return swept, (swept.probability[0] * off**2).sum(1).sqrt().numpy()
 
 
-def _camera_rays(frame: Frame, n: int, swept, deviation: np.ndarray, config: VotesConfig):
+def _camera_rays(
+    frame: Frame, n: int, swept: plane_sweep.SweptDepth, deviation: np.ndarray, config: VotesConfig
+) -> tuple[RayVotes, RayVotes | None, Bool[np.ndarray, "H W"] | None]:
     """Rays of one camera: of what stands, of what moves, and the mask of what moves (full size)."""
     inverse = (1 / swept.depth[0, n]).numpy()
     rows, columns = inverse.shape
@@ -279,7 +281,16 @@ def _camera_rays(frame: Frame, n: int, swept, deviation: np.ndarray, config: Vot
     return still, moving_rays, mask
 
 
-def _rays(directions, T, chosen, free_until, end, spread, free_weight, end_weight) -> RayVotes:
+def _rays(
+    directions: np.ndarray,
+    T: np.ndarray,
+    chosen: np.ndarray,
+    free_until: np.ndarray,
+    end: np.ndarray,
+    spread: np.ndarray,
+    free_weight: np.ndarray,
+    end_weight: np.ndarray,
+) -> RayVotes:
     """The chosen pixels' rays from a camera's place."""
     flat = [np.asarray(a[chosen], np.float64) for a in (directions, free_until, end, spread, free_weight, end_weight)]
     return RayVotes(np.broadcast_to(T[:3, 3], flat[0].shape).copy(), *flat)

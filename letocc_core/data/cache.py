@@ -79,7 +79,7 @@ def write_missing(
     return len(missing)
 
 
-def _run(write: Callable[..., None], jobs: list[tuple[Path, tuple]], workers: int):
+def _run(write: Callable[..., None], jobs: list[tuple[Path, tuple]], workers: int) -> Iterator[float]:
     """Seconds that each job took, in the order of `jobs`."""
     if workers == 0:
         yield from (_timed(write, path, arguments) for path, arguments in jobs)

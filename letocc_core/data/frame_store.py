@@ -17,9 +17,15 @@ class FrameStore(Protocol):
     folder: Path  # where cues of these frames are kept
     stamps_ns: Int[np.ndarray, "F"]
     T_world_ego: Float[np.ndarray, "F 4 4"]  # m
-    T_ego_cam: Float[np.ndarray, "F N 4 4"]  # m
-    K: Float[np.ndarray, "F N 3 3"]  # px
     camera_valid: Bool[np.ndarray, "F N"]
+
+    @property
+    def T_ego_cam(self) -> Float[np.ndarray, "F N 4 4"]:
+        """m, from each camera to the ego frame."""
+
+    @property
+    def K(self) -> Float[np.ndarray, "F N 3 3"]:
+        """px"""
 
     @property
     def has_sweep(self) -> Bool[np.ndarray, "F"]:

@@ -213,17 +213,17 @@ class RecordedClips(Dataset):
         if self.residual:
             current = dataclasses.replace(current, movable=self.residual(current, cues))
         current = _unlabelled_where_masked(current)
-        history, sources = (tuple(others[i] for i in chosen) for chosen in (clip.history, sources))
+        history, around = (tuple(others[i] for i in chosen) for chosen in (clip.history, sources))
         if self.instants is None:
-            return Clip(current, history, sources, cues)
+            return Clip(current, history, around, cues)
         if then == clip.current:
-            return Clip(current, history, sources, cues, current.images_alone())
+            return Clip(current, history, around, cues, current.images_alone())
         rendered = others[then]
         if "movable" in self.pictures:
             rendered = dataclasses.replace(
                 rendered, movable=torch.from_numpy(self.pictures["movable"][number].read(then) > 0)
             )
-        return Clip(current, history, sources, cues, rendered.images_alone())
+        return Clip(current, history, around, cues, rendered.images_alone())
 
     def _rendered(self, index: int) -> tuple[int, tuple[int, int]]:
         """The frame whose rays a clip renders, and its sources: those of one of the clips of which it is the current frame."""
@@ -343,8 +343,9 @@ def _cues(
 
 def _history(stamps_ns: np.ndarray, current: int, interval: float, count: int) -> tuple[int, ...] | None:
     """Frames 1, 2, ... intervals before the current one, by the rule of the live node; None if one is missing."""
-    found = past_frames(stamps_ns[:current], stamps_ns[current], interval, count)
-    return None if None in found else tuple(found)
+    found = past_frames(stamps_ns[:current], int(stamps_ns[current]), interval, count)
+    known = tuple(i for i in found if i is not None)
+    return known if len(known) == count else None
 
 
 def _cumulative(distance: np.ndarray, data: "RecordedData") -> np.ndarray:

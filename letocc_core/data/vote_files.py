@@ -41,7 +41,7 @@ def write_votes(
 
     packed = {}
     for now in sorted(currents):
-        near = np.flatnonzero(np.abs(stamps_ns - stamps_ns[now]) <= reach)
+        near = np.flatnonzero(np.abs(stamps_ns - stamps_ns[now]) <= reach).tolist()
         for i in near:
             if i not in instants:
                 others = [frame_of(j) for j in votes.neighbours(stamps_ns, i, config)]

@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
@@ -102,7 +102,8 @@ def ablate(
 
 def run_all(jobs: Sequence[Job], pool: Executor) -> None:
     """Run the rows, each as soon as the one that it follows is through, and print what they say."""
-    waiting, begun = list(jobs), {}
+    waiting = list(jobs)
+    begun: dict[Future[str], Job] = {}
     while waiting or begun:
         to_come = {job.checkpoint(0) for job in (*waiting, *begun.values())}
         begun |= {pool.submit(run, job): job for job in waiting if job.init not in to_come}

@@ -203,7 +203,7 @@ def training_mean(
     with single_threaded(workers) as pool:
         jobs = [pool.submit(_street_occupancy, seed, rig, grid, config.seconds) for seed in seeds]
         bar = tqdm(jobs, unit="street", desc="mean of the training streets", file=sys.stderr)
-        share = np.mean([job.result() for job in bar], axis=0, dtype=np.float64).astype(np.float32)
+        share = np.asarray(np.mean([job.result() for job in bar], axis=0, dtype=np.float64), np.float32)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}_{os.getpid()}.npz")
     np.savez_compressed(temporary, share=share)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
@@ -15,8 +15,11 @@ from letocc_core.metrics.frame_score import DepthTruth
 from letocc_core.stream.types import FrameSet, OccFlow
 from letocc_core.viz.viewers.scene import Scene
 
+if TYPE_CHECKING:
+    from letocc_core.viz.overview import Moment
 
-def moment_of(sample: Sample, output: OccFlow, cameras: Sequence[str], depth: bool = True):
+
+def moment_of(sample: Sample, output: OccFlow, cameras: Sequence[str], depth: bool = True) -> "Moment":
     """A sample and its output as a `viz.overview.Moment`, ready for a picture.
 
     Args:

@@ -1,6 +1,6 @@
 """What a replay found, as a page: tables, figures over time, the worst sets in pictures, and what made them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,9 @@ from letocc_core.viz.report import Report, ShownMoment, Table, Text
 from letocc_core.viz.turntable import turntable
 
 if TYPE_CHECKING:
-    from letocc_core.evaluation.candidate import Candidate, Gallery
+    from letocc_core.evaluation.candidate import Candidate, Gallery, Instant
+    from letocc_core.evaluation.samples import Sample
+    from letocc_core.stream.types import OccFlow
 
 CHARTS = (  # group, key, title
     ("ray_iou_objects", "mean", "RayIoU of objects"),
@@ -110,7 +112,7 @@ def _charts(candidates: "Sequence[Candidate]", start: int) -> list[str]:
 
     end = (candidates[0].instants[-1].stamp_ns - start) * 1e-9
 
-    def chart(title: str, value) -> str:
+    def chart(title: str, value: "Callable[[Instant], float]") -> str:
         lines = {
             c.name: ([(i.stamp_ns - start) * 1e-9 for i in c.instants], [value(i) for i in c.instants])
             for c in candidates
@@ -126,7 +128,12 @@ def _charts(candidates: "Sequence[Candidate]", start: int) -> list[str]:
 
 
 def _moment(
-    position: int, sample, answers: Sequence, candidates: "Sequence[Candidate]", cameras: Sequence[str], start: int
+    position: int,
+    sample: "Sample",
+    answers: "Sequence[OccFlow]",
+    candidates: "Sequence[Candidate]",
+    cameras: Sequence[str],
+    start: int,
 ) -> ShownMoment:
     """One set: the page of `viz.overview` by every candidate, and what it scored."""
     seconds = (sample.frame_set.stamp_ns - start) * 1e-9

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
@@ -25,6 +25,7 @@ from letocc_core.stream.types import FrameSet
 
 if TYPE_CHECKING:
     from letocc_core.data.datasets.drive import Drive
+    from letocc_core.data.simulator.street import SimFrame
 
 BOX_AGE = 0.06  # s between an image set and the boxes that go with it: half of what lies between two at 10 Hz
 LATER = 0.3  # s, at least, between the sweeps that judge velocities: slow motion shows only after some time
@@ -157,7 +158,7 @@ class RecordedDrive:
     def _with_later(self, waiting: deque[Sample]) -> Sample:
         """Take the first of the samples, and tell it what the ones behind it say."""
         sample = waiting.popleft()
-        known = {}
+        known: dict[str, Any] = {}
         if self.truth is not None:
             known["flow_interval"] = self.truth.interval
             ahead = (s for s in waiting if abs(_seconds_between(sample, s) - self.truth.interval) < 1e-3)
@@ -199,7 +200,7 @@ def _seconds_between(first: Sample, second: Sample) -> float:
     return (second.frame_set.stamp_ns - first.frame_set.stamp_ns) * 1e-9
 
 
-def _simulated_sample(frame) -> Sample:
+def _simulated_sample(frame: "SimFrame") -> Sample:
     frame_set = FrameSet(
         stamp_ns=frame.stamp_ns,
         images=tuple(frame.images),

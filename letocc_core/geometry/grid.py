@@ -36,7 +36,8 @@ class GridSpec:
     @cached_property
     def shape(self) -> tuple[int, int, int]:
         """Number of voxels along x, y, z."""
-        return tuple(round((hi - lo) / self.voxel_size) for lo, hi in zip(self.lower, self.upper, strict=True))
+        x, y, z = (round((hi - lo) / self.voxel_size) for lo, hi in zip(self.lower, self.upper, strict=True))
+        return x, y, z
 
     def coarser(self, factor: int) -> "GridSpec":
         """The same box with voxels `factor` times as long."""

@@ -53,8 +53,8 @@ def _first_zero(
 
     near, far = _reach(grid, origins, directions, step, heights)
     where, along = grid.to_index(origins), directions / grid.voxel_size
-    rays = (x.flatten(1, 2) for x in (where, along, near, far))
-    return first_zero(sdf, *rays, NEAREST, step).view_as(near)
+    starts, ways, first, last = (x.flatten(1, 2) for x in (where, along, near, far))
+    return first_zero(sdf, starts, ways, first, last, NEAREST, step).view_as(near)
 
 
 def _reach(

@@ -40,7 +40,8 @@ def _cells_near(place: Float[np.ndarray, "3"], grid: GridSpec) -> tuple[slice, s
     """The cells (with walls) within about `NEAREST` of a place (voxel units)."""
     reach = NEAREST / grid.voxel_size
     ends = zip(np.floor(place - reach) + 1, np.floor(place + reach) + 2, np.add(grid.shape, 2), strict=True)
-    return tuple(slice(*(int(np.clip(end, 0, size)) for end in (first, last))) for first, last, size in ends)
+    x, y, z = (slice(*(int(np.clip(end, 0, size)) for end in (first, last))) for first, last, size in ends)
+    return x, y, z
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

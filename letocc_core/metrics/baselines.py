@@ -37,7 +37,7 @@ def mean_occupancy(probability: Float[np.ndarray, "X Y Z"], grid: GridSpec) -> S
 
 def mean_of(occupancies: Iterable[np.ndarray]) -> Float[np.ndarray, "X Y Z"]:
     """Share of the true grids (labels, FREE = empty) in which each voxel is occupied."""
-    filled, count = 0.0, 0
+    filled, count = np.zeros(()), 0
     for labels in occupancies:
         filled, count = filled + (labels != FREE), count + 1
     return (filled / count).astype(np.float32)

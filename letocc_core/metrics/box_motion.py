@@ -61,9 +61,12 @@ class Boxes:
                 raise DataError(f"{path}: {name} is {values.dtype} {list(values.shape)}, expected {list(expected)}")
         velocity = arrays["velocity"].astype(np.float64)
         slow = np.linalg.norm(velocity, axis=1) <= MOVING_SPEED
+        centre, size, yaw = (arrays[name].astype(np.float64) for name in ("centre", "size", "yaw"))
         return cls(
             arrays["stamp"].astype(np.int64),
-            *(arrays[name].astype(np.float64) for name in ("centre", "size", "yaw")),
+            centre,
+            size,
+            yaw,
             velocity,
             arrays.get("stationary", slow).astype(bool),
         )
@@ -124,7 +127,7 @@ class BoxMotionScore:
         centres, matter = grid.centres_of(looked), occupied[tuple(looked.T)]
         said = velocity[tuple(looked.T)].astype(np.float64)
         score = cls()
-        for number in np.flatnonzero(np.hypot(*boxes.centre[:, :2].T) <= REACH):
+        for number in np.flatnonzero(np.hypot(*boxes.centre[:, :2].T) <= REACH).tolist():
             inside = boxes.holds(number, centres)
             if inside.any():
                 true, stands = boxes.velocity[number], bool(boxes.stationary[number])

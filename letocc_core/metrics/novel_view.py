@@ -116,8 +116,8 @@ class Earlier:
         height, width = self.frames.images[camera].shape[:2]
         with np.errstate(invalid="ignore"):
             inside = (u >= 0) & (u <= width - 1) & (v >= 0) & (v <= height - 1)
-        maps = (np.where(inside, w, 0).astype(np.float32) for w in (u, v))
-        return cv2.remap(self.frames.images[camera], *maps, cv2.INTER_LINEAR) / 255, inside
+        columns, rows = (np.where(inside, w, 0).astype(np.float32) for w in (u, v))
+        return cv2.remap(self.frames.images[camera], columns, rows, cv2.INTER_LINEAR) / 255, inside
 
 
 def _lattice(frames: FrameSet, camera: int, T_then_now: np.ndarray, stride: int) -> DepthTruth:

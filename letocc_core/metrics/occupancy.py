@@ -156,7 +156,7 @@ class ProbabilityCounts:
         def count(weights: np.ndarray | None) -> np.ndarray:
             return np.bincount(bins, weights, minlength=len(THRESHOLDS) + 1).astype(np.float64)
 
-        missed = np.count_nonzero(truth.occupied & truth.known & ~observed)
+        missed = int(np.count_nonzero(truth.occupied & truth.known & ~observed))
         return cls(count(None), count(occupied), count(p), missed)
 
     def __add__(self, other: "ProbabilityCounts") -> "ProbabilityCounts":

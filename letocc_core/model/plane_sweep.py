@@ -275,8 +275,11 @@ def lift(
         from letocc_core.compiled import sweep
 
         P = K.new_tensor([[0.5], [0.5], [1.0]]) * (K @ se3.inverse(T_ego_cam)[..., :3, :])
-        maps = (x.flatten(0, 1) for x in (swept.probability.movedim(2, -1), swept.depth, swept.confidence))
-        lifted = sweep.lift(*maps, swept.inverse_depths, P, grid.axes(), TRUNCATION, camera.MIN_DEPTH)
+        probability, depth, sure = (
+            x.flatten(0, 1) for x in (swept.probability.movedim(2, -1), swept.depth, swept.confidence)
+        )
+        axes = grid.axes()
+        lifted = sweep.lift(probability, depth, sure, swept.inverse_depths, P, axes, TRUNCATION, camera.MIN_DEPTH)
         return lifted.movedim(-1, 1)
     pixels, depth = (x.flatten(2, 4).flatten(0, 1) for x in camera.project_lattice(grid.axes(K.device), K, T_ego_cam))
     pixels, voxels = pixels / 2, depth.shape[1]

@@ -1,6 +1,7 @@
 """Less time and memory on GPUs: matrix products of learned parts in bfloat16."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +19,10 @@ def multiply_in_bfloat16(modules: Iterable[nn.Module], device_type: str) -> None
 class _Autocast:
     """A forward method in bfloat16."""
 
-    def __init__(self, forward, device_type: str):
+    def __init__(self, forward: Callable[..., Any], device_type: str):
         self.forward, self.device_type = forward, device_type
 
-    def __call__(self, *arguments):
+    def __call__(self, *arguments: Any) -> Tensor | list[Tensor]:
         with torch.autocast(self.device_type, torch.bfloat16):
             result = self.forward(*arguments)
         return result.float() if isinstance(result, Tensor) else [part.float() for part in result]

@@ -4,10 +4,15 @@ import bisect
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
+import numpy as np
+from jaxtyping import Int
+
 T = TypeVar("T")
 
 
-def past_frames(stamps_ns: Sequence[int], stamp_ns: int, interval: float, count: int) -> list[int | None]:
+def past_frames(
+    stamps_ns: Sequence[int] | Int[np.ndarray, "n"], stamp_ns: int, interval: float, count: int
+) -> list[int | None]:
     """Which frames are the past of one, live and in training: for k = 1 to `count` the one nearest to k intervals before.
 
     Args:
@@ -19,7 +24,7 @@ def past_frames(stamps_ns: Sequence[int], stamp_ns: int, interval: float, count:
     interval_ns = round(interval * 1e9)
     chosen: list[int | None] = []
     for k in range(1, count + 1):
-        wanted = int(stamp_ns) - k * interval_ns
+        wanted = stamp_ns - k * interval_ns
         place = bisect.bisect_left(stamps_ns, wanted)
         near = [i for i in (place - 1, place) if 0 <= i < len(stamps_ns)]
         best = min(near, key=lambda i: abs(int(stamps_ns[i]) - wanted), default=None)

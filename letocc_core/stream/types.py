@@ -1,6 +1,6 @@
 """What goes into and comes out of the online path: plain numpy, no ROS, no clock."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -50,3 +50,12 @@ class OccFlow:
         All that cameras look at, if what is hidden was not recorded.
         """
         return self.observed if self.hidden is None else self.observed & ~self.hidden
+
+    @property
+    def surfaces(self) -> np.ndarray:
+        """bool [X, Y, Z]: occupied voxels that a camera sees. What is hidden is unknown, so it does not count."""
+        return self.occupied & self.seen
+
+    def believed(self) -> "OccFlow":
+        """The same answer for those who trust the network behind surfaces: nothing counts as hidden."""
+        return replace(self, hidden=None)

@@ -21,6 +21,7 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING
 
 import torch
 import yaml
@@ -44,6 +45,9 @@ from letocc_core.training.frozen import FrozenGeometry
 from letocc_core.training.log import Clock, StageLog
 from letocc_core.training.sampler import StepSampler, mix, shares
 from letocc_core.versions import versions
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class TrainingError(LetOccError):
@@ -273,7 +277,7 @@ class _Run:
         return optimizer
 
     @torch.no_grad()
-    def _pictures(self, writer, stage: StageConfig, clip: Clip) -> None:
+    def _pictures(self, writer: "SummaryWriter", stage: StageConfig, clip: Clip) -> None:
         """Images of the first sample above the depth rendered from its fields."""
         from letocc_core.viz.depth import depth_strip
 

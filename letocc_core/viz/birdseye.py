@@ -1,6 +1,6 @@
 """Occupancy from above: the height of each column, what nobody sees, what moves, a scale bar."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -11,6 +11,8 @@ from letocc_core.stream.consumers.objects import MovingObject, moving_objects
 from letocc_core.stream.types import OccFlow
 from letocc_core.viz import colours
 from letocc_core.viz.voxels import EGO_BOX, View, voxel_heights
+
+Place = Callable[[np.ndarray], np.ndarray]  # points (m) to pixels of the picture
 
 MOVING = 0.5  # m/s, slower velocities are not drawn
 SMALLEST = 3  # voxels, smaller groups get no arrow
@@ -107,7 +109,7 @@ def draw_arrow(
         cv2.arrowedLine(picture, *points, colour, width, cv2.LINE_AA, 4, min(0.35, 9 / length))
 
 
-def _rings(picture: np.ndarray, place, grid: GridSpec, metre: float) -> None:
+def _rings(picture: np.ndarray, place: Place, grid: GridSpec, metre: float) -> None:
     """Faint circles every 10 m around the ego vehicle."""
     overlay = picture.copy()
     centre = tuple(round(c) for c in place(np.zeros(2)))
@@ -117,7 +119,7 @@ def _rings(picture: np.ndarray, place, grid: GridSpec, metre: float) -> None:
     cv2.addWeighted(overlay, 0.45, picture, 0.55, 0, dst=picture)
 
 
-def _ego(picture: np.ndarray, place) -> None:
+def _ego(picture: np.ndarray, place: Place) -> None:
     """The ego vehicle as a pointed box."""
     (x0, y0, _), (x1, y1, _) = EGO_BOX
     nose = x1 - 1.0

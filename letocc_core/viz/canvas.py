@@ -1,6 +1,7 @@
 """A page that pictures, words and scales are put on."""
 
 from functools import cache
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -8,6 +9,9 @@ from jaxtyping import UInt8
 
 from letocc_core.errors import MissingDependencyError
 from letocc_core.viz import colours
+
+if TYPE_CHECKING:
+    from PIL import ImageFont
 
 MARGIN = 24  # px around a page and between its parts
 
@@ -72,7 +76,7 @@ class Canvas:
 
 
 @cache
-def _font(size: int):
+def _font(size: int) -> "ImageFont.FreeTypeFont | ImageFont.ImageFont":
     from PIL import ImageFont
 
     return ImageFont.load_default(size)

@@ -1,6 +1,6 @@
 """Depth as a picture, for watching a training run."""
 
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -9,6 +9,9 @@ from jaxtyping import UInt8
 from letocc_core.frame import Frame
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.viz import colours
+
+if TYPE_CHECKING:
+    from letocc_core.rendering.render import SceneFields
 
 
 @runtime_checkable
@@ -23,7 +26,7 @@ class Objective(Protocol):
 
 @torch.no_grad()
 def depth_strip(
-    fields, grid: GridSpec, frame: Frame, objective: Objective, progress: float, stride: int = 2
+    fields: "SceneFields", grid: GridSpec, frame: Frame, objective: Objective, progress: float, stride: int = 2
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Images of the first sample of a batch, side by side, above the depth rendered from its fields.
 

@@ -1,5 +1,7 @@
 """Questions about an answer, with answers worked out by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -62,6 +64,19 @@ def test_time_to_what_stands_and_to_what_comes_towards_one():
     assert time_to_collision(crossing, straight, times, radius=1.0) == pytest.approx(1.6, abs=0.15)
     leaving = answer_with(((3.1, 0.1, 0.6), (4.0, 0.0)))
     assert time_to_collision(leaving, straight, times, radius=1.0) == np.inf
+
+
+def test_what_is_hidden_is_not_met_unless_it_is_believed():
+    straight, times = np.array([[0.0, 0.0], [8.0, 0.0]]), np.array([0.0, 4.0])
+    answer = answer_with(((6.1, 0.1, 0.6), (0.0, 0.0)), ((3.1, 0.1, 0.6), (0.0, 0.0)))
+    hidden = np.zeros(GRID.shape, bool)
+    hidden[voxel((3.1, 0.1, 0.6))] = True
+    answer = replace(answer, hidden=hidden)
+    assert time_to_collision(answer, straight, times, radius=1.0) == pytest.approx(2.5, abs=0.13)  # the seen one
+    assert time_to_collision(answer.believed(), straight, times, radius=1.0) == pytest.approx(1.0, abs=0.13)
+    assert (len(occupied_points(answer).centres), len(occupied_points(answer.believed()).centres)) == (1, 2)
+    state = states_of(answer, [[3.1, 0.1, 0.6]])
+    assert not state.known[0] and not state.free[0] and state.occupied[0]  # believed, and said to be
 
 
 def test_what_is_beside_below_or_above_the_way_is_not_met():

@@ -1,5 +1,7 @@
 """Objects out of moving voxels, by hand-placed voxels."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -59,6 +61,18 @@ def test_what_is_slow_small_unseen_or_free_is_no_object():
     hidden = answer((CAR, (5.0, 0.0)))
     hidden.observed[:] = False
     assert not moving_objects(hidden, 0.5, 3)
+
+
+def test_what_is_hidden_counts_only_if_asked_for():
+    """The car's rear third is seen; a car behind it is hidden altogether."""
+    behind = (slice(12, 18), slice(2, 6), slice(0, 3))
+    item = answer((CAR, (5.0, 0.0)), (behind, (5.0, 0.0)))
+    hidden = item.occupied.copy()
+    hidden[2:4] = False
+    item = replace(item, hidden=hidden)
+    (seen,) = moving_objects(item, 0.5, 3)
+    assert (seen.voxels, seen.position[0], seen.size[0]) == (2 * 4 * 3, 1.5, 1.0)
+    assert [o.voxels for o in moving_objects(item.believed(), 0.5, 3)] == [8 * 4 * 3, 6 * 4 * 3]
 
 
 @pytest.mark.parametrize("seed", [3, 4])

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 
@@ -33,7 +34,9 @@ class AnswerBag:
         self._bag.__enter__()
         return self
 
-    def __exit__(self, kind, error, trace) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._bag.__exit__(kind, error, trace)
 
     def write(self, answer: OccFlow, T_world_ego: np.ndarray) -> None:

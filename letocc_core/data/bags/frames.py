@@ -197,7 +197,7 @@ def _fill(folder: Path, recording: Recording, input: InputConfig) -> None:
             points += len(sweep)
             images.tofile(raw["images"])
             sweep.tofile(raw["points"])
-            for name, value in {**row, "point_ends": np.int64(points)}.items():
+            for name, value in {**row, "point_ends": np.array(points)}.items():
                 columns.setdefault(name, []).append(value)
         for file in raw.values():
             file.close()
@@ -221,10 +221,10 @@ def _rename(temporary: Path, folder: Path) -> None:
             raise
 
 
-def _row(item: RecordedSet, frame: Frame) -> tuple[dict[str, np.ndarray | np.generic], np.ndarray, np.ndarray]:
+def _row(item: RecordedSet, frame: Frame) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
     """What is kept of a set: small columns, images uint8 [N, 3, H, W], points float32 [P, 3]."""
-    row = {
-        "stamps_ns": np.int64(item.frame_set.stamp_ns),
+    row: dict[str, np.ndarray] = {
+        "stamps_ns": np.array(item.frame_set.stamp_ns, np.int64),
         "T_world_ego": item.frame_set.T_world_ego,
         "T_ego_cam": frame.T_ego_cam.numpy(),
         "K": frame.K.numpy(),

@@ -241,7 +241,7 @@ class _Look:
 
     def cameras(self, chosen: Sequence[CameraTopics], stamps: Mapping[str, list[int]]) -> tuple[CameraSummary, ...]:
         """Those whose images and intrinsics can be used."""
-        found = []
+        found: list[CameraSummary] = []
         for topics in chosen:
             summary = self._camera(topics, stamps, found[0].image_topic if found else topics.image_topic)
             if summary is not None:
@@ -364,8 +364,9 @@ class _Look:
     ) -> Grouping:
         """The first seconds through the live assembler; a problem for each camera that never joins."""
         assembler = FrameAssembler(config)
-        sets, details, first = [], {}, None
-        last = None
+        sets: list[FrameSet] = []
+        details: dict[tuple[str, str | None], list[str]] = {}
+        first = last = None
 
         def take(items: list) -> None:
             for item in items:
@@ -396,7 +397,8 @@ class _Look:
         complete = sum(all(image is not None for image in item.images) for item in sets)
         self._judge(cameras, config, stamps, joined, len(sets), complete, details)
         dropped = tuple(f"{len(texts)} x {reason}: {texts[0]}" for (reason, _), texts in details.items())
-        return Grouping(0.0 if last is None else (last - first) * 1e-9, len(sets), complete, config.slop, dropped)
+        lasted = 0.0 if first is None or last is None else (last - first) * 1e-9
+        return Grouping(lasted, len(sets), complete, config.slop, dropped)
 
     def _judge(
         self,
@@ -578,13 +580,13 @@ def _offset(stamps: Sequence[int], anchor: Sequence[int]) -> float:
 
 def _differences(stamps: Sequence[int], anchor: Sequence[int]) -> np.ndarray:
     """s from the nearest of the anchor's stamps, of each stamp."""
-    stamps, anchor = np.sort(np.asarray(stamps, np.int64)), np.sort(np.asarray(anchor, np.int64))
-    if not len(anchor):
-        return np.full(len(stamps), np.inf)
-    after = anchor.searchsorted(stamps).clip(max=len(anchor) - 1)
+    own, others = np.sort(np.asarray(stamps, np.int64)), np.sort(np.asarray(anchor, np.int64))
+    if not len(others):
+        return np.full(len(own), np.inf)
+    after = others.searchsorted(own).clip(max=len(others) - 1)
     before = (after - 1).clip(min=0)
-    nearest = np.where(np.abs(stamps - anchor[before]) < np.abs(stamps - anchor[after]), anchor[before], anchor[after])
-    return (stamps - nearest) * 1e-9
+    nearest = np.where(np.abs(own - others[before]) < np.abs(own - others[after]), others[before], others[after])
+    return (own - nearest) * 1e-9
 
 
 def _draw_tree(edges: Sequence[Edge]) -> list[str]:

@@ -17,8 +17,8 @@ from heapq import merge
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import SimpleNamespace
-from typing import Any
+from types import SimpleNamespace, TracebackType
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -93,6 +93,7 @@ class PointsMessage:
     points: np.ndarray  # [P, 3] float32 m, in `frame_id`
 
 
+Decoded = TypeVar("Decoded")
 Message = ImageMessage | CalibrationMessage | TransformMessage | OdometryMessage | PointsMessage
 Damaged = Callable[[DataError], None]  # what is told of a message that cannot be read
 
@@ -127,7 +128,7 @@ class Bag:
     def __enter__(self) -> "Bag":
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -318,11 +319,11 @@ class Bag:
         return self._types[key]
 
     def _decoded(
-        self, topics: Sequence[str], decode: Callable[[str, Any], Message], damaged: Damaged | None
-    ) -> Iterator[Message]:
+        self, topics: Sequence[str], decode: Callable[[str, Any], Decoded], damaged: Damaged | None
+    ) -> Iterator[Decoded]:
         """What `decode(topic, item)` makes of the messages of some topics; those of transforms item by item."""
         for connection, _, data in self._messages(topics):
-            items = []
+            items: Sequence[Any] = []
             with self._tolerating(damaged):
                 message = self._deserialize(connection, data)
                 items = message.transforms if connection.msgtype in TRANSFORMS else [message]
@@ -479,7 +480,9 @@ class _named:
     def __enter__(self) -> None:
         return None
 
-    def __exit__(self, kind, error, trace) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if isinstance(error, (LetOccError, ImportError, MemoryError)) or not isinstance(error, Exception):
             return
         if isinstance(error, OSError):

@@ -122,6 +122,7 @@ class McapFile:
         from mcap.reader import SeekingReader
 
         self.path = path
+        self.connections: list[Connection] = []
         self._file = path.open("rb")
         try:
             self._summary = SeekingReader(self._file).get_summary()
@@ -213,6 +214,7 @@ class SqliteFile:
     """A SQLite file of rosbag2, of any version of its tables, with what its write-ahead log beside it holds."""
 
     def __init__(self, path: Path, temporary: Path):
+        self.connections: list[Connection] = []
         self._database = _connect(path, temporary)
         try:
             self.connections = list(self._connections())

@@ -7,6 +7,7 @@ camera's frame is `<camera>_optical`. Every message is received at its stamp, so
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
@@ -51,7 +52,9 @@ class BagWriter:
         self._writer.open()
         return self
 
-    def __exit__(self, kind, error, trace) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if kind is None:
             self._writer.close()
         else:

@@ -263,7 +263,9 @@ class _Mounts:
 def _read_mounts(tables: Path, sensors: dict[str, str]) -> _Mounts:
     path = tables / "calibrated_sensor.json"
     kinds = {"token": str, "sensor_token": str, "rotation": list[float], "translation": list[float]}
-    tokens, rows, intrinsics = {}, [], []
+    tokens: dict[str, tuple[int, int]] = {}
+    rows: list[list[float]] = []
+    intrinsics: list[np.ndarray] = []
     for row in _rows(path, **kinds, camera_intrinsic=list[list[float]]):
         channel = _known(sensors, row["sensor_token"], tables / "sensor.json")
         if channel not in SENSORS:
@@ -289,7 +291,7 @@ def _read_records(
         rows = [r for r in block if r.calibrated_sensor_token in mounts]
         pose_tokens += [r.ego_pose_token for r in rows]
         placed = np.array([mounts[r.calibrated_sensor_token] for r in rows], np.int32).reshape(-1, 2)
-        part = {
+        part: dict[str, np.ndarray] = {
             "sample": np.array([samples.get(r.sample_token, -1) for r in rows], np.int32),
             "sensor": placed[:, 1].astype(np.int8),
             "mount": placed[:, 0],

@@ -37,8 +37,8 @@ class Asset:
         return max(np.hypot(abs(p.centre[0]) + p.size[0] / 2, abs(p.centre[1]) + p.size[1] / 2) for p in self.parts)
 
 
-def mesh(asset: Asset):
-    """Open3D triangle mesh of all parts (float32 vertices [V, 3] m, int32 triangles [F, 3])."""
+def mesh(asset: Asset) -> tuple[np.ndarray, np.ndarray]:
+    """Triangle mesh of all parts (float32 vertices [V, 3] m, int32 triangles [F, 3])."""
     vertices, triangles, count = [], [], 0
     for part in asset.parts:
         v, t = part_mesh(part)

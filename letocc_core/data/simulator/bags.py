@@ -90,7 +90,9 @@ def truth_folder(bag: Path) -> Path:
     return bag.with_name(f"{bag.name}_truth")
 
 
-def _write_street(out: Path, seed: int, rig: Rig, grid: GridSpec, times: list[float], rate_hz: float, workers: int):
+def _write_street(
+    out: Path, seed: int, rig: Rig, grid: GridSpec, times: list[float], rate_hz: float, workers: int
+) -> Path:
     path = out / f"street_{seed:06d}"
     out.mkdir(parents=True, exist_ok=True)
     names = list(rig.cameras)
@@ -107,13 +109,11 @@ def _write_street(out: Path, seed: int, rig: Rig, grid: GridSpec, times: list[fl
         "seed": seed,
         "rate_hz": rate_hz,
         "cameras": names,
-        "grid": dataclasses.asdict(grid),
+        "grid": {k: _plain(v) for k, v in dataclasses.asdict(grid).items()},
         "classes": list(CLASS_NAMES),
         "free": FREE,
     }
-    (folder / "truth.yaml").write_text(
-        yaml.safe_dump({**about, "grid": {k: _plain(v) for k, v in about["grid"].items()}})
-    )
+    (folder / "truth.yaml").write_text(yaml.safe_dump(about))
     return path
 
 

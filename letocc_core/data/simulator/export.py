@@ -5,7 +5,7 @@ They hold what the loaders read, so that each loader can be tried, and tested ag
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -316,7 +316,7 @@ class KittiTrackingWriter(_KittiWriter):
         return base / "image_02" / name
 
 
-WRITERS = {
+WRITERS: dict[str, Callable[[Path, Rig], DatasetWriter]] = {
     "nuscenes": NuScenesWriter,
     "kitti-odometry": KittiOdometryWriter,
     "kitti-tracking": KittiTrackingWriter,

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
+from numpy.typing import ArrayLike
 
+Colour = tuple[float, float, float]  # RGB in [0, 1]
 INWARD = 1e-3  # m that samples of a surface lie below it
 
 
@@ -16,7 +18,7 @@ class Solid:
     vertices: Float[np.ndarray, "V 3"]  # m
     triangles: Int[np.ndarray, "F 3"]  # seen from outside, corners go round to the left
     paint: str = "plain"  # of varied.paints.PAINTS
-    colour: tuple[float, float, float] | None = None  # RGB; None: the asset's
+    colour: Colour | None = None  # None: the asset's
     style: tuple[float, ...] = ()  # of the paint
 
     kind = "mesh"
@@ -77,7 +79,9 @@ def ring(x0: float, x1: float, half_width: float, z: float, corner: float = 0.3)
     return np.array([(x, v, z) for x, v in outline])
 
 
-def loft(rings: Sequence[Float[np.ndarray, "n 3"]], paint: str, colour=None, style: tuple[float, ...] = ()) -> Solid:
+def loft(
+    rings: Sequence[Float[np.ndarray, "n 3"]], paint: str, colour: Colour | None = None, style: tuple[float, ...] = ()
+) -> Solid:
     """Rings of equally many points, from the bottom up, joined; the first and the last one closed."""
     n = len(rings[0])
     vertices = np.concatenate([*rings, [rings[0].mean(0)], [rings[-1].mean(0)]])
@@ -93,7 +97,9 @@ def loft(rings: Sequence[Float[np.ndarray, "n 3"]], paint: str, colour=None, sty
     return Solid(vertices, np.concatenate(faces), paint, colour, style)
 
 
-def wheels(centres: Sequence[tuple[float, float, float]], radius: float, width: float, style=()) -> Solid:
+def wheels(
+    centres: Sequence[tuple[float, float, float]], radius: float, width: float, style: tuple[float, ...] = ()
+) -> Solid:
     """Cylinders that lie across, around `centres` (m)."""
     angle = np.arange(10) * (2 * np.pi / 10)
     disc = np.stack([np.cos(angle) * radius, np.zeros(10), np.sin(angle) * radius], 1)
@@ -113,7 +119,11 @@ def joined(pieces: Sequence[Solid]) -> Solid:
 
 
 def box(
-    low: tuple[float, float, float], high: tuple[float, float, float], paint="plain", colour=None, style=()
+    low: tuple[float, float, float],
+    high: tuple[float, float, float],
+    paint: str = "plain",
+    colour: Colour | None = None,
+    style: tuple[float, ...] = (),
 ) -> Solid:
     """An upright box between two corners (m)."""
     (x0, y0, z0), (x1, y1, z1) = low, high
@@ -121,7 +131,7 @@ def box(
     return loft([outline + np.array((0, 0, z0)), outline + np.array((0, 0, z1))], paint, colour, style)
 
 
-def gable(length: float, depth: float, base: float, rise: float, colour, hipped: float) -> Solid:
+def gable(length: float, depth: float, base: float, rise: float, colour: Colour, hipped: float) -> Solid:
     """A roof over a rectangle, its ridge along x; `hipped` m shorter at either end."""
     x, y, over = length / 2 + 0.3, depth / 2 + 0.4, 0.15
     eaves = np.array([(x, y, base), (-x, y, base), (-x, -y, base), (x, -y, base)])
@@ -132,7 +142,9 @@ def gable(length: float, depth: float, base: float, rise: float, colour, hipped:
     return loft([eaves, eaves + np.array((0, 0, over)), ridge + np.array((0, 0, over))], "tiles", colour)
 
 
-def lump(rng: np.random.Generator, centre, size, paint: str, colour, rough: float = 0.2) -> Solid:
+def lump(
+    rng: np.random.Generator, centre: ArrayLike, size: ArrayLike, paint: str, colour: Colour, rough: float = 0.2
+) -> Solid:
     """An ellipsoid (m) with dents and bumps of `rough` of its radius."""
     directions, triangles = _SPHERE
     radius = 0.5 * (1 + rough * rng.uniform(-1, 1, len(directions)))
@@ -142,7 +154,16 @@ def lump(rng: np.random.Generator, centre, size, paint: str, colour, rough: floa
 def _sphere() -> tuple[np.ndarray, np.ndarray]:
     """An icosahedron whose faces are cut in four: 42 corners, 80 triangles."""
     g = (1 + 5**0.5) / 2
-    corners = [(-1, g, 0), (1, g, 0), (-1, -g, 0), (1, -g, 0), (0, -1, g), (0, 1, g), (0, -1, -g), (0, 1, -g)]
+    corners: list[tuple[float, float, float]] = [
+        (-1, g, 0),
+        (1, g, 0),
+        (-1, -g, 0),
+        (1, -g, 0),
+        (0, -1, g),
+        (0, 1, g),
+        (0, -1, -g),
+        (0, 1, -g),
+    ]
     corners += [(g, 0, -1), (g, 0, 1), (-g, 0, -1), (-g, 0, 1)]
     faces = [(0, 11, 5), (0, 5, 1), (0, 1, 7), (0, 7, 10), (0, 10, 11), (1, 5, 9), (5, 11, 4), (11, 10, 2), (10, 7, 6)]
     faces += [(7, 1, 8), (3, 9, 4), (3, 4, 2), (3, 2, 6), (3, 6, 8), (3, 8, 9), (4, 9, 5), (2, 4, 11), (6, 2, 10)]

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt
 
 from letocc_core.data.simulator import assets, texture
 from letocc_core.data.simulator.occupancy import OccupancyTruth
@@ -16,6 +17,7 @@ from letocc_core.geometry.grid import GridSpec
 
 EPOCH_NS = 1_700_000_000_000_000_000  # stamp of time 0
 SKY = np.iinfo(np.int64).max  # index of "nothing hit"
+Scene = tuple[Any, np.ndarray]  # Open3D's scene for rays, and the thing that each of its geometries is
 REACH = 120.0  # m from the ego vehicle beyond which nothing is built
 
 
@@ -50,7 +52,7 @@ class _Hits:
     distance: Float[np.ndarray, "n"]
     points: Float[np.ndarray, "n 3"]  # m, world
     normals: Float[np.ndarray, "n 3"]  # world
-    triangles: Int[np.ndarray, "n"]  # of the thing's mesh
+    triangles: UInt[np.ndarray, "n"]  # of the thing's mesh
     uv: Float[np.ndarray, "n 2"]  # where on the triangle: weights of its second and third corner
 
 
@@ -169,14 +171,26 @@ class Street:
             result["flow_interval"] = self.flow_interval
         return SimFrame(**result)
 
-    def _truth(self, t, dynamic, hits, labels, movable, T_ego_cam, T_world_ego, origin, absent) -> Truth:
+    def _truth(
+        self,
+        t: float,
+        dynamic: Scene,
+        hits: _Hits,
+        labels: np.ndarray,
+        movable: np.ndarray,
+        T_ego_cam: np.ndarray,
+        T_world_ego: np.ndarray,
+        origin: np.ndarray,
+        absent: np.ndarray,
+    ) -> Truth:
         """Truth of one frame from what the camera rays met."""
         shape = labels.shape
         depth = np.where(hits.thing == SKY, np.inf, hits.distance).reshape(shape).astype(np.float32)
-        flow = [self._flow(t, sign * self.flow_interval, hits, shape) for sign in (1, -1)]
+        forward, backward = (self._flow(t, sign * self.flow_interval, hits, shape) for sign in (1, -1))
         if self.grid is None:
             empty = np.zeros((0, 0, 0), np.uint8)
-            return Truth(depth, *flow, movable, labels, empty, np.zeros((0, 0, 0, 2), np.float32), empty.astype(bool))
+            still = np.zeros((0, 0, 0, 2), np.float32)
+            return Truth(depth, forward, backward, movable, labels, empty, still, empty.astype(bool))
         actors = [
             (self.world.actors[i].asset, T, self._velocity(i, t))
             for i, T in self._near_actors(t, T_world_ego)
@@ -189,7 +203,7 @@ class Street:
         hidden = np.nonzero(~visible)
         if self.rig.lidar:
             visible[hidden] = self._lidar_reaches(dynamic, self._occupancy.centres[hidden], T_world_ego, origin)
-        return Truth(depth, *flow, movable, labels, occupancy, velocity, visible)
+        return Truth(depth, forward, backward, movable, labels, occupancy, velocity, visible)
 
     # -- geometry -------------------------------------------------------------------------------------------------
 
@@ -227,7 +241,7 @@ class Street:
         hits.thing[(self._own[0] | absent[:, None, None]).ravel()] = SKY
         return hits
 
-    def _actor_scene(self, t: float, T_world_ego: np.ndarray, seen_by: Rig | None = None):
+    def _actor_scene(self, t: float, T_world_ego: np.ndarray, seen_by: Rig | None = None) -> Scene:
         """Scene of the actors near the ego vehicle, and the thing that each of its geometries is.
 
         Args:
@@ -251,7 +265,9 @@ class Street:
         """Pixels outside which these cameras show nothing that moves: bool [N, H, W]; None: not known."""
         return None
 
-    def _cast(self, dynamic, origins: np.ndarray, directions: np.ndarray, asked: np.ndarray | None = None) -> _Hits:
+    def _cast(
+        self, dynamic: Scene, origins: np.ndarray, directions: np.ndarray, asked: np.ndarray | None = None
+    ) -> _Hits:
         """The nearest of what is still and what moves; rays that are not `asked` meet only the former."""
         import open3d as o3d
 
@@ -302,7 +318,7 @@ class Street:
 
     # -- appearance -----------------------------------------------------------------------------------------------
 
-    def _colour(self, t, hits: _Hits, directions, K) -> np.ndarray:
+    def _colour(self, t: float, hits: _Hits, directions: np.ndarray, K: np.ndarray) -> np.ndarray:
         """Texture, light, sky, exposure and sensor noise: uint8 [N, H, W, 3]."""
         shape = directions.shape[:3]
         row = self._row(hits.thing)
@@ -354,7 +370,9 @@ class Street:
         moved[moving] = np.einsum("nij,nj->ni", step[:, :3, :3], moved[moving]) + step[:, :3, 3]
         return moved
 
-    def _sweep(self, t, dynamic, T_world_ego, origin) -> tuple[np.ndarray, np.ndarray]:
+    def _sweep(
+        self, t: float, dynamic: Scene, T_world_ego: np.ndarray, origin: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """LiDAR returns in ego axes [P, 3] (m) and the velocity of what they hit [P, 2] (m/s)."""
         mount = self.rig.lidar
         elevation = np.radians(np.linspace(mount.lowest, mount.highest, mount.beams))
@@ -372,7 +390,9 @@ class Street:
             speeds[self._first_actor + i] = self._velocity(int(i), t)
         return points, (speeds[self._row(hits.thing[kept])] @ R)[:, :2].astype(np.float32)
 
-    def _lidar_reaches(self, dynamic, points: np.ndarray, T_world_ego, origin) -> np.ndarray:
+    def _lidar_reaches(
+        self, dynamic: Scene, points: np.ndarray, T_world_ego: np.ndarray, origin: np.ndarray
+    ) -> np.ndarray:
         """Which points (m, ego axes) the LiDAR sees, within its vertical field of view."""
         offsets = points - origin
         distance = np.linalg.norm(offsets, axis=1)
@@ -385,7 +405,9 @@ class Street:
         return reached
 
 
-def _ground_meshes(points: np.ndarray, heading: np.ndarray, centre: np.ndarray):
+def _ground_meshes(
+    points: np.ndarray, heading: np.ndarray, centre: np.ndarray
+) -> list[tuple[str, np.ndarray, np.ndarray]]:
     """Open ground, road and pavement with kerbs: class, vertices [V, 3] (m) and triangles [F, 3] of each."""
     left = np.stack([-np.sin(heading), np.cos(heading)], 1)
 

@@ -11,8 +11,8 @@ SIDE, PER_CELL = 64, 4  # samples along a side of the tile, and per noise cell
 
 
 @lru_cache(maxsize=1)
-def tile() -> Float[np.ndarray, "SIDE**3"]:
-    """Smooth periodic noise of zero mean and unit variance, flattened."""
+def tile() -> Float[np.ndarray, "n"]:
+    """Smooth periodic noise of zero mean and unit variance: SIDE cubed values."""
     noise = np.random.default_rng(0).standard_normal((SIDE,) * 3)
     smooth = ndimage.gaussian_filter(noise, PER_CELL / 3, mode="wrap").astype(np.float32)
     return ((smooth - smooth.mean()) / smooth.std()).ravel()

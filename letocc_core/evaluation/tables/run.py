@@ -132,14 +132,14 @@ def open_drives(data: DataConfig, grid: GridSpec, input: InputConfig) -> Iterato
     elif data.bag is not None:
         for bag in data.bag.bags:
             frames = (data.bag.cameras, data.bag.base_frame, data.bag.fixed_frame, data.bag.slop)
-            drive = RecordedDrive(bag, *frames, data.bag.odometry_topic, input)
-            yield Judged(str(bag), drive, drive.track, frozenset(range(len(drive.track))))
+            recorded = RecordedDrive(bag, *frames, data.bag.odometry_topic, input)
+            yield Judged(str(bag), recorded, recorded.track, frozenset(range(len(recorded.track))))
     else:
         from letocc_core.data.build import open_drives
 
         for drive in open_drives(data.recorded, data.cache):
-            samples = LabelledDrive(drive)
-            yield Judged(drive.name, samples, samples.track, frozenset(np.flatnonzero(drive.current).tolist()))
+            labelled = LabelledDrive(drive)
+            yield Judged(drive.name, labelled, labelled.track, frozenset(np.flatnonzero(drive.current).tolist()))
 
 
 def run(

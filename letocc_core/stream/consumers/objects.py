@@ -29,8 +29,11 @@ class MovingObject:
 
 
 def moving_objects(answer: OccFlow, min_speed: float, min_voxels: int) -> list[MovingObject]:
-    """Objects of at least `min_voxels` occupied voxels faster than `min_speed` (m/s), the largest first."""
-    moving = answer.occupied & (np.linalg.norm(answer.velocity, axis=-1) > min_speed)
+    """Objects of at least `min_voxels` occupied voxels faster than `min_speed` (m/s), the largest first.
+
+    Hidden voxels do not count and are no part of a box, except in `answer.believed()`.
+    """
+    moving = answer.surfaces & (np.linalg.norm(answer.velocity, axis=-1) > min_speed)
     index, velocity = np.argwhere(moving), answer.velocity[moving]
     if not len(index):
         return []

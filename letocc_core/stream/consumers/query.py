@@ -1,9 +1,13 @@
-"""Questions that a robot asks of an answer: what is there, what moves, when would one meet it. Plain arrays, no ROS."""
+"""Questions that a robot asks of an answer: what is there, what moves, when would one meet it. Plain arrays, no ROS.
+
+What is hidden behind a surface is unknown: it does not count. Ask `answer.believed()` to take it as the network believes it.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
+from numpy.typing import ArrayLike
 
 from letocc_core.errors import DataError
 from letocc_core.stream.types import OccFlow
@@ -44,16 +48,16 @@ class PointStates:
 
 
 def occupied_points(answer: OccFlow, lowest: float = -np.inf, highest: float = np.inf) -> OccupiedPoints:
-    """The occupied voxels whose centres lie between two heights (m, ego frame), by increasing flat index."""
-    index = np.argwhere(answer.occupied)
+    """The occupied voxels that are seen and whose centres lie between two heights (m, ego frame), by flat index."""
+    index = np.argwhere(answer.surfaces)
     centres = answer.grid.centres_of(index)
     kept = (centres[:, 2] >= lowest) & (centres[:, 2] <= highest)
     at = tuple(index[kept].T)
     return OccupiedPoints(centres[kept], answer.velocity[at], answer.probability[at])
 
 
-def states_of(answer: OccFlow, points: Float[np.ndarray, "n 3"]) -> PointStates:
-    """What the voxels say that hold these points (m, ego axes). Raises `DataError` for points that are not [n, 3]."""
+def states_of(answer: OccFlow, points: ArrayLike) -> PointStates:
+    """What the voxels say that hold these points ([n, 3], m, ego axes). Raises `DataError` for points that are not [n, 3]."""
     points = np.asarray(points, np.float64)
     if points.ndim != 2 or points.shape[1] != 3:
         raise DataError(f"points of shape {list(points.shape)}, expected [n, 3]: x, y, z in metres")
@@ -72,17 +76,17 @@ def states_of(answer: OccFlow, points: Float[np.ndarray, "n 3"]) -> PointStates:
 
 def time_to_collision(
     answer: OccFlow,
-    path: Float[np.ndarray, "k 2"],
-    times: Float[np.ndarray, "k"],
+    path: ArrayLike,
+    times: ArrayLike,
     radius: float,
     lowest: float = 0.3,
     highest: float = 2.0,
 ) -> float:
-    """When a robot on a path first meets an occupied voxel, each of which goes on with its own velocity.
+    """When a robot on a path first meets an occupied voxel that is seen. Each voxel goes on with its own velocity.
 
     Args:
-        path: x, y (m, ego axes of the answer) of the robot's centre, k >= 1 places, with straight ways between them.
-        times: s after the answer's stamp at which it is there, increasing.
+        path: [k, 2] x, y (m, ego axes of the answer) of the robot's centre, k >= 1 places, with straight ways between them.
+        times: [k] s after the answer's stamp at which it is there, increasing.
         radius: m around its centre that the robot takes; a voxel counts by the nearest point of its square.
         lowest, highest: m, heights between which voxels count: below is the road.
 

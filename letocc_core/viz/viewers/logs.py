@@ -55,7 +55,8 @@ def open_logs(options: ViewOptions, base_frame: str = "base_link", fixed_frame: 
     Raises what `RerunLog`, `RerunViewer` and `FoxgloveLog` raise.
     """
     with ExitStack() as stack:
-        viewer, logs = None, []
+        viewer = None
+        logs: list[SceneLog] = []
         rerun_files = [path for path in options.save if path.suffix == ".rrd"]
         if options.window or options.web:
             from letocc_core.viz.viewers.rerun_viewer import RerunViewer

@@ -70,7 +70,7 @@ class Variety:
 def _varied_cameras(cameras: dict[str, CameraMount], rng: np.random.Generator) -> dict[str, CameraMount]:
     height = rng.uniform(1.2, 2.1) - np.mean([c.position[2] for c in cameras.values()])
     shift, pitch = rng.uniform(-0.6, 0.4), rng.normal(0, 1.0)
-    turns = {}  # by how much cameras that look to either side alike look more to the front
+    turns: dict[int, float] = {}  # by how much cameras that look to either side alike look more to the front
     out = {}
     for name, mount in cameras.items():
         turn = turns.setdefault(round(abs(mount.yaw)), 0.0 if mount.yaw % 180 == 0 else rng.uniform(-9, 20))

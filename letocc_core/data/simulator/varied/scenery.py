@@ -251,7 +251,7 @@ def tree(rng: np.random.Generator) -> Asset:
     return Asset("vegetation", (_trunk(trunk + 0.3 * crown, rng.uniform(0.2, 0.45), bark), middle, *lumps), tuple(hue))
 
 
-def _trunk(height: float, diameter: float, colour) -> Part:
+def _trunk(height: float, diameter: float, colour: tuple[float, float, float]) -> Part:
     return Part("cylinder", (0, 0, (height - 0.5) / 2), (diameter, diameter, height + 0.5), "bark", colour)
 
 

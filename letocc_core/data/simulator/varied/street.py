@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -10,14 +10,16 @@ from jaxtyping import Int
 
 from letocc_core.data.simulator import assets
 from letocc_core.data.simulator.rig import Rig
-from letocc_core.data.simulator.street import REACH, SKY, Street, _Hits, _Instant
+from letocc_core.data.simulator.solids import Colour
+from letocc_core.data.simulator.street import REACH, SKY, Scene, Street, _Hits, _Instant
 from letocc_core.data.simulator.varied import paints, robots, scenery
 from letocc_core.data.simulator.varied.paints import PAINTS, STYLES, Triangles, Wardrobe
 from letocc_core.data.simulator.varied.robots import Variety
-from letocc_core.data.simulator.varied.terrain import sheets
+from letocc_core.data.simulator.varied.terrain import Strip, sheets
 from letocc_core.data.simulator.varied.world import VariedWorld
 from letocc_core.geometry.grid import GridSpec
 
+T = TypeVar("T")
 _GROUND_COLOURS = {
     "road": (0.4, 0.4, 0.41), "pavement": (0.56, 0.54, 0.51), "grass": (0.32, 0.38, 0.2), "yard": (0.47, 0.46, 0.44),
 }  # fmt: skip
@@ -101,7 +103,7 @@ class VariedStreet(Street):
 
     # -- appearance -----------------------------------------------------------------------------------------------
 
-    def _near_actors(self, t: float, T_world_ego: np.ndarray):
+    def _near_actors(self, t: float, T_world_ego: np.ndarray) -> list[tuple[int, np.ndarray]]:
         return self._remembered(("near", t), lambda: self._look_for_actors(t, T_world_ego))
 
     def _look_for_actors(self, t: float, T_world_ego: np.ndarray) -> list[tuple[int, np.ndarray]]:
@@ -112,11 +114,11 @@ class VariedStreet(Street):
                 near.append((i, actor.pose(line, t)))
         return near
 
-    def _actor_scene(self, t: float, T_world_ego: np.ndarray, seen_by: Rig | None = None):
+    def _actor_scene(self, t: float, T_world_ego: np.ndarray, seen_by: Rig | None = None) -> Scene:
         camera = None if seen_by is None else next(iter(seen_by.cameras))
         return self._remembered(("scene", t, camera), lambda: self._make_scene(t, T_world_ego, seen_by))
 
-    def _make_scene(self, t: float, T_world_ego: np.ndarray, seen_by: Rig | None):
+    def _make_scene(self, t: float, T_world_ego: np.ndarray, seen_by: Rig | None) -> Scene:
         near = self._near_actors(t, T_world_ego)
         if seen_by is not None:  # those in the picture, and those whose shadows may be
             offsets = [T[:2, 3] - T_world_ego[:2, 3] for _, T in near]
@@ -126,7 +128,7 @@ class VariedStreet(Street):
         scene = self._scene([(*self._actor_meshes[i], T) for i, T in near])
         return scene, np.array([*(self._first_actor + i for i, _ in near), SKY])
 
-    def _remembered(self, what: tuple, make: Callable[[], Any]):
+    def _remembered(self, what: tuple, make: Callable[[], T]) -> T:
         """What `make` gives, the same object again for the same thing asked."""
         if what not in self._latest:
             if len(self._latest) > 40:
@@ -174,7 +176,8 @@ class VariedStreet(Street):
 
     def _prepare_colours(self) -> None:
         """Tables of all triangles, thing by thing: whose part each is, its corners and normal in the thing's axes."""
-        parts, corners, owner, first = [], [], [], []
+        parts: list[tuple[int, Colour, np.ndarray]] = []
+        corners, owner, first = [], [], []
         count = 0
         rng = np.random.default_rng([self.seed, 14])
         for sheet in self._sheets:
@@ -216,7 +219,7 @@ class VariedStreet(Street):
         self._triangles = Triangles(np.concatenate(owner).astype(np.int32), corners, faces)
         self._first_triangle = np.array(first)
 
-    def _ground_part(self, strip, rng: np.random.Generator):
+    def _ground_part(self, strip: Strip, rng: np.random.Generator) -> tuple[int, Colour, np.ndarray]:
         lanes = self.world.lanes
         colour = np.array(_GROUND_COLOURS[strip.paint]) * rng.uniform(0.75, 1.2) + rng.normal(0, 0.01, 3)
         style = {
@@ -235,7 +238,7 @@ class VariedStreet(Street):
         }.get(strip.paint, ())
         return PAINTS.index(strip.paint), tuple(colour), np.pad(np.array(style, float), (0, STYLES - len(style)))
 
-    def _colour(self, t, hits: _Hits, directions, K) -> np.ndarray:
+    def _colour(self, t: float, hits: _Hits, directions: np.ndarray, K: np.ndarray) -> np.ndarray:
         shape = directions.shape[:3]
         triangle = np.where(hits.thing == SKY, -1, self._first_triangle[self._row(hits.thing)] + hits.triangles)
         distance, uv, normal = hits.distance, hits.uv, hits.normals

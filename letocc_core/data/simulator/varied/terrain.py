@@ -111,7 +111,7 @@ def sheets(line: CentreLine, section: Section, hills: Hills, centre: Float[np.nd
     return [*out, _land(section, hills, centre)]
 
 
-def _ribbon(line: CentreLine, hills: Hills, across: Sequence[tuple[float, float]]):
+def _ribbon(line: CentreLine, hills: Hills, across: Sequence[tuple[float, float]]) -> tuple[np.ndarray, ...]:
     left = np.stack([-np.sin(line.heading), np.cos(line.heading)], 1)
     n = len(line.points)
     s = np.arange(n) * (line.length / n)

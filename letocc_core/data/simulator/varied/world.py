@@ -181,7 +181,9 @@ class VariedWorld(World):
                 s += rng.uniform(0.6, 1.5) * spacing
         return out
 
-    def _row(self, rng: np.random.Generator, make, s: float, until: float, side: int) -> list[Placed]:
+    def _row(
+        self, rng: np.random.Generator, make: Callable[[np.random.Generator], Asset], s: float, until: float, side: int
+    ) -> list[Placed]:
         """Walls, fences or hedges one after the other, with gates."""
         out, d = [], side * (self.lanes.pavement + rng.uniform(0.7, 1.2))
         seed = int(rng.integers(2**31))
@@ -200,13 +202,13 @@ class VariedWorld(World):
             while at < until - 3:
                 if rng.random() < full:
                     turn = np.pi / 2 * rng.choice([-1, 1]) + rng.normal(0, 0.03)
-                    out += self._leaning(self._vehicle(rng, 0.02), at, side * (d + rng.normal(0, 0.2)), turn)
+                    out += self._leaning(self._vehicle(rng), at, side * (d + rng.normal(0, 0.2)), turn)
                 at += rng.uniform(2.6, 2.9)
         return out
 
     def _parked_cars(self, rng: np.random.Generator) -> list[Placed]:
         """Along the kerb: rows with free places, none at all on some sides."""
-        out = []
+        out: list[Placed] = []
         if self.lanes.parking is None:
             return out
         for side in (-1, 1):
@@ -248,7 +250,7 @@ class VariedWorld(World):
 
     # -- what moves -----------------------------------------------------------------------------------------------
 
-    def _vehicle(self, rng: np.random.Generator, lorries: float) -> Asset:
+    def _vehicle(self, rng: np.random.Generator, lorries: float = 0.02) -> Asset:
         kind = rng.random()
         return scenery.lorry(rng) if kind < lorries else scenery.van(rng) if kind < lorries + 0.1 else scenery.car(rng)
 
@@ -285,7 +287,8 @@ class VariedWorld(World):
         return out
 
     def _walkers(self, rng: np.random.Generator) -> list[Actor]:
-        out, spacing, lanes = [], rng.uniform(6, 50), self.lanes
+        out: list[Actor] = []
+        spacing, lanes = rng.uniform(6, 50), self.lanes
         for side in (-1, 1):
             for reverse, share in ((False, 0.3), (True, 0.7)):
                 speed, s = rng.uniform(0.9, 1.7), rng.uniform(0, spacing)
@@ -295,11 +298,21 @@ class VariedWorld(World):
                     s += rng.uniform(0.3, 1.8) * spacing + 1
         return out
 
-    def _moving(self, asset, s, speed, d, reverse, z=0.0, upright=False) -> HillActor:
+    def _moving(
+        self, asset: Asset, s: float, speed: float, d: float, reverse: bool, z: float = 0.0, upright: bool = False
+    ) -> HillActor:
         direction = -1 if reverse else 1
         return self._actor(asset, lambda t: s + direction * speed * t, d, reverse, z, upright)
 
-    def _actor(self, asset, along, d, reverse, z=0.0, upright=False) -> HillActor:
+    def _actor(
+        self,
+        asset: Asset,
+        along: Callable[[float], float],
+        d: float,
+        reverse: bool,
+        z: float = 0.0,
+        upright: bool = False,
+    ) -> HillActor:
         return HillActor(asset, along, d, reverse, z, self.hills, upright)
 
 
