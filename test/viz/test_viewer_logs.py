@@ -1,18 +1,22 @@
 """What goes into the files of Rerun and Foxglove, read back by other libraries."""
 
 import json
+import re
 import socket
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from letocc_core.errors import ConfigError, DataError, LetOccError, MissingDependencyError
+from letocc_core.evaluation.report import CHARTS
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.stream.types import Calibration, FrameSet, OccFlow
 from letocc_core.viz import colours
+from letocc_core.viz.viewers.foxglove_log import FIGURES
 from letocc_core.viz.viewers.logs import ViewOptions, open_logs
 from letocc_core.viz.viewers.scene import Scene
 
@@ -179,11 +183,14 @@ def test_an_mcap_file_holds_figures_as_json(mcap: Path):
     assert json.loads(found[-1]) == {"latency_ms": {"encode": 20.0}, "dropped": {"late": 2}, "scores": {"RayIoU": 0.25}}
 
 
+def layout() -> dict:
+    return json.loads((Path(__file__).resolve().parents[2] / "config/foxglove_layout.json").read_text())
+
+
 def test_the_layout_names_topics_that_are_there(mcap: Path):
     from mcap.reader import make_reader
 
-    layout = json.loads((Path(__file__).resolve().parents[2] / "config/foxglove_layout.json").read_text())
-    text = json.dumps(layout)
+    text = json.dumps(layout())
     with mcap.open("rb") as file:
         topics = {c.topic for c in make_reader(file).get_summary().channels.values()}
     for topic in (
@@ -195,10 +202,97 @@ def test_the_layout_names_topics_that_are_there(mcap: Path):
     ):
         assert topic in topics and topic in text
 
+
+# What the applications read: the types of their panels' settings and the grammar of message paths (names that are no
+# identifiers stand in quotes after a dot), as in Lichtblick's sources, which Foxglove's were before.
+PATH = re.compile(r'(?P<topic>(/[\w-]+)+)(?P<fields>(\.([\w-]+|"[^"]*"))*)')
+CHOICES = {
+    "followMode": {"follow-pose", "follow-position", "follow-none"},
+    "colorMode": {"flat", "gradient", "colormap", "rgb", "rgba", "rgba-fields"},
+    "colorMap": {"turbo", "rainbow"},
+    "pointShape": {"circle", "square"},
+    "timestampMethod": {"receiveTime", "headerStamp"},
+    "xAxisVal": {"timestamp", "index", "custom", "currentCustom"},
+    "legendDisplay": {"floating", "top", "left", "none"},
+    "direction": {"row", "column"},
+}
+SETTINGS = {  # of each kind of panel; `foxglovePanelTitle` is everybody's
+    "3D": {"cameraState", "followMode", "followTf", "scene", "transforms", "topics", "layers", "publish", "imageMode"},
+    "Image": {
+        "cameraState",
+        "followMode",
+        "followTf",
+        "scene",
+        "transforms",
+        "topics",
+        "layers",
+        "publish",
+        "imageMode",
+    },
+    "Plot": {
+        *("paths", "minXValue", "maxXValue", "minYValue", "maxYValue", "showLegend", "legendDisplay", "xAxisVal"),
+        *("showPlotValuesInLegend", "showXAxisLabels", "showYAxisLabels", "isSynced", "xAxisPath"),
+        *("followingViewWidth", "sidebarDimension"),
+    },
+    "DiagnosticSummary": {"minLevel", "pinnedIds", "topicToRender", "hardwareIdFilter", "sortByLevel"},
+}
+SCENE = {
+    "enableStats",
+    "backgroundColor",
+    "labelScaleFactor",
+    "meshUpAxis",
+    "transforms",
+    "syncCamera",
+    "topicsVisible",
+}
+FRAMES = {"editable", "showLabel", "labelSize", "axisScale", "lineWidth", "lineColor", "enablePreloading"}
+
+
+def entries(node: object) -> Iterator[tuple[str, object]]:
+    """All keys with their values, at any depth."""
+    for key, value in node.items() if isinstance(node, dict) else ():
+        yield key, value
+        yield from entries(value)
+    for value in node if isinstance(node, list) else ():
+        yield from entries(value)
+
+
+def test_the_layout_has_the_settings_that_the_panels_read():
+    found = layout()
+    assert found.keys() == {"configById", "globalVariables", "userNodes", "playbackConfig", "layout"}
+
     def panels(node) -> list[str]:
         return [node] if isinstance(node, str) else panels(node["first"]) + panels(node["second"])
 
-    assert set(panels(layout["layout"])) == set(layout["configById"])
+    assert sorted(panels(found["layout"])) == sorted(found["configById"])
+    for name, settings in found["configById"].items():
+        kind, _, number = name.partition("!")
+        assert number and settings.keys() - {"foxglovePanelTitle"} <= SETTINGS[kind], name
+        assert settings.get("scene", {}).keys() <= SCENE
+        assert settings.get("scene", {}).get("transforms", {}).keys() <= FRAMES
+    for key, value in entries(found):
+        assert key not in CHOICES or value in CHOICES[key], (key, value)
+
+
+def test_the_layout_plots_figures_that_are_written(mcap: Path):
+    """Each path is one by the grammar, and its first part is a group of the figures of a set."""
+    paths = [
+        path["value"]
+        for _, value in entries(layout())
+        if isinstance(value, list)
+        for path in value
+        if isinstance(path, dict)
+    ]
+    assert len(paths) == 6
+    for path in paths:
+        match = PATH.fullmatch(path)
+        assert match and match["topic"] == "/occ_flow_node/figures", path
+        group, *name = re.findall(r'[\w-]+|"[^"]*"', match["fields"])
+        assert group in FIGURES["properties"] and len(name) == 1
+        if group == "scores":
+            assert name[0].strip('"') in {title for _, _, title in CHARTS}
+        else:
+            assert name[0] in {"preprocess", "encode", "decode", "output"}
 
 
 @pytest.mark.parametrize("suffix", [".rrd", ".mcap"])
