@@ -61,7 +61,8 @@ def play(
         cameras: play these alone of the bag's cameras, of which the first is the anchor; empty: all.
         topics: of odometry and point clouds: play these alone of their type.
         wait: s to wait for subscribers, then it plays to nobody; for a node that answers, 10 times as long.
-        patience: s to wait for one answer; then the next set goes out, because the node may need it.
+        patience: s to wait for one answer, or, where answers have taken longer, twice as long as the slowest did, ten times
+            `patience` at most; then the next set goes out, because the node may need it.
 
     Raises:
         DataError: a bag that cannot be read, or without the anchor camera.
@@ -176,7 +177,8 @@ class _AsAnswered:
         self.player, self.patience = player, patience
         self.topic = _anchor_topic(player.bag, anchor)
         self.sets = self.unanswered = 0
-        self._open: deque[int] = deque()  # stamps (ns) of sets without an answer
+        self._open: deque[tuple[int, float]] = deque()  # sets without an answer: stamp (ns), and when they went out (s)
+        self._slowest = 0.0  # s that an answer took
         self._lead = 1
         topic = self._find_answers(10 * wait)
         qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
@@ -192,7 +194,7 @@ class _AsAnswered:
         """Wait for the answers that are due; an image of the anchor camera opens a new set."""
         if connection.topic == self.topic:
             self._wait_for_answers(self._lead - 1)
-            self._open.append(header_stamp_ns(data))
+            self._open.append((header_stamp_ns(data), time.monotonic()))
             self.sets += 1
         if received_ns - self._clock_ns >= CLOCK_PERIOD * 1e9:
             self._clock_ns = received_ns
@@ -204,7 +206,7 @@ class _AsAnswered:
 
     def _wait_for_answers(self, allowed: int) -> None:
         """Until at most `allowed` sets have no answer, or patience ends."""
-        deadline = time.monotonic() + self.patience
+        deadline = time.monotonic() + min(max(self.patience, 2 * self._slowest), 10 * self.patience)
         while len(self._open) > allowed and time.monotonic() < deadline:
             self.player.executor.spin_once(timeout_sec=POLL)
         if not self._open:
@@ -217,8 +219,11 @@ class _AsAnswered:
 
     def _on_answer(self, data: bytes) -> None:
         stamp_ns = header_stamp_ns(data)
-        while self._open and self._open[0] <= stamp_ns:
-            self.unanswered += self._open.popleft() < stamp_ns  # answers come in order: this one was dropped
+        while self._open and self._open[0][0] <= stamp_ns:
+            stamp, sent = self._open.popleft()
+            self.unanswered += stamp < stamp_ns  # answers come in order: this one was dropped
+            if stamp == stamp_ns:
+                self._slowest = max(self._slowest, time.monotonic() - sent)
 
     def _find_answers(self, seconds: float) -> str:
         """The topic on which a node publishes `OccFlowGrid`."""

@@ -10,6 +10,7 @@ from model_cases import model_config
 from test_any_recording import LEVEL
 
 from letocc_core import checkpoint, config
+from letocc_core.data.bags import mask as mask_module
 from letocc_core.data.bags.frames import BagClips
 from letocc_core.data.bags.mask import propose
 from letocc_core.data.bags.recording import Recording
@@ -41,10 +42,15 @@ def camera_pose(height: float = 1.5, pitch: float = 0.3) -> np.ndarray:
     return T
 
 
-def road(x: float, T_ego_cam: np.ndarray, seed: int = 0) -> np.ndarray:
+def road(x: float, T_ego_cam: np.ndarray, seed: int = 0, fisheye: bool = False) -> np.ndarray:
     """The picture of a road of random patches of 0.25 m, from a vehicle at x (m)."""
     v, u = np.mgrid[:HEIGHT, :WIDTH].astype(float)
-    rays = np.stack([u, v, np.ones_like(u)], -1) @ np.linalg.inv(INTRINSICS).T @ T_ego_cam[:3, :3].T
+    rays = np.stack([u, v, np.ones_like(u)], -1) @ np.linalg.inv(INTRINSICS).T
+    if fisheye:  # an ideal one: the angle from the axis is the radius
+        angle = np.hypot(rays[..., 0], rays[..., 1])
+        rays[..., :2] *= (np.sin(angle) / np.maximum(angle, 1e-9))[..., None]
+        rays[..., 2] = np.cos(angle)
+    rays = rays @ T_ego_cam[:3, :3].T
     down = np.where(rays[..., 2] < -1e-3, rays[..., 2], np.nan)
     points = T_ego_cam[:3, 3] + rays * (T_ego_cam[2, 3] / -down)[..., None]
     place = np.nan_to_num(np.floor((points[..., :2] + [x, 0]) * 4)).astype(int)
@@ -54,7 +60,7 @@ def road(x: float, T_ego_cam: np.ndarray, seed: int = 0) -> np.ndarray:
     return np.repeat(np.where(np.isnan(down), 200, shade)[..., None].astype(np.uint8), 3, 2)
 
 
-def body_drive(path: Path, frames: int = 30) -> Path:
+def body_drive(path: Path, frames: int = 30, fisheye: bool = False) -> Path:
     """A camera that sees its vehicle's bonnet, and one that does not, 0.6 m a picture."""
     T = camera_pose()
     with BagWriter(path) as bag:
@@ -64,11 +70,12 @@ def body_drive(path: Path, frames: int = 30) -> Path:
             pose[0, 3] = 0.6 * i
             bag.write_tf(stamp, "odom", "base_link", pose)
             for name in ("bare", "bonnet"):
-                image = road(0.6 * i, T)
+                image = road(0.6 * i, T, fisheye=fisheye)
                 if name == "bonnet":
                     stripes = np.where(np.arange(WIDTH) // 5 % 2, 90, 140).astype(np.uint8)[None, :, None]
                     image = np.where(BODY[..., None], stripes, image)
-                bag.write_camera_info(name, stamp, Calibration(WIDTH, HEIGHT, INTRINSICS))
+                lens = (np.zeros(4), "equidistant") if fisheye else (np.zeros(0), "plumb_bob")
+                bag.write_camera_info(name, stamp, Calibration(WIDTH, HEIGHT, INTRINSICS, *lens))
                 bag.write_image(name, stamp, image, "png")
     return path
 
@@ -105,6 +112,30 @@ def test_the_body_is_proposed_and_the_road_is_not(bag):
     assert (found["bonnet"] & BODY).sum() / (found["bonnet"] | BODY).sum() > 0.75
     with pytest.raises(DataError, match="too few to tell the body from the road"):
         propose(Recording(body_drive(bag.parent / "short", 4)))
+
+
+def test_the_body_in_a_fisheye_image_is_proposed_as_well(tmp_path):
+    found = propose(Recording(body_drive(tmp_path / "fisheye", fisheye=True)))
+    assert found["bare"].mean() < 0.02
+    assert (found["bonnet"] & BODY).sum() / (found["bonnet"] | BODY).sum() > 0.75
+
+
+@pytest.mark.parametrize(
+    ("D", "model"),
+    [
+        ([], "plumb_bob"),
+        ([-0.2, 0.05, 0.001, 0, 0], "plumb_bob"),
+        ([0.0] * 4, "equidistant"),
+        ([-0.02, 0.01, 0, 0], "equidistant"),
+    ],
+)
+def test_rays_of_pixels_meet_them_again(D, model):
+    lens = Calibration(WIDTH, HEIGHT, INTRINSICS, np.array(D, float), model)
+    rays = mask_module._rays(lens)
+    pixels = mask_module._pixels(lens, 3.0 * rays)
+    v, u = np.mgrid[:HEIGHT, :WIDTH]
+    assert np.abs(pixels - np.stack([u, v], -1)).max() < 0.05
+    np.testing.assert_allclose(np.linalg.norm(rays, axis=-1), 1, atol=1e-6)
 
 
 def frame_set(mask: np.ndarray | None = BODY, seed: int = 0, x: float = 0.0, scale: int = 1) -> FrameSet:

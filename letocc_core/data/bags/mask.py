@@ -5,7 +5,7 @@ the pixel in which the road there was seen before. The body is where the former 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -15,12 +15,12 @@ from letocc_core.data.bags.recording import Recording
 from letocc_core.errors import DataError, show
 from letocc_core.geometry import body_masks
 from letocc_core.geometry.calibration import Calibration
-from letocc_core.geometry.camera import scale_intrinsics
+from letocc_core.geometry.camera import project_fisheye, scale_intrinsics
 
 STEP = 0.5  # m driven between two pictures that are compared
 LEAST = 8  # comparisons of a camera, with fewer of which nothing can be told
 WIDTH = 320  # px to which pictures are shrunk
-REACH = 30.0  # m to which the road is looked for
+REACH = 30.0  # m along a ray, to which the road is looked for
 NOISE = 1.0  # grey levels of difference that mean nothing
 RATIO = 0.5  # of the road's difference: less is the body
 SPREAD = 2.0  # px over which differences are averaged
@@ -43,7 +43,7 @@ class _Evidence:
 def propose(recording: Recording) -> dict[str, np.ndarray]:
     """bool [h, w] by camera, of the raw images: True where the body seems to be. All False where nothing seems so.
 
-    It is a proposal, for a person to look at and to edit. Fisheye cameras get none.
+    It is a proposal, for a person to look at and to edit.
 
     Raises `DataError` if the vehicle drives too little to tell.
     """
@@ -78,7 +78,7 @@ def _gather(recording: Recording) -> dict[str, _Evidence]:
                 zeros = np.zeros(grey.shape)
                 found[name] = _Evidence(image.shape[:2], image, zeros, zeros.copy(), zeros.copy())
             T_world_cam = frames.T_world_ego @ frames.T_ego_cam[i]
-            if name in before and not calibration.fisheye:
+            if name in before:
                 _compare(found[name], grey, calibration, frames.T_ego_cam[i], T_world_cam, *before[name])
             before[name] = grey, T_world_cam
     few = {name: e.count for name, e in found.items() if 0 < e.count < LEAST}
@@ -120,17 +120,14 @@ def _compare(
     """Add the differences of a picture from the one before, where that shows the road of this one."""
     h, w = grey.shape
     K = scale_intrinsics(calibration.K, w / calibration.width, h / calibration.height)
-    v, u = np.mgrid[:h, :w].astype(np.float64)
-    rays = np.stack([u, v, np.ones_like(u)], -1) @ np.linalg.inv(K).T
+    lens = replace(calibration, K=K, width=w, height=h)
+    rays = _rays(lens)
     down = -(rays @ T_ego_cam[2, :3])  # how fast they sink towards the road
     with np.errstate(divide="ignore", invalid="ignore"):
-        depth = np.where(down > 1e-6, T_ego_cam[2, 3] / down, np.inf)
-    points = rays * np.where(depth < REACH, depth, np.nan)[..., None]
+        distance = np.where(down > 1e-6, T_ego_cam[2, 3] / down, np.inf)
+    points = rays * np.where(distance < REACH, distance, np.nan)[..., None]
     T = np.linalg.inv(T_world_before) @ T_world_cam
-    moved = points @ T[:3, :3].T + T[:3, 3]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        pixels = (moved @ K.T)[..., :2] / moved[..., 2:]
-    pixels[~(moved[..., 2] > 0.1)] = np.nan
+    pixels = _pixels(lens, points @ T[:3, :3].T + T[:3, 3])
     shown = np.nan_to_num(pixels, nan=-9.0).astype(np.float32)
     road = cv2.remap(before, shown[..., 0], shown[..., 1], cv2.INTER_LINEAR, borderValue=float("nan"))
     there = np.isfinite(road) & (shown[..., 0] > -1)
@@ -138,6 +135,38 @@ def _compare(
     evidence.same += np.where(there, np.abs(grey - before), 0)
     evidence.shown += there
     evidence.count += 1
+
+
+def _rays(lens: Calibration) -> np.ndarray:
+    """Direction of each pixel in the camera's optical axes, [h, w, 3], of length 1; NaN beyond what a fisheye sees."""
+    v, u = np.mgrid[: lens.height, : lens.width].astype(np.float64)
+    pixels = np.stack([u, v], -1)
+    if lens.fisheye:
+        offset = (pixels - lens.K[:2, 2]) / [lens.K[0, 0], lens.K[1, 1]]
+        radius = np.hypot(*np.moveaxis(offset, -1, 0))
+        angles = np.linspace(0, np.pi, 4096)[:-1]  # straight back, a ray has no side on which it is drawn
+        drawn = project_fisheye(np.stack([np.sin(angles), 0 * angles, np.cos(angles)], -1), np.eye(3), lens.D)[:, 0]
+        known = np.isfinite(drawn)
+        angle = np.interp(radius, drawn[known], angles[known], right=np.nan)
+        across = np.sin(angle) / np.maximum(radius, 1e-12)
+        return np.concatenate([offset * across[..., None], np.cos(angle)[..., None]], -1)
+    straight = cv2.undistortPoints(pixels.reshape(-1, 1, 2), lens.K, _coefficients(lens)).reshape(pixels.shape)
+    rays = np.concatenate([straight, np.ones_like(u)[..., None]], -1)
+    return rays / np.linalg.norm(rays, axis=-1, keepdims=True)
+
+
+def _pixels(lens: Calibration, points: np.ndarray) -> np.ndarray:
+    """Where points [h, w, 3] (m, optical axes) are seen, [h, w, 2]; NaN where they are not."""
+    if lens.fisheye:
+        return project_fisheye(points, lens.K, lens.D)
+    ahead = points[..., 2] > 0.1
+    safe = np.where(ahead[..., None], points, [0.0, 0, 1]).reshape(-1, 3)
+    drawn = cv2.projectPoints(safe, np.zeros(3), np.zeros(3), lens.K, _coefficients(lens))[0].reshape(*ahead.shape, 2)
+    return np.where(ahead[..., None], drawn, np.nan)
+
+
+def _coefficients(lens: Calibration) -> np.ndarray:
+    return np.asarray(lens.D, np.float64) if np.any(lens.D) else np.zeros(5)
 
 
 def _mask(evidence: _Evidence) -> np.ndarray:
