@@ -27,6 +27,7 @@ CLOCK_PERIOD = 0.01  # s between two messages on /clock
 SETTLE = 0.5  # s without a new subscriber after which all are taken to be there
 POLL = 0.02  # s between two looks at the graph
 MAX_LEAD = 10  # sets that may be out without an answer
+FIRST_PATIENCE = 10.0  # s for the first answer, for which a node may have to compile its loops
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ class _AsAnswered:
     """A set at a time: the next goes out when the node has answered.
 
     A node that needs later messages to decide about a set (a camera is late, transforms come afterwards) gets them:
-    when no answer comes for `patience`, one more set is let out, until the answers have caught up.
+    when no answer comes for `patience`, one more set is let out. An answer shows how many it takes: as many as are out then.
     """
 
     def __init__(self, player: _Player, anchor: str, wait: float, patience: float):
@@ -178,7 +179,7 @@ class _AsAnswered:
         self.topic = _anchor_topic(player.bag, anchor)
         self.sets = self.unanswered = 0
         self._open: deque[tuple[int, float]] = deque()  # sets without an answer: stamp (ns), and when they went out (s)
-        self._slowest = 0.0  # s that an answer took
+        self._slowest: float | None = None  # s that an answer took; None before the first one
         self._lead = 1
         topic = self._find_answers(10 * wait)
         qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
@@ -206,7 +207,8 @@ class _AsAnswered:
 
     def _wait_for_answers(self, allowed: int) -> None:
         """Until at most `allowed` sets have no answer, or patience ends."""
-        deadline = time.monotonic() + min(max(self.patience, 2 * self._slowest), 10 * self.patience)
+        seconds = FIRST_PATIENCE if self._slowest is None else 2 * self._slowest
+        deadline = time.monotonic() + min(max(self.patience, seconds), 10 * self.patience)
         while len(self._open) > allowed and time.monotonic() < deadline:
             self.player.executor.spin_once(timeout_sec=POLL)
         if not self._open:
@@ -223,7 +225,8 @@ class _AsAnswered:
             stamp, sent = self._open.popleft()
             self.unanswered += stamp < stamp_ns  # answers come in order: this one was dropped
             if stamp == stamp_ns:
-                self._slowest = max(self._slowest, time.monotonic() - sent)
+                self._slowest = max(self._slowest or 0.0, time.monotonic() - sent)
+                self._lead = min(self._lead, len(self._open) + 1)
 
     def _find_answers(self, seconds: float) -> str:
         """The topic on which a node publishes `OccFlowGrid`."""
