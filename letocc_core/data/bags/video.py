@@ -85,7 +85,7 @@ def _decode(bag: bags.Bag, video: ConvertedVideo, quality: int) -> Iterator[tupl
     """(receive time in ns, fields of `CompressedImage`) of each image of a topic of video; what is lost is counted."""
     import av
 
-    decoder = av.CodecContext.create(DECODERS[video.codec], "r")
+    decoder: Any = av.CodecContext.create(DECODERS[video.codec], "r")
     waiting: dict[int, tuple[int, Any]] = {}  # by the number of the message: receive time and header
 
     def images_of(packet: Any) -> Iterator[tuple[int, dict[str, Any]]]:
