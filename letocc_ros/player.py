@@ -58,7 +58,8 @@ def play(
         rate: speed relative to the recording.
         as_fast: instead, publish each image set when the one before has been answered by an `OccFlowGrid`.
         loop: start again at the end, until interrupted.
-        anchor: camera that the node anchors its sets on, for `as_fast`; empty: `camera_front`, or else the first.
+        anchor: camera that the node anchors its sets on, for `as_fast`, until its answers show it; empty: `camera_front`, or
+            else the first.
         cameras: play these alone of the bag's cameras, of which the first is the anchor; empty: all.
         topics: of odometry and point clouds: play these alone of their type.
         wait: s to wait for subscribers, then it plays to nobody; for a node that answers, 10 times as long.
@@ -172,13 +173,17 @@ class _AsAnswered:
 
     A node that needs later messages to decide about a set (a camera is late, transforms come afterwards) gets them:
     when no answer comes for `patience`, one more set is let out. An answer shows how many it takes: as many as are out then.
+    It also shows on which camera the node anchors its sets, by its stamp.
     """
 
     def __init__(self, player: _Player, anchor: str, wait: float, patience: float):
         self.player, self.patience = player, patience
         self.topic = _anchor_topic(player.bag, anchor)
         self.sets = self.unanswered = 0
-        self._open: deque[tuple[int, float]] = deque()  # sets without an answer: stamp (ns), and when they went out (s)
+        # of each camera, the images since the last answer: stamp (ns), and when they went out (s)
+        self._out: dict[str, deque[tuple[int, float]]] = {
+            camera.image_topic: deque(maxlen=4 * MAX_LEAD) for camera in player.bag.choose_cameras()
+        }
         self._slowest: float | None = None  # s that an answer took; None before the first one
         self._lead = 1
         topic = self._find_answers(10 * wait)
@@ -186,17 +191,24 @@ class _AsAnswered:
         self._subscription = player.node.create_subscription(OccFlowGrid, topic, self._on_answer, qos, raw=True)
         self._wait_for_match(wait)
 
+    @property
+    def _open(self) -> deque[tuple[int, float]]:
+        """Sets without an answer, by their image of the anchor camera."""
+        return self._out[self.topic]
+
     def begin(self) -> None:
         self.unanswered += len(self._open)
-        self._open.clear()
+        for images in self._out.values():
+            images.clear()
         self._clock_ns = 0
 
     def before(self, connection: Any, received_ns: int, data: bytes) -> None:
         """Wait for the answers that are due; an image of the anchor camera opens a new set."""
         if connection.topic == self.topic:
             self._wait_for_answers(self._lead - 1)
-            self._open.append((header_stamp_ns(data), time.monotonic()))
             self.sets += 1
+        if connection.topic in self._out:
+            self._out[connection.topic].append((header_stamp_ns(data), time.monotonic()))
         if received_ns - self._clock_ns >= CLOCK_PERIOD * 1e9:
             self._clock_ns = received_ns
             self.player.publish_clock(received_ns)
@@ -209,8 +221,11 @@ class _AsAnswered:
         """Until at most `allowed` sets have no answer, or patience ends."""
         seconds = FIRST_PATIENCE if self._slowest is None else 2 * self._slowest
         deadline = time.monotonic() + min(max(self.patience, seconds), 10 * self.patience)
-        while len(self._open) > allowed and time.monotonic() < deadline:
+        anchor = self.topic
+        while self.topic == anchor and len(self._open) > allowed and time.monotonic() < deadline:
             self.player.executor.spin_once(timeout_sec=POLL)
+        if self.topic != anchor:
+            return  # in the middle of a set, which is to become whole
         if not self._open:
             self._lead = 1
         elif len(self._open) > allowed:
@@ -221,12 +236,16 @@ class _AsAnswered:
 
     def _on_answer(self, data: bytes) -> None:
         stamp_ns = header_stamp_ns(data)
-        while self._open and self._open[0][0] <= stamp_ns:
-            stamp, sent = self._open.popleft()
-            self.unanswered += stamp < stamp_ns  # answers come in order: this one was dropped
-            if stamp == stamp_ns:
-                self._slowest = max(self._slowest or 0.0, time.monotonic() - sent)
-                self._lead = min(self._lead, len(self._open) + 1)
+        anchors = [t for t, images in self._out.items() if any(stamp == stamp_ns for stamp, _ in images)]
+        if anchors and self.topic not in anchors:
+            self.topic = anchors[0]
+        for topic, images in self._out.items():
+            while images and images[0][0] <= stamp_ns:
+                stamp, sent = images.popleft()
+                if topic == self.topic:
+                    self.unanswered += stamp < stamp_ns  # answers come in order: this one was dropped
+                    self._slowest = max(self._slowest or 0.0, time.monotonic() - sent)
+        self._lead = min(self._lead, len(self._open) + 1)
 
     def _find_answers(self, seconds: float) -> str:
         """The topic on which a node publishes `OccFlowGrid`."""

@@ -11,13 +11,14 @@ pytest.importorskip("letocc_ros.msg", reason="the ROS package is not built; sour
 from letocc_ros import player as module
 
 SETS = 30
+CAMERAS = ("/back", "/front", "/left")
 
 
 class SlowNode:
     """Answers set k once `needed` later ones are out, one at a time, the newest first of those that wait."""
 
-    def __init__(self, seconds: float, needed: int, first: float = 0.0):
-        self.seconds, self.needed, self.first = seconds, needed, first
+    def __init__(self, seconds: float, needed: int, first: float = 0.0, anchor: str = "/front"):
+        self.seconds, self.needed, self.first, self.anchor = seconds, needed, first, anchor
         self.now, self.out, self.answered = 0.0, -1, []
         self._work: tuple[int, float] | None = None  # the set at work, and when it is done
 
@@ -25,35 +26,36 @@ class SlowNode:
         self.now += timeout_sec
         if self._work is not None and self.now >= self._work[1]:
             self.answered.append(self._work[0])
-            self.on_answer(stamped(self._work[0]))
+            self.on_answer(stamped(self._work[0], self.anchor))
             self._work = None
         newest = self.out - self.needed
         if self._work is None and newest > max(self.answered, default=-1):
             self._work = newest, self.now + (self.seconds if self.answered else self.first or self.seconds)
 
 
-def stamped(index: int) -> bytes:
-    """A serialised header of set `index`."""
-    return struct.pack("<BBBBiI", 0, 1, 0, 0, 1 + index, 0)
+def stamped(index: int, topic: str) -> bytes:
+    """A serialised header of set `index`, of which each camera takes its image a little later than the one before."""
+    return struct.pack("<BBBBiI", 0, 1, 0, 0, 1 + index, 10_000_000 * CAMERAS.index(topic))
 
 
 def play(node: SlowNode, monkeypatch: pytest.MonkeyPatch) -> module._AsAnswered:
-    """All sets, image by image of the anchor camera."""
+    """All sets, image by image; the player takes the front camera for the anchor."""
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: node.now, sleep=lambda seconds: None))
     monkeypatch.setattr(module._AsAnswered, "_find_answers", lambda *_: "/answers")
     monkeypatch.setattr(module._AsAnswered, "_wait_for_match", lambda *_: None)
-    camera = SimpleNamespace(name="front", image_topic="/front")
+    cameras = [SimpleNamespace(name=topic.strip("/"), image_topic=topic) for topic in CAMERAS]
     player = SimpleNamespace(
-        bag=SimpleNamespace(path="bag", choose_cameras=lambda: [camera]),
+        bag=SimpleNamespace(path="bag", choose_cameras=lambda: cameras),
         node=SimpleNamespace(create_subscription=lambda *_, **__: None),
         executor=node,
         publish_clock=lambda _: None,
     )
-    pace = module._AsAnswered(player, "", wait=1.0, patience=2.0)
+    pace = module._AsAnswered(player, "front", wait=1.0, patience=2.0)
     node.on_answer = pace._on_answer
     pace.begin()
     for index in range(SETS):
-        pace.before(SimpleNamespace(topic="/front"), 0, stamped(index))
+        for topic in CAMERAS:
+            pace.before(SimpleNamespace(topic=topic), 0, stamped(index, topic))
         node.out = index
     pace.finish()
     return pace
@@ -73,3 +75,13 @@ def test_a_first_answer_that_takes_long_loses_at_most_the_sets_that_were_let_out
     node = SlowNode(0.5, needed=1, first=9.0)
     play(node, monkeypatch)
     assert len(node.answered) >= SETS - 2
+
+
+@pytest.mark.parametrize("anchor", ["/back", "/left"])
+@pytest.mark.parametrize("needed", [0, 1])
+def test_the_answers_show_on_which_camera_the_node_anchors_its_sets(anchor, needed, monkeypatch):
+    node = SlowNode(4.0, needed, anchor=anchor)
+    pace = play(node, monkeypatch)
+    assert pace.topic == anchor
+    assert node.answered == list(range(SETS - needed))
+    assert pace.unanswered == needed
