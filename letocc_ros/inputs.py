@@ -3,8 +3,9 @@
 import copy
 import time
 import traceback
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from geometry_msgs.msg import TransformStamped
 from nav_msgs.msg import Odometry
@@ -26,7 +27,7 @@ from letocc_core.geometry.body_masks import Masks
 from letocc_core.geometry.calibration import from_camera_info
 from letocc_core.stream.assembler import FrameAssembler
 from letocc_core.stream.images import BitDepth
-from letocc_core.stream.synchronizer import RESTART_AFTER, Dropped
+from letocc_core.stream.synchronizer import Dropped
 from letocc_core.stream.topics import info_names, require_stamp
 from letocc_core.stream.types import FrameSet
 from letocc_ros import conversions
@@ -34,8 +35,14 @@ from letocc_ros.health import Health
 from letocc_ros.parameters import NodeParameters
 from letocc_ros.session import overridable, pending
 
-REMEMBERED = 100  # stamps of images whose arrival is known, and that came into no set yet
-RESTART_NS = round(RESTART_AFTER * 1e9)  # of stamps that go back: time began anew
+
+@dataclass(frozen=True, eq=False)
+class Listener:
+    """What is done with the messages of one topic."""
+
+    topic: str  # as resolved
+    handle: Callable  # called with `about`, the topic and the message
+    about: object
 
 
 class Inputs:
@@ -43,7 +50,7 @@ class Inputs:
 
     Args:
         masks: of the vehicle's own body, by camera.
-        submit: called with each set, and when (s, `time.monotonic`) the first image of its stamp came.
+        submit: called with each set.
 
     Attributes:
         image_topics: of each camera, as resolved.
@@ -54,15 +61,14 @@ class Inputs:
         node: LifecycleNode,
         parameters: NodeParameters,
         health: Health,
-        submit: Callable[[FrameSet, float], None],
+        submit: Callable[[FrameSet], None],
         masks: Masks | None = None,
     ):
         self._node, self._health, self._submit = node, health, submit
         self._max_lead = parameters.max_clock_lead
         self._assembler = FrameAssembler(parameters.assembler, masks)
         self._subscriptions: list[Subscription] = []
-        self._pose_subscriptions: list[Subscription] = []  # some of them
-        self._arrivals: OrderedDict[int, float] = OrderedDict()
+        self._poses: list[tuple[Subscription, Listener]] = []  # those of them that say where things are
         self._info_topics: dict[str, str] = {}
         self._info_ranks: dict[str, int] = {}  # by camera, of the best camera_info that came: `info_topics`
         self._depths: defaultdict[str, BitDepth] = defaultdict(BitDepth)  # by image topic
@@ -71,7 +77,6 @@ class Inputs:
         self._rectified = parameters.rectified
         try:
             self._listen_to_poses(parameters)
-            self._pose_subscriptions += self._subscriptions
             self._listen_to_cameras(parameters)
         except BaseException:  # such as an override of the quality of service that is none
             self.destroy()
@@ -81,26 +86,26 @@ class Inputs:
         """Listen no more."""
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
-        self._subscriptions, self._pose_subscriptions = [], []
+        self._subscriptions, self._poses = [], []
 
     def _listen_to_cameras(self, p: NodeParameters) -> None:
         images = QoSProfile(depth=5, reliability=ReliabilityPolicy[p.image_reliability.upper()])
         kind, suffix = (CompressedImage, "/compressed") if p.transport == "compressed" else (Image, "")
         for camera in p.cameras:
             topic = f"{camera}/{p.image_topic}{suffix}"
-            self.image_topics[camera] = self._listen(kind, topic, images, self._on_image, camera)
+            self.image_topics[camera] = self._listen(kind, topic, images, self._on_image, camera)[1].topic
             for rank, topic in enumerate(info_topics(camera, p.image_topic)):  # the last one is for all images
                 self._info_topics[camera] = self._listen(
                     CameraInfo, topic, qos_profile_sensor_data, self._on_camera_info, (camera, rank)
-                )
+                )[1].topic
 
     def _listen_to_poses(self, p: NodeParameters) -> None:
         static = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self._listen(TFMessage, "/tf", QoSProfile(depth=100), self._on_transforms, False)
-        self._listen(TFMessage, "/tf_static", static, self._on_transforms, True)
+        self._poses.append(self._listen(TFMessage, "/tf", QoSProfile(depth=100), self._on_transforms, False))
+        self._poses.append(self._listen(TFMessage, "/tf_static", static, self._on_transforms, True))
         if p.odometry_topic:
             fast = QoSProfile(depth=100, reliability=ReliabilityPolicy.BEST_EFFORT)
-            self._listen(Odometry, p.odometry_topic, fast, self._on_odometry, None)
+            self._poses.append(self._listen(Odometry, p.odometry_topic, fast, self._on_odometry, None))
 
     def mismatches(self) -> dict[tuple[str, ...], str]:
         """Sentences about publishers whose messages never come, and the parameter that mends it; by topic.
@@ -129,50 +134,58 @@ class Inputs:
             f"{name} (transport:={name})"
         }
 
-    def _listen(self, kind: type, topic: str, qos: QoSProfile, handle: Callable, about: object) -> str:
-        """Subscribe `handle(about, resolved topic, message)`; returns the resolved topic."""
+    def _listen(
+        self, kind: type, topic: str, qos: QoSProfile, handle: Callable, about: object
+    ) -> tuple[Subscription, Listener]:
+        """Subscribe `handle(about, resolved topic, message)`."""
         resolved, own = self._node.resolve_topic_name(topic), copy.copy(qos)  # rclpy writes what overrides it into it
+        listener = Listener(resolved, handle, about)
         subscription = self._node.create_subscription(
             kind,
             topic,
-            lambda message: self._take_in(handle, about, resolved, message),
+            lambda message: self._take_in(listener, message),
             own,
             qos_overriding_options=overridable(self._node, own, f"{resolved}.subscription"),
         )
         self._subscriptions.append(subscription)
-        return resolved
+        return subscription, listener
 
-    def _take_in(self, handle: Callable, about: object, topic: str, message: object) -> None:
-        """Give a message to the assembler and see what that decides; a bad message is counted and named."""
-        self._health.arrived(topic)
-        try:
-            handle(about, topic, message)
-        except LetOccError as error:
-            self._refuse(topic, error)
-        except Exception as error:  # a message that nobody thought of must not end the node
-            self._node.get_logger().error(traceback.format_exc(), throttle_duration_sec=10.0)
-            self._refuse(topic, DataError(f"{topic}: {type(error).__name__}: {error}"))
+    def _take_in(self, listener: Listener, message: object) -> None:
+        """Give a message to the assembler, see what that decides, and hand it on: once a call of the executor."""
+        if listener.handle == self._on_image:
+            self._read_poses()
+        self._read(listener, message)
         for item in self._assembler.poll():
             if isinstance(item, Dropped):
                 self._report(item)
             else:
-                self._submit(item, self._arrivals.pop(item.stamp_ns, time.monotonic()))
+                self._submit(item)
 
-    def _take_in_poses(self) -> None:
-        """Those that have come. The executor takes one message of each topic in turn, so that under load images, of which
-        the oldest are lost, would overtake them."""
-        for subscription in self._pose_subscriptions:
+    def _read(self, listener: Listener, message: object) -> None:
+        """Give a message to the assembler; a bad one is counted and named."""
+        self._health.arrived(listener.topic)
+        try:
+            listener.handle(listener.about, listener.topic, message)
+        except LetOccError as error:
+            self._refuse(listener.topic, error)
+        except Exception as error:  # a message that nobody thought of must not end the node
+            self._node.get_logger().error(traceback.format_exc(), throttle_duration_sec=10.0)
+            self._refuse(listener.topic, DataError(f"{listener.topic}: {type(error).__name__}: {error}"))
+
+    def _read_poses(self) -> None:
+        """All poses that have come. The executor takes one message of each topic in turn. Under load, images would
+        overtake the poses, because the oldest images are lost."""
+        for subscription, listener in self._poses:
             for message in pending(subscription):
-                subscription.callback(message)
+                self._read(listener, message)
 
     def _on_image(self, camera: str, topic: str, message: Image | CompressedImage) -> None:
-        self._take_in_poses()
+        arrived = time.monotonic()
         stamp_ns = require_stamp(conversions.to_ns(message.header.stamp), topic)
         self._check_clock(stamp_ns, topic)
-        self._note_arrival(stamp_ns)
         image = conversions.image_to_rgb(message, topic, self._depths[topic])
         self._say_depth(topic)
-        self._assembler.add_image(camera, stamp_ns, image)
+        self._assembler.add_image(camera, stamp_ns, image, arrived)
 
     def _say_depth(self, topic: str) -> None:
         """How many of 16 bits the images are taken to use, whenever that changes."""
@@ -180,14 +193,6 @@ class Inputs:
         if remark != self._said.get(topic, ""):
             self._said[topic] = remark
             self._node.get_logger().info(f"{topic}: {remark or '16-bit images that use all bits'}")
-
-    def _note_arrival(self, stamp_ns: int) -> None:
-        """When the first image of a stamp came, since time began; a bag that loops begins it anew."""
-        if stamp_ns < max(self._arrivals, default=0) - RESTART_NS:
-            self._arrivals.clear()
-        self._arrivals.setdefault(stamp_ns, time.monotonic())
-        if len(self._arrivals) > REMEMBERED:
-            self._arrivals.popitem(last=False)
 
     def _on_camera_info(self, about: tuple[str, int], topic: str, message: CameraInfo) -> None:
         camera, rank = about

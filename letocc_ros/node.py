@@ -54,7 +54,6 @@ class Work:
     """A set on its way to the network."""
 
     frames: FrameSet
-    arrived: float  # s (monotonic), when its first image came
     complete: float  # s (monotonic), when the set was complete, with its poses
     activation: int  # which activation of the node it belongs to
 
@@ -181,10 +180,10 @@ class OccFlowNode(LifecycleNode):
         self._outputs = self._pipeline = self._metadata = None
         self._state = "unconfigured"
 
-    def _submit(self, frames: FrameSet, arrived: float) -> None:
+    def _submit(self, frames: FrameSet) -> None:
         present = [c for c, image in zip(self.parameters.cameras, frames.images, strict=True) if image is not None]
         self.health.set_in(present)
-        if self._worker.submit(Work(frames, arrived, time.monotonic(), self._activation)) is not None:
+        if self._worker.submit(Work(frames, time.monotonic(), self._activation)) is not None:
             self.health.drop("superseded", (), "image sets come faster than the network answers; the newest wins")
 
     def _answer(self, work: Work) -> None:
@@ -202,6 +201,7 @@ class OccFlowNode(LifecycleNode):
 
     def _step_and_publish(self, work: Work, pipeline: OccFlowPipeline, outputs: Outputs) -> None:
         begun = time.monotonic()
+        arrived = work.complete if work.frames.arrived is None else work.frames.arrived
         self._forget_if_asked(pipeline)
         answer = pipeline.step(work.frames)
         if answer.reset_reason is not None:
@@ -213,12 +213,12 @@ class OccFlowNode(LifecycleNode):
         heard = outputs.publish(answer, work.frames.T_world_ego)
         stages = {
             "network": sum(answer.seconds.values()),
-            "wait": work.complete - work.arrived,
+            "wait": work.complete - arrived,
             "queue": begun - work.complete,
             **answer.seconds,
             "publish": time.monotonic() - answered,
         }
-        self.health.set_out(time.monotonic() - work.arrived, stages, heard)
+        self.health.set_out(time.monotonic() - arrived, stages, heard)
 
     def _forget_if_asked(self, pipeline: OccFlowPipeline) -> None:
         reason, self._forget = self._forget, None

@@ -65,19 +65,19 @@ class NodeParameters:
     )
     image_topic: str = _parameter(
         "image_raw",
-        "Name of the images below each camera's namespace. With `rect` in it, such as image_rect, they are rectified: "
-        "then P of camera_info holds, and no distortion.",
+        "Name of the images below each camera's namespace. A name with `rect` in it, such as image_rect, means rectified "
+        "images: P of camera_info holds for them, and they have no distortion.",
     )
     transport: str = _parameter("compressed", "How images come: compressed (JPEG, PNG) or raw.", choices=TRANSPORTS)
     image_reliability: str = _parameter(
         "best_effort",
-        "QoS of the image subscriptions. best_effort suits every driver; reliable loses none, from reliable drivers.",
+        "QoS of the image subscriptions. best_effort works with every driver; reliable loses no image, but needs reliable drivers.",
         choices=RELIABILITIES,
     )
     body_masks: str = _parameter(
         "",
-        "Folder of masks of the vehicle's own body, a PNG a camera, white where it is in the picture: no evidence, no voxel "
-        "seen. Empty: those that the checkpoint was trained with; none: no masks.",
+        "Folder of masks of the vehicle's own body: a PNG for each camera, white where the body is in the picture. White "
+        "pixels give no evidence and see no voxel. Empty: those that the checkpoint was trained with; none: no masks.",
     )
     base_frame: str = _parameter(
         "",
@@ -100,20 +100,23 @@ class NodeParameters:
         (0, 1),
     )
     max_wait: float = _parameter(
-        AssemblerConfig.max_wait, "How long, in stamps, a set waits for missing cameras.", "s", (0, 10)
+        AssemblerConfig.max_wait, "A set waits this long, in stamps, for missing cameras.", "s", (0, 10)
     )
     camera_timeout: float = _parameter(
         AssemblerConfig.camera_timeout,
-        "How long, in stamps, a camera stays away until sets no longer wait for it; while the first one stays away, the "
-        "next one anchors the sets. 0: for ever.",
+        "A camera without images for this long, in stamps, counts as away: sets do not wait for it. While the first camera "
+        "is away, the next one anchors the sets. 0: no camera ever counts as away.",
         "s",
         (0, 3600),
     )
     max_pose_wait: float = _parameter(
-        AssemblerConfig.max_pose_wait, "How long, in stamps, a set waits for transforms and intrinsics.", "s", (0, 10)
+        AssemblerConfig.max_pose_wait, "A set waits this long, in stamps, for transforms and intrinsics.", "s", (0, 10)
     )
     max_extrapolation: float = _parameter(
-        AssemblerConfig.max_extrapolation, "How far a transform may be extrapolated after that wait.", "s", (0, 1)
+        AssemblerConfig.max_extrapolation,
+        "A transform may be extrapolated this far once max_pose_wait is over.",
+        "s",
+        (0, 1),
     )
     max_clock_lead: float = _parameter(
         1.0, "Images stamped further ahead of this node's clock are refused.", "s", (0, 1000000)
@@ -126,53 +129,58 @@ class NodeParameters:
         0.0, "A voxel is occupied above this probability; 0: as the checkpoint says.", range=(0, 1), live=True
     )
     min_speed: float = _parameter(
-        0.5, "What is slower stands still: no motion line, no part of a moving object.", "m/s", (0, 100), live=True
+        0.5,
+        "Matter slower than this stands still: it gets no motion line and belongs to no moving object.",
+        "m/s",
+        (0, 100),
+        live=True,
     )
     min_object_voxels: int = _parameter(
-        3, "Fewer moving voxels that touch are no moving object.", range=(1, 100000), live=True
+        3, "Objects of fewer connected moving voxels are ignored.", range=(1, 100000), live=True
     )
     points_min_height: float = _parameter(
-        -100.0, "Lower end of the heights above base_frame of ~/points.", "m", (-100, 100), live=True
+        -100.0, "~/points leaves out voxels below this height above base_frame.", "m", (-100, 100), live=True
     )
     points_max_height: float = _parameter(
-        100.0, "Upper end of the heights above base_frame of ~/points.", "m", (-100, 100), live=True
+        100.0, "~/points leaves out voxels above this height above base_frame.", "m", (-100, 100), live=True
     )
     costmap_min_height: float = _parameter(
-        0.3, "Lower end of the heights above base_frame that the costmap shows.", "m", (-100, 100), live=True
+        0.3, "~/costmap leaves out voxels below this height above base_frame.", "m", (-100, 100), live=True
     )
     costmap_max_height: float = _parameter(
-        2.0, "Upper end of the heights above base_frame that the costmap shows.", "m", (-100, 100), live=True
+        2.0, "~/costmap leaves out voxels above this height above base_frame.", "m", (-100, 100), live=True
     )
     costmap_bands: tuple[str, ...] = _parameter(
         ("",),
-        "More costmaps from the same answer, each of a band of heights: `low 0.1 0.6` publishes ~/costmap_low of what is "
-        "between 0.1 and 0.6 m above base_frame.",
+        "More costmaps from the same answer, each of a band of heights: `low 0.1 0.6` publishes ~/costmap_low, which shows "
+        "what lies between 0.1 and 0.6 m above base_frame.",
     )
     costmap_frame: str = _parameter(
         "fixed_frame",
-        "Frame of the costmaps. fixed_frame: placed by their stamp, in cells that stand still, as Nav2 wants them. "
-        "base_frame: they move with the vehicle.",
+        "Frame of the costmaps. fixed_frame: their cells stand still in the world, as Nav2 wants them. base_frame: they move "
+        "with the vehicle.",
         choices=("fixed_frame", "base_frame"),
         live=True,
     )
     costmap_moving: str = _parameter(
         "include",
-        "Whether costmaps show matter faster than min_speed; exclude: its voxels count as free, and walkers leave no trail.",
+        "Whether costmaps show matter faster than min_speed. With exclude its voxels count as free, so that walkers leave no "
+        "trail.",
         choices=("include", "exclude"),
         live=True,
     )
     clearing_blind_range: float = _parameter(
         4.0,
-        "Rays of ~/clearing start at base_frame and pass over what no camera sees up to this distance from it, such as the "
-        "vehicle's own surroundings.",
+        "Rays of ~/clearing start at base_frame. Up to this distance they pass through space that no camera sees, such as "
+        "that around the vehicle itself.",
         "m",
         (0, 100),
         live=True,
     )
     believe_hidden: bool = _parameter(
         False,
-        "Take what is hidden behind a surface as the network believes it in costmaps, ~/clearing, ~/points and ~/objects. "
-        "Otherwise its cells are unknown, and its points and objects are left out.",
+        "Costmaps, ~/clearing, ~/points and ~/objects take hidden matter as the network believes it. Otherwise hidden cells "
+        "are unknown, and hidden points and objects are left out.",
         live=True,
     )
     voxel_colour: str = _parameter(

@@ -14,7 +14,7 @@ OF_CHECKPOINT = "what is not given is as in the recordings that the checkpoint w
 
 
 def add_eval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    p = commands.add_parser("eval", help="measure a checkpoint against truth and baselines, or for the papers' tables")
+    p = commands.add_parser("eval", help="measure a checkpoint against truth and baselines, or fill the papers' tables")
     p.add_argument("checkpoint", type=Path)
     p.add_argument(
         "overrides", nargs="*", metavar="key=value", help="with --table: data.root=..., protocol.threshold=0.1"
@@ -23,13 +23,18 @@ def add_eval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     p.add_argument("--dataset", metavar="D", help="of --table: nuscenes, kitti_odometry, ... (default: the table's)")
     p.add_argument("--data", default="simulator", help="'simulator' or a bag (default: simulator)")
     p.add_argument("--seeds", type=seed_range, default=range(9000, 9008), help="streets (default: 9000-9007)")
-    p.add_argument("--frames", type=seed_range, help="of a bag: only these sets, for example 45-59")
+    p.add_argument("--frames", type=seed_range, help="with a bag: score only these sets, for example 45-59")
     p.add_argument(
-        "--boxes", type=Path, metavar="FILE", help="of a bag: labelled objects (.npz), to judge velocities by"
+        "--boxes",
+        type=Path,
+        metavar="FILE",
+        help="with a bag: labelled objects (.npz); velocities are compared with theirs",
     )
     p.add_argument("--json", type=Path, help="write the result to this file")
     p.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
-    p.add_argument("--thresholds", action="store_true", help="print what other thresholds give, and the calibration")
+    p.add_argument(
+        "--thresholds", action="store_true", help="print the scores at other thresholds, and the calibration"
+    )
     p.add_argument("--choose-threshold", action="store_true", help="write the best one into the checkpoint")
     p.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
     add_recording(p, OF_CHECKPOINT)
@@ -127,7 +132,7 @@ def _replay(options: argparse.Namespace) -> None:
 def _add_viewers(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--save", type=Path, action="append", default=[], metavar="FILE",
-        help="write it for a viewer: .rrd for Rerun, .mcap for Foxglove and Lichtblick, .gif for any; may be repeated",
+        help="write a file for a viewer: .rrd for Rerun, .mcap for Foxglove and Lichtblick, .gif for any; may be repeated",
     )  # fmt: skip
     p.add_argument("--web", action="store_true", help="serve Rerun's page on this machine, for a browser")
 
@@ -139,19 +144,23 @@ def _view_options(options: argparse.Namespace) -> "ViewOptions":
 
 
 def add_view(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    p = commands.add_parser("view", help="look at answers: of a running node, a bag, a snapshot, or a file of --save")
+    p = commands.add_parser("view", help="look at the answers of a running node, a bag, a snapshot or a file of --save")
     p.add_argument(
         "path", type=Path, nargs="?", metavar="PATH",
         help="file for Rerun (.rrd), bag of answers, or what the node's ~/save_snapshot wrote (.npz)",
     )  # fmt: skip
-    p.add_argument("--live", action="store_true", help="what a running node answers, instead of a PATH")
-    p.add_argument("--node", default="/occ_flow_node", help="of --live: its name (default: /occ_flow_node)")
-    p.add_argument("--truth", type=Path, metavar="BAG", help="of a bag of answers: the recording that they came from")
+    p.add_argument("--live", action="store_true", help="show what a running node answers; takes no PATH")
+    p.add_argument("--node", default="/occ_flow_node", help="with --live: name of the node (default: /occ_flow_node)")
+    p.add_argument("--truth", type=Path, metavar="BAG", help="with a bag of answers: the recording that was answered")
     _add_viewers(p)
-    p.add_argument("--window", action="store_true", help="of a snapshot: open Rerun's window (else: the default)")
-    p.add_argument("--checkpoint", type=Path, help="of a snapshot: the model that answered (default: as it says)")
-    p.add_argument("--out", type=Path, help="of a snapshot: picture to write (default: beside it)")
-    p.add_argument("--show", action="store_true", help="of a snapshot: open the picture as well")
+    p.add_argument(
+        "--window", action="store_true", help="with a snapshot: open Rerun's window (all else opens it anyway)"
+    )
+    p.add_argument(
+        "--checkpoint", type=Path, help="with a snapshot: the model that answered (default: the one that it names)"
+    )
+    p.add_argument("--out", type=Path, help="with a snapshot: picture to write (default: beside it)")
+    p.add_argument("--show", action="store_true", help="with a snapshot: open the picture as well")
     p.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
     p.set_defaults(run=_view)
 

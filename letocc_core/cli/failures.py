@@ -42,7 +42,7 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, RuntimeError) and ("No space left on device" in text or "unable to write to file" in text):
         return SHARED_MEMORY if "/torch_" in text else f"{text.splitlines()[0]}; {REMEDIES[errno.ENOSPC]}"
     if isinstance(error, MemoryError) or "can't allocate memory" in text or "out of memory" in text.lower():
-        return f"memory does not suffice ({text.splitlines()[0] if text else 'MemoryError'}); use smaller images, a smaller grid or batch, or --clips-at-once 1"
+        return f"memory does not suffice ({text.splitlines()[0] if text else 'MemoryError'}); use smaller images, a smaller grid or batch, or --micro-batch 1"
     if isinstance(error, UnicodeError):
         return f"text that is no UTF-8 ({text}); save the file as UTF-8, or set a UTF-8 locale (export LC_ALL=C.UTF-8)"
     return None

@@ -13,14 +13,23 @@ def add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     )
     p.add_argument("--out", type=Path, default=Path("runs"), help="folder of runs (default: runs)")
     p.add_argument(
-        "--resume", nargs="?", type=Path, const=Path("latest"), metavar="RUN", help="go on with this run, or the newest"
+        "--resume",
+        nargs="?",
+        type=Path,
+        const=Path("latest"),
+        metavar="RUN",
+        help="continue this run (default: the newest)",
     )
     p.add_argument("--init", type=Path, metavar="CHECKPOINT", help="start from these weights")
-    p.add_argument("--stage", metavar="NAME", help="train this stage of the configuration alone, for example motion")
+    p.add_argument("--stage", metavar="NAME", help="train only this stage of the configuration, for example motion")
     p.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
     p.add_argument("--loader-workers", type=int, default=1, help="processes that load clips (default: 1)")
     p.add_argument(
-        "--clips-at-once", type=int, metavar="N", help="of a process's share of a batch, to save memory (default: all)"
+        *("--micro-batch", "--clips-at-once"),
+        dest="clips_at_once",
+        type=int,
+        metavar="N",
+        help="clips that a process has in memory at once; gradients add up (default: its share of the batch)",
     )
     p.add_argument("--threads", type=int, help="CPU threads of the training process (default: as torch chooses)")
     p.set_defaults(run=_train)
@@ -58,8 +67,8 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def add_reproduce(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    p = commands.add_parser("reproduce", help="compute a training step again that was not finite")
-    p.add_argument("batch", type=Path, help="file that training left behind")
+    p = commands.add_parser("reproduce", help="repeat a training step whose loss or gradient was not finite")
+    p.add_argument("batch", type=Path, help="file that training wrote when it stopped")
     p.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
     p.set_defaults(run=_reproduce)
 
@@ -74,7 +83,7 @@ def _reproduce(options: argparse.Namespace) -> None:
 def add_ablation(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     p = commands.add_parser("ablation", help="train and measure variants of one configuration")
     p.add_argument("rows", type=Path, help="YAML file of the variants, for example config/ablation/rows.yaml")
-    p.add_argument("names", nargs="*", metavar="ROW", help="which of them (default: all that have no result yet)")
+    p.add_argument("names", nargs="*", metavar="ROW", help="variants to train (default: all that have no result yet)")
     p.add_argument("--runs", type=Path, default=Path("runs"), help="folder of runs (default: runs)")
     p.add_argument("--out", type=Path, default=Path("docs/results"), help="folder of results (default: docs/results)")
     p.add_argument("--workers", type=int, default=2, help="variants at a time, one thread each (default: 2)")
@@ -89,14 +98,14 @@ def _ablation(options: argparse.Namespace) -> None:
 
 
 def add_data(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    p = commands.add_parser("data", help="what a configuration finds in its data set; LiDAR drawn into the images")
+    p = commands.add_parser("data", help="say what a configuration finds in its data set; draw LiDAR into the images")
     p.add_argument("config", type=Path, help="training configuration, for example config/nuscenes.yaml")
     p.add_argument(
         "overrides", nargs="*", metavar="key=value", help="changes to it, for example data.nuscenes.root=DIR"
     )
     p.add_argument("--picture", type=Path, metavar="PNG", help="draw the sweep of a frame into its images")
-    p.add_argument("--sequence", default="", help="which one to draw, such as scene-0061 (default: the first)")
-    p.add_argument("--frame", type=int, default=0, help="which frame of it (default: 0)")
+    p.add_argument("--sequence", default="", help="sequence to draw, such as scene-0061 (default: the first)")
+    p.add_argument("--frame", type=int, default=0, help="frame of the sequence (default: 0)")
     p.set_defaults(run=_data)
 
 

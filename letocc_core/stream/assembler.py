@@ -37,6 +37,14 @@ class AssemblerConfig:
     )
 
 
+@dataclass(frozen=True, eq=False)
+class Arrival:
+    """An image that waits for the others of its set."""
+
+    image: np.ndarray  # uint8 RGB [h, w, 3]
+    at: float | None = None  # s, when it came; see `FrameSet.arrived`
+
+
 class FrameAssembler:
     """Frame sets out of single messages; every image ends up in a `FrameSet`, in a `Dropped`, or waits.
 
@@ -53,14 +61,14 @@ class FrameAssembler:
         self.emitted = 0  # sets given out
         self.dropped_sets: Counter[str] = Counter()  # by reason
         self.dropped_images: Counter[str] = Counter()  # by reason, single ones only
-        self._synchronizer: Synchronizer[np.ndarray] = Synchronizer(
+        self._synchronizer: Synchronizer[Arrival] = Synchronizer(
             config.cameras, config.slop, config.max_wait, config.camera_timeout, config.require_all
         )
         self._by_odometry = config.odometry
         self._mounts = PoseBuffer(config.tf_duration, config.max_extrapolation) if config.odometry else self.poses
         self._restarts = 0
         self._calibrations: dict[str, tuple[Calibration, str]] = {}
-        self._queue: deque[ImageSet[np.ndarray]] = deque()
+        self._queue: deque[ImageSet[Arrival]] = deque()
         self._out: list[FrameSet | Dropped] = []
 
     @property
@@ -73,11 +81,14 @@ class FrameAssembler:
         """Images that wait for others, for calibrations or for transforms."""
         return self._synchronizer.pending + sum(_count(group) for group in self._queue)
 
-    def add_image(self, camera: str, stamp_ns: int, image: np.ndarray) -> None:
-        """Take in an image (uint8 RGB [h, w, 3]). Raises `DataError` for an unknown camera or another kind of array."""
+    def add_image(self, camera: str, stamp_ns: int, image: np.ndarray, arrived: float | None = None) -> None:
+        """Take in an image (uint8 RGB [h, w, 3]), and when it came (s, see `FrameSet.arrived`).
+
+        Raises `DataError` for an unknown camera or another kind of array.
+        """
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise DataError(f"{camera}: image is {image.dtype} {list(image.shape)}, expected uint8 [height, width, 3]")
-        self._synchronizer.add(camera, stamp_ns, image)
+        self._synchronizer.add(camera, stamp_ns, Arrival(image, arrived))
         if self._synchronizer.restarts != self._restarts:
             self._restarts = self._synchronizer.restarts
             self._take(self._synchronizer.poll())
@@ -171,7 +182,7 @@ class FrameAssembler:
         self._resolve(final=True)
         return self.poll()
 
-    def _take(self, decided: list[ImageSet[np.ndarray] | Dropped]) -> None:
+    def _take(self, decided: list[ImageSet[Arrival] | Dropped]) -> None:
         for item in decided:
             if isinstance(item, Dropped):
                 self._drop(item)
@@ -187,7 +198,7 @@ class FrameAssembler:
                 return
             self._queue.popleft()
 
-    def _place(self, group: ImageSet[np.ndarray], waited: bool) -> bool:
+    def _place(self, group: ImageSet[Arrival], waited: bool) -> bool:
         """Give a set out, or drop it; False if it should wait."""
         try:
             T_world_ego = self.ego_pose(group.stamp_ns, waited)
@@ -208,18 +219,18 @@ class FrameAssembler:
         self._out.append(self._frame_set(group, placed, T_world_ego))
         return True
 
-    def _place_cameras(
-        self, group: ImageSet[np.ndarray], waited: bool
-    ) -> tuple[list[np.ndarray | None], list[Dropped]]:
+    def _place_cameras(self, group: ImageSet[Arrival], waited: bool) -> tuple[list[np.ndarray | None], list[Dropped]]:
         """`T_ego_cam` of each camera with an image, and those that cannot be placed."""
         placed: list[np.ndarray | None] = []
         refused: list[Dropped] = []
-        for camera, image, stamp_ns in zip(self.config.cameras, group.items, group.stamps_ns, strict=True):
-            answer = None if image is None else self._place_camera(camera, image, stamp_ns, group.stamp_ns, waited)
+        for camera, item, stamp_ns in zip(self.config.cameras, group.items, group.stamps_ns, strict=True):
+            if item is None or stamp_ns is None:
+                placed.append(None)
+                continue
+            answer = self._place_camera(camera, item.image, stamp_ns, group.stamp_ns, waited)
             if isinstance(answer, Dropped):
                 refused.append(answer)
-                answer = None
-            placed.append(answer)
+            placed.append(None if isinstance(answer, Dropped) else answer)
         return placed, refused
 
     def _place_camera(
@@ -248,16 +259,18 @@ class FrameAssembler:
         return T
 
     def _frame_set(
-        self, group: ImageSet[np.ndarray], placed: list[np.ndarray | None], T_world_ego: np.ndarray
+        self, group: ImageSet[Arrival], placed: list[np.ndarray | None], T_world_ego: np.ndarray
     ) -> FrameSet:
         known = [self._calibrations.get(camera) for camera in self.config.cameras]
+        items = [None if T is None else item for item, T in zip(group.items, placed, strict=True)]
         return FrameSet(
             stamp_ns=group.stamp_ns,
-            images=tuple(None if T is None else image for image, T in zip(group.items, placed, strict=True)),
+            images=tuple(None if item is None else item.image for item in items),
             calibrations=tuple(None if entry is None else entry[0] for entry in known),
             T_ego_cam=np.stack([np.eye(4) if T is None else T for T in placed]),
             T_world_ego=T_world_ego,
             masks=self._masks,
+            arrived=min((i.at for i in group.items if i is not None and i.at is not None), default=None),
         )
 
     def _drop(self, item: Dropped) -> None:

@@ -7,6 +7,7 @@ bits of 16-bit channels: `BitDepth` says which value is white.
 
 import re
 import struct
+from array import array
 from typing import Any, Literal
 
 import cv2
@@ -66,6 +67,7 @@ VIDEO_REMEDY = (
 START_CODES = (b"\0\0\0\1", b"\0\0\1")  # with which H.264 and H.265 begin
 H265_UNITS = {32, 33, 34, 35, 39}  # types of what an H.265 stream may begin with, which H.264 has not so
 
+Payload = bytes | bytearray | memoryview | array | np.ndarray  # messages hold array.array, bags bytes
 MAX_PIXELS = 2**26  # of a compressed image: a few bytes can claim any size
 MAX_PADDING = 16  # bytes before a JPEG marker that are none of the picture's: webcams' own encoders leave up to ten
 START_OF_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # JPEG markers that are followed by the image's size
@@ -120,7 +122,7 @@ def decode_raw(
     height: int,
     width: int,
     step: int,
-    data: bytes | np.ndarray,
+    data: Payload,
     bigendian: bool,
     source: str,
     depth: BitDepth | None = None,
@@ -183,9 +185,7 @@ def _decode_planes(encoding: str, height: int, width: int, step: int, data: np.n
     return cv2.cvtColor(np.ascontiguousarray(rows).reshape(height * 3 // 2, width), PLANES[encoding])
 
 
-def decode_compressed(
-    data: bytes | np.ndarray, source: str, format: str = "", depth: BitDepth | None = None
-) -> np.ndarray:
+def decode_compressed(data: Payload, source: str, format: str = "", depth: BitDepth | None = None) -> np.ndarray:
     """RGB array, uint8 [h, w, 3], of the bytes of a JPEG or PNG file.
 
     As the sensor sees it: an orientation in the file, as of telephones, would contradict the calibration.

@@ -20,6 +20,7 @@ class FrameSet:
     masks: tuple[
         np.ndarray | None, ...
     ] = ()  # bool [h, w]: pixels without evidence, the vehicle's own body; empty: none
+    arrived: float | None = None  # s (`time.monotonic`), when its first image came; None: read from a file
 
 
 @dataclass(frozen=True, eq=False)

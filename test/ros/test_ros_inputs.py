@@ -41,9 +41,9 @@ class Robot:
         self.inputs = Inputs(self, parameters, self.health, self.take)
         self.health.clear(self.inputs.image_topics)
 
-    def take(self, frames: FrameSet, arrived: float) -> None:
+    def take(self, frames: FrameSet) -> None:
         self.sets.append(frames)
-        self.arrived.append(arrived)
+        self.arrived.append(frames.arrived)
 
     def resolve_topic_name(self, topic: str) -> str:
         return topic if topic.startswith("/") else f"/{topic}"
@@ -246,7 +246,7 @@ def test_publishers_whose_messages_never_come_are_named_with_the_parameter():
             driver.create_publisher(CompressedImage, "/right/image_raw/compressed", best_effort),
         ]
         parameters = NodeParameters(cameras=("left", "right"), image_reliability="reliable")
-        inputs = Inputs(node, parameters, Health("node", print), lambda frames, arrived: None)
+        inputs = Inputs(node, parameters, Health("node", print), lambda frames: None)
         found = rig.until(lambda: len(m := inputs.mismatches()) == 4 and m, 20, "four mismatches")
         static, moving = found["qos", "/tf_static"], found["qos", "/tf"]
         assert "from driver on /tf_static: its durability is volatile, this node asks for transient_local" in static

@@ -63,6 +63,15 @@ def test_an_image_with_a_stamp_of_its_own_is_placed_where_the_vehicle_was_then()
     np.testing.assert_allclose(item.T_ego_cam[1], shift(2 + 0.15))  # 15 ms at 10 m/s ahead
 
 
+def test_a_set_arrives_with_its_first_image():
+    a = assembler("abc", "abc", "abc")
+    for camera, arrived in (("b", 7.5), ("a", 7.25), ("c", 9.0)):
+        a.add_image(camera, 100 * MS, picture(), arrived)
+    assert [item.arrived for item in a.poll()] == [7.25]
+    (recorded,) = feed(a, ("a", 200), ("b", 200), ("c", 200))
+    assert recorded.arrived is None
+
+
 def test_a_set_waits_for_the_pose_that_comes_later():
     a = assembler(moving=False)
     a.add_transform("odom", "base_link", 0, shift(0))

@@ -53,7 +53,7 @@ class OccupancyTruth:
 
     def is_near(self, asset: Asset, T: Float[np.ndarray, "4 4"], T_world_ego: Float[np.ndarray, "4 4"]) -> bool:
         """Whether a thing with world pose `T` may reach into the grid."""
-        return float(np.abs(T[:2, 3] - T_world_ego[:2, 3]).max()) < self._reach + asset.radius
+        return bool(np.abs(T[:2, 3] - T_world_ego[:2, 3]).max() < self._reach + asset.radius)
 
     def visible(
         self, depth: Float[np.ndarray, "N H W"], rig: Rig, T_ego_cam: Float[np.ndarray, "N 4 4"]
