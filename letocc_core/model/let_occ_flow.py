@@ -1,6 +1,6 @@
 """The network: camera images and poses in, SDF and velocity of every voxel out (Let Occ Flow, CoRL 2024, section 3)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -21,7 +21,7 @@ from letocc_core.model.precision import multiply_in_bfloat16
 from letocc_core.model.recompute import recompute_activations
 from letocc_core.model.refinement import Refinement, RefinementConfig, ResidualBlock
 from letocc_core.model.temporal import PairAttention, TemporalConfig, TemporalFusion
-from letocc_core.model.tpv import EncoderConfig, TPVEncoder
+from letocc_core.model.tpv import EncoderConfig, Looked, TPVEncoder
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,7 @@ class LetOccFlow(nn.Module):
         if config.motion_branch:
             frames = config.temporal.frames
             self.motion = MotionBranch(config.motion_branch, config.grid, config.dim // 2, frames)
+        self._looked: tuple[tuple[Tensor | None, ...], dict[str, Looked]] | None = None
         if config.checkpoint_activations:
             recompute_activations(self._blocks())
 
@@ -131,12 +132,25 @@ class LetOccFlow(nn.Module):
 
     def encode(self, frame: Frame) -> EncodedFrame:
         """2D-to-3D encoder: backbone, pyramid, TPV (eqs. 2, 3). Frames are batched: images [B, N, 3, H, W]."""
-        B, N, _, H, W = frame.images.shape
-        maps = [m.view(B, N, *m.shape[1:]) for m in self.pyramid(frame.images.flatten(0, 1))]
-        volume = self.encoder(maps, frame.K, frame.T_ego_cam, frame.camera_valid, (H, W), frame.masked)
+        volume = self.volume(frame.images, self._look(frame))
         grey = plane_sweep.brightness(frame.images) if self.config.sweep or self.config.motion_branch else None
         about = (frame.T_world_ego, frame.T_ego_cam, frame.camera_valid, frame.K)
         return EncodedFrame(frame.stamp, volume, *about, grey, frame.masked)
+
+    def volume(self, images: Float[Tensor, "B N 3 H W"], looked: Mapping[str, Looked]) -> Float[Tensor, "B D x y z"]:
+        """What is learned of `encode`: images, and which queries their cameras see, to the volume."""
+        maps = [m.view(*images.shape[:2], *m.shape[1:]) for m in self.pyramid(images.flatten(0, 1))]
+        return self.encoder(maps, looked)
+
+    def _look(self, frame: Frame) -> dict[str, Looked]:
+        """Which queries the cameras see; kept from set to set while calibration and masks stay the same."""
+        given = (frame.K, frame.T_ego_cam, frame.camera_valid, frame.masked)
+        size = tuple(frame.images.shape[-2:])
+        if not torch.is_inference_mode_enabled():
+            return self.encoder.look(*given[:3], size, frame.masked)
+        if self._looked is None or not all(map(_same, self._looked[0], given)):
+            self._looked = given, self.encoder.look(*given[:3], size, frame.masked)
+        return self._looked[1]
 
     def decode(
         self,
@@ -153,23 +167,41 @@ class LetOccFlow(nn.Module):
         """
         past = [*history, *([history[-1] if history else current] * self.config.temporal.frames)]
         past = past[: self.config.temporal.frames]
-        # Ego-motion alignment, backward-forward attention, BEV-volume fusion (eqs. 4 to 6)
         T_past_now = [se3.relative(p.T_world_ego, current.T_world_ego) for p in past]
-        volume = self.temporal(current.volume, [p.volume for p in past], T_past_now)
         # Plane-sweep evidence, at both resolutions
         fine = self._sweep(current, past, T_past_now)
+        fields, columns = self.fields_of(current.volume, [p.volume for p in past], T_past_now, fine, motion)
+        if self.motion is None or not motion:
+            return fields
+        now, *then = (View(f.stamp, f.grey, f.K, f.T_ego_cam, f.camera_valid, f.masked) for f in (current, *past))
+        evidence = self.motion.evidence(columns, fields.sdf.detach(), now, then, T_past_now)
+        return replace(fields, flow=self.motion(evidence, fields.sdf.detach(), turned), evidence=evidence)
+
+    def fields_of(
+        self,
+        volume: Float[Tensor, "B D x y z"],
+        past: Sequence[Float[Tensor, "B D x y z"]],
+        T_past_now: Sequence[Float[Tensor, "B 4 4"]],
+        fine: Float[Tensor, "B C X Y Z"] | None,
+        motion: bool = True,
+    ) -> tuple[Fields, Float[Tensor, "B c x y"] | None]:
+        """What is learned of `decode` but the motion branch: the fields, and the columns that the branch reads.
+
+        Args:
+            fine: evidence of the plane sweep.
+        """
+        # Ego-motion alignment, backward-forward attention, BEV-volume fusion (eqs. 4 to 6)
+        fused = self.temporal(volume, past, T_past_now)
         if fine is not None:
-            volume = torch.cat([volume, F.avg_pool3d(fine, 2)], dim=1)
+            fused = torch.cat([fused, F.avg_pool3d(fine, 2)], dim=1)
         # 3D refinement and upsampling, then the fields (eq. 7)
-        refined = self.refinement(volume, fine)
+        refined = self.refinement(fused, fine)
         fields = self.fields(refined, motion)
         if self.config.sweep and self.config.sweep.prior:
             fields = self._with_prior(fields, fine)
         if self.motion is None or not motion:
-            return fields
-        now, *then = (View(f.stamp, f.grey, f.K, f.T_ego_cam, f.camera_valid, f.masked) for f in (current, *past))
-        evidence = self.motion.evidence(refined.detach(), fields.sdf.detach(), now, then, T_past_now)
-        return replace(fields, flow=self.motion(evidence, fields.sdf.detach(), turned), evidence=evidence)
+            return fields, None
+        return fields, self.motion.columns(refined.detach(), fields.sdf.detach())
 
     def _sweep(
         self, current: EncodedFrame, past: Sequence[EncodedFrame], T_past_now: Sequence[Tensor]
@@ -189,3 +221,8 @@ class LetOccFlow(nn.Module):
         """The network's SDF as a correction of the plane sweep's signed distance, where that is known."""
         distance, known = evidence[:, :1] * plane_sweep.TRUNCATION, evidence[:, 3:4]
         return replace(fields, sdf=fields.sdf + known * (distance - self.config.fields.sdf_start))
+
+
+def _same(a: Tensor | None, b: Tensor | None) -> bool:
+    """Whether two tensors, or none, hold the same."""
+    return a is b if a is None or b is None else a.shape == b.shape and torch.equal(a, b)

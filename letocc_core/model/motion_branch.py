@@ -114,9 +114,15 @@ class MotionBranch(nn.Module):
         nn.init.zeros_(self.last.bias)
 
     @torch.no_grad()
+    def columns(self, volume: Float[Tensor, "B C X Y Z"], sdf: Float[Tensor, "B 1 X Y Z"]) -> Float[Tensor, "B c x y"]:
+        """The volume's channels and matter (SDF in m), layer by layer over columns of twice the voxels' size."""
+        occupied = F.max_pool3d(torch.sigmoid(-sdf / (0.25 * self.grid.voxel_size)), 2)
+        return torch.cat([F.avg_pool3d(volume, 2), occupied], dim=1).movedim(-1, 2).flatten(1, 2)
+
+    @torch.no_grad()
     def evidence(
         self,
-        volume: Float[Tensor, "B C X Y Z"],
+        columns: Float[Tensor, "B c x y"],
         sdf: Float[Tensor, "B 1 X Y Z"],
         now: View,
         past: Sequence[View],
@@ -125,12 +131,11 @@ class MotionBranch(nn.Module):
         """What is known of each column from the images of now and the past.
 
         Args:
+            columns: volume and matter, as of `columns`.
             sdf: m.
             past: newest first.
             T_past_now: ego frame now -> ego frame in the past (m).
         """
-        occupied = F.max_pool3d(torch.sigmoid(-sdf / (0.25 * self.grid.voxel_size)), 2)
-        columns = torch.cat([F.avg_pool3d(volume, 2), occupied], dim=1).movedim(-1, 2).flatten(1, 2)
         surfaces = find_surfaces(sdf - self.config.surface, self.grid, now)
         velocities = self.config.velocities().to(now.grey)
         similarity, known = sweep_velocity(surfaces, now, past, T_past_now, self.grid.coarser(2), velocities)

@@ -1,11 +1,11 @@
 """Image features to a tri-perspective-view volume (Let Occ Flow 3.2, eqs. 2, 3; TPVFormer, CVPR 2023)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from letocc_core.errors import ConfigError
@@ -37,6 +37,16 @@ class EncoderConfig:
             raise ConfigError("encoder: cross_view_points must be a multiple of cross_view_anchors")
 
 
+@dataclass(frozen=True)
+class Looked:
+    """Which queries of a plane each camera sees, and where: a matter of calibration alone."""
+
+    query: Int[Tensor, "B N m"]  # numbers of the queries; those of the camera that sees most fill the m
+    reference: Float[Tensor, "B N m anchors 2"]  # of their anchors, (x, y) in [0, 1] across the image
+    seen: Bool[Tensor, "B N m"]  # False: padding
+    share: Float[Tensor, "B Q"]  # 1 over the number of cameras that see a query
+
+
 class ImageCrossAttention(nn.Module):
     """A query attends to every camera that one of its 3D anchors projects into; the mean over those cameras."""
 
@@ -47,22 +57,19 @@ class ImageCrossAttention(nn.Module):
     def forward(
         self,
         query: Float[Tensor, "B Q D"],
-        locations: Float[Tensor, "B N Q anchors 2"],
-        seen: Bool[Tensor, "B N Q"],
+        looked: Looked,
         value: Float[Tensor, "V S D"],
         spatial_shapes: Sequence[tuple[int, int]],
     ) -> Float[Tensor, "B Q D"]:
-        """`locations` in [0, 1] of the image; `seen`: the camera sees some anchor. Zero where no camera does."""
-        B, N, _, anchors = locations.shape[:4]
-        most = max(int(seen.sum(-1).max()), 1)
-        picked = seen.int().argsort(dim=-1, descending=True, stable=True)[..., :most]  # [B, N, most]: seen ones first
-        index = picked[..., None].expand(-1, -1, -1, query.shape[-1])
+        """Zero where no camera sees a query."""
+        B, N, most = looked.query.shape
+        index = looked.query[..., None].expand(-1, -1, -1, query.shape[-1])
         queries = query[:, None].expand(-1, N, -1, -1).gather(2, index)
-        reference = locations.gather(2, picked[..., None, None].expand(-1, -1, -1, anchors, 2))
-        out = self.attention(queries.flatten(0, 1), reference.flatten(0, 1)[:, :, None], value, spatial_shapes)
-        out = out.view(B, N, most, -1) * seen.gather(2, picked)[..., None]
+        reference = looked.reference.flatten(0, 1)[:, :, None]
+        out = self.attention(queries.flatten(0, 1), reference, value, spatial_shapes)
+        out = out.view(B, N, most, -1) * looked.seen[..., None]
         total = torch.zeros_like(query).scatter_add(1, index.flatten(1, 2), out.flatten(1, 2).to(query.dtype))
-        return total / seen.sum(1).clamp(min=1)[..., None]
+        return total * looked.share[..., None]
 
 
 class EncoderLayer(nn.Module):
@@ -76,14 +83,14 @@ class EncoderLayer(nn.Module):
         self.feed_forward = nn.Sequential(nn.Linear(dim, 2 * dim), nn.ReLU(), nn.Linear(2 * dim, dim))
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(3))
 
-    def forward(self, query, position, plane_reference, plane_shapes, projections, value, spatial_shapes):
+    def forward(self, query, position, plane_reference, plane_shapes, looked, value, spatial_shapes):
         """Planes' features, concatenated [B, Q, D], after one layer."""
         B = len(query)
         reference = plane_reference[None].expand(B, -1, -1, -1, -1)
         query = self.norms[0](query + self.cross_view(query + position, reference, query, plane_shapes))
         parts = (query + position).split([h * w for h, w in plane_shapes], dim=1)
         seen = [
-            self.image[plane](part, *projections[plane], value, spatial_shapes)
+            self.image[plane](part, looked[plane], value, spatial_shapes)
             for plane, part in zip(self.image, parts, strict=True)
         ]
         query = self.norms[1](query + torch.cat(seen, dim=1))
@@ -111,32 +118,41 @@ class TPVEncoder(nn.Module):
         self.register_buffer("plane_reference", self._plane_reference(), persistent=False)
 
     def forward(
+        self, maps: Sequence[Float[Tensor, "B N D _ _"]], looked: Mapping[str, Looked]
+    ) -> Float[Tensor, "B D x y z"]:
+        """Volume in ego axes from the cameras' feature pyramids, given what `look` says of each plane."""
+        B = len(maps[0])
+        spatial_shapes = [tuple(m.shape[-2:]) for m in maps]
+        value = torch.cat(
+            [m.flatten(3).transpose(2, 3) + embedding for m, embedding in zip(maps, self.level, strict=True)], dim=2
+        ).flatten(0, 1)
+        query, position = (p[None].expand(B, -1, -1) for p in (self.query, self.position))
+        for layer in self.layers:
+            query = layer(query, position, self.plane_reference, self.shapes, looked, value, spatial_shapes)
+        return self._volume(query)
+
+    def look(
         self,
-        maps: Sequence[Float[Tensor, "B N D _ _"]],
         K: Float[Tensor, "B N 3 3"],
         T_ego_cam: Float[Tensor, "B N 4 4"],
         camera_valid: Bool[Tensor, "B N"],
         image_size: tuple[int, int],
         masked: Bool[Tensor, "B N H W"] | None = None,
-    ) -> Float[Tensor, "B D x y z"]:
-        """Volume in ego axes from the cameras' feature pyramids; `image_size` (height, width) is what K belongs to.
+    ) -> dict[str, Looked]:
+        """Which queries of each plane every camera sees; `image_size` (height, width) is what K belongs to.
 
         Args:
             masked: pixels that see nothing.
         """
-        B = len(K)
-        spatial_shapes = [tuple(m.shape[-2:]) for m in maps]
-        value = torch.cat(
-            [m.flatten(3).transpose(2, 3) + embedding for m, embedding in zip(maps, self.level, strict=True)], dim=2
-        ).flatten(0, 1)
-        projections = {
-            plane: project_anchors(getattr(self, f"anchors_{plane}"), K, T_ego_cam, camera_valid, image_size, masked)
-            for plane in self.planes
-        }
-        query, position = (p[None].expand(B, -1, -1) for p in (self.query, self.position))
-        for layer in self.layers:
-            query = layer(query, position, self.plane_reference, self.shapes, projections, value, spatial_shapes)
-        return self._volume(query)
+        found = {}
+        for plane in self.planes:
+            anchors = getattr(self, f"anchors_{plane}")
+            locations, seen = project_anchors(anchors, K, T_ego_cam, camera_valid, image_size, masked)
+            most = max(int(seen.sum(-1).max()), 1)
+            query = seen.int().argsort(dim=-1, descending=True, stable=True)[..., :most]  # seen ones first
+            reference = locations.gather(2, query[..., None, None].expand(-1, -1, -1, *locations.shape[3:]))
+            found[plane] = Looked(query, reference, seen.gather(2, query), 1 / seen.sum(1).clamp(min=1))
+        return found
 
     def _volume(self, query: Float[Tensor, "B Q D"]) -> Float[Tensor, "B D x y z"]:
         """Broadcast each plane across itself and add them up (or expand the ground plane in height)."""

@@ -183,7 +183,8 @@ def test_the_branch_starts_near_standing_still_and_leaves_geometry_alone():
     volume = torch.randn(1, 4, *GRID.shape, requires_grad=True)
     sdf = wall().requires_grad_()
     flow = branch(
-        branch.evidence(volume, sdf, view(0.0), [view(-SECONDS, shift=4)], [torch.eye(4)[None]]), sdf.detach()
+        branch.evidence(branch.columns(volume, sdf), sdf, view(0.0), [view(-SECONDS, shift=4)], [torch.eye(4)[None]]),
+        sdf.detach(),
     )
     assert flow.shape == (1, 2, *GRID.shape) and flow.abs().max() < 0.5
     flow.square().mean().backward()
