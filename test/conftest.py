@@ -4,14 +4,10 @@ from pathlib import Path
 
 import pytest
 from jaxtyping import install_import_hook
-
-# Shapes and types in the annotations of these modules hold in every test; they must not have been imported before. Of
-# geometry all but what numba compiles.
-GEOMETRY = ("calibration", "camera", "contact", "grid", "masked", "polyline", "rectify", "se3", "surfaces")
-CHECKED = (*(f"geometry.{name}" for name in GEOMETRY), "model", "rendering", "losses")
-install_import_hook([f"letocc_core.{name}" for name in CHECKED], "shape_checks.checked")
+from shape_checks import checked_modules
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+install_import_hook(checked_modules(REPOSITORY), "shape_checks.checked")  # before any of them is imported
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 
 
