@@ -12,10 +12,10 @@ import resource
 import subprocess
 import sys
 import time
-from pathlib import Path
+
+from letocc_ros.session import PROFILE_VARIABLES, make_room_for_images
 
 KINDS = {"raw": (10.0, 1600 * 900 * 3), "compressed": (30.0, 300_000)}  # images a second and camera, bytes of each
-PROFILE = Path(__file__).resolve().parents[1] / "config" / "fastdds.xml"
 CAMERAS = 6
 SETTLE = 2.0  # s for the two processes to find each other
 
@@ -37,15 +37,10 @@ def topic(camera: int) -> str:
     return f"/camera_{camera}/image"
 
 
-def cost(begin: tuple[float, float]) -> float:
-    """CPU seconds of this process for each second since `begin`."""
+def cpu() -> float:
+    """Seconds of CPU that this process has had."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    return (usage.ru_utime + usage.ru_stime - begin[1]) / (time.monotonic() - begin[0])
-
-
-def now() -> tuple[float, float]:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return time.monotonic(), usage.ru_utime + usage.ru_stime
+    return usage.ru_utime + usage.ru_stime
 
 
 def send(kind: str, seconds: float) -> None:
@@ -61,13 +56,13 @@ def send(kind: str, seconds: float) -> None:
     while any(p.get_subscription_count() == 0 for p in publishers) and time.monotonic() < deadline:
         time.sleep(0.05)
     time.sleep(SETTLE)
-    begin, sent = now(), 0
-    while (elapsed := time.monotonic() - begin[0]) < seconds:
+    begin, spent, sent = time.monotonic(), cpu(), 0
+    while time.monotonic() - begin < seconds:
         for publisher in publishers:
             publisher.publish(image)
             sent += 1
-        time.sleep(max(0.0, (sent // CAMERAS) / rate - (time.monotonic() - begin[0])))
-    print(sent, cost(begin), elapsed, flush=True)
+        time.sleep(max(0.0, (sent // CAMERAS) / rate - (time.monotonic() - begin)))
+    print(sent, cpu() - spent, flush=True)
 
 
 def receive(kind: str, seconds: float) -> None:
@@ -76,12 +71,11 @@ def receive(kind: str, seconds: float) -> None:
     from rclpy.qos import qos_profile_sensor_data
 
     rclpy.init()
-    node, received, begin, last = rclpy.create_node("wire_receiver"), 0, now(), 0.0
+    node, received, spent, last = rclpy.create_node("wire_receiver"), 0, 0.0, 0.0
 
     def take(_) -> None:
-        nonlocal received, begin, last
-        if not received:
-            begin = now()
+        nonlocal received, spent, last
+        spent = spent or cpu()  # without the start, and without the first image
         received, last = received + 1, time.monotonic()
 
     for camera in range(CAMERAS):
@@ -89,18 +83,16 @@ def receive(kind: str, seconds: float) -> None:
     deadline = time.monotonic() + 60 + seconds
     while time.monotonic() < deadline and not (received and time.monotonic() - last > 3):
         rclpy.spin_once(node, timeout_sec=0.1)
-    span = max(last - begin[0], 1e-9)
-    print(received, (now()[1] - begin[1]) / span, span, flush=True)
+    print(received, cpu() - spent, flush=True)
 
 
 def measure(kind: str, profile: bool, seconds: float) -> str:
     """One row of the table."""
     environment = os.environ | {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
-    for name in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"):
+    for name in PROFILE_VARIABLES:
         environment.pop(name, None)
-        if profile:
-            environment[name] = str(PROFILE)
-    command = [sys.executable, __file__, "--kind", kind, "--seconds", str(seconds), "--role"]
+    own = ["--profile"] if profile else []
+    command = [sys.executable, __file__, "--kind", kind, "--seconds", str(seconds), *own, "--role"]
     processes = [
         subprocess.Popen([*command, role], env=environment, stdout=subprocess.PIPE, text=True)
         for role in ("receive", "send")
@@ -109,7 +101,8 @@ def measure(kind: str, profile: bool, seconds: float) -> str:
     wanted = KINDS[kind][0] * CAMERAS * seconds
     return (
         f"| {kind} | {'config/fastdds.xml' if profile else 'none'} | {int(sent[0]) / wanted:.0%} | "
-        f"{int(received[0]) / int(sent[0]):.1%} | {float(sent[1]):.2f} | {float(received[1]):.2f} |"
+        f"{int(received[0]) / int(sent[0]):.1%} | {1e3 * float(sent[1]) / int(sent[0]):.2f} | "
+        f"{1e3 * float(received[1]) / max(int(received[0]) - 1, 1):.2f} |"
     )
 
 
@@ -117,13 +110,16 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--seconds", type=float, default=10.0, help="of each row (default: 10)")
     p.add_argument("--kind", choices=KINDS, help="this kind alone")
+    p.add_argument("--profile", action="store_true", help=argparse.SUPPRESS)
     p.add_argument("--role", choices=("send", "receive"), help=argparse.SUPPRESS)
     options = p.parse_args()
+    if options.profile:
+        make_room_for_images()
     if options.role:
         {"send": send, "receive": receive}[options.role](options.kind, options.seconds)
         return
     print(
-        "| images | profile | published, of what was asked for | arrived, of these | CPU of the sender, cores | of the receiver |"
+        "| images | profile | published, of what was asked for | arrived, of these | CPU of the sender, ms an image | of the receiver |"
     )
     print("| --- | --- | ---: | ---: | ---: | ---: |")
     for kind in [options.kind] if options.kind else KINDS:
