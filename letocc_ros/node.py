@@ -29,6 +29,7 @@ from std_srvs.srv import Trigger
 
 from letocc_core import checkpoint, config
 from letocc_core.ending import leave, on_signal
+from letocc_core.engines.backends import run_by
 from letocc_core.errors import CheckpointError, ConfigError, DataError, LetOccError
 from letocc_core.frame import InputConfig
 from letocc_core.geometry import body_masks
@@ -322,6 +323,7 @@ def load_pipeline(p: NodeParameters) -> OccFlowPipeline:
         torch.set_num_threads(p.threads)
     require_device(p.device, "parameter 'device'")
     model, input_config, _ = checkpoint.load_model(checkpoint_path(p), p.device, _expected(p.config))
+    run_by(p.backend, model, checkpoint_path(p))
     return OccFlowPipeline(model, input_config, p.threshold or None, p.device)
 
 

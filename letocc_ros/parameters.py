@@ -18,6 +18,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.validate_topic_name import validate_topic_name
 
+from letocc_core.engines.backends import BACKENDS
 from letocc_core.errors import ConfigError
 from letocc_core.stream.assembler import AssemblerConfig
 from letocc_core.stream.consumers.costmap import Band
@@ -57,6 +58,11 @@ class NodeParameters:
     checkpoint: str = _parameter("", "Checkpoint to run (.safetensors); empty: the shipped street model.")
     config: str = _parameter("", "Training YAML that the checkpoint must have been made with; empty: any.")
     device: str = _parameter("cpu", "Where the network runs: cpu, cuda, cuda:1, ...")
+    backend: str = _parameter(
+        "torch",
+        "What computes the network: torch, or an engine that reads the graphs of `letocc export` beside the checkpoint.",
+        choices=BACKENDS,
+    )
     threads: int = _parameter(0, "CPU threads of the network; 0: as PyTorch chooses.", range=(0, 256))
     cameras: tuple[str, ...] = _parameter(
         ("",),

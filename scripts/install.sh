@@ -126,12 +126,12 @@ make_venv() {
 }
 
 install_python_packages() {
-    local constraints=$root/scripts/constraints.txt requirements=() extras=${LETOCC_EXTRAS:-all,view}
+    local constraints=$root/scripts/constraints.txt requirements=() extras=${LETOCC_EXTRAS:-all,view,export}
     if with_ros; then
         "$venv/bin/python" "$root/scripts/ros_constraints.py" "$constraints" >"$venv/constraints.txt"
         constraints=$venv/constraints.txt
         # the viewer wants NumPy 2: beside an older one of the system's it stays away, and `letocc view` says so
-        if grep -q '^numpy==1' "$constraints"; then extras=${extras/,view/}; fi
+        if grep -q '^numpy==1' "$constraints"; then extras=${extras/,view/} && extras=${extras/,export/}; fi
         command -v colcon >/dev/null || requirements+=(colcon-common-extensions)
     else
         requirements+=(-r "$wheels")

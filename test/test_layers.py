@@ -28,7 +28,8 @@ LAYERS = {  # package or module of letocc_core: what else it may import
     "geometry": {"compiled"},
     "model": {"geometry", "compiled"},
     "checkpoint": {"model"},
-    "stream": {"geometry", "model", "checkpoint"},
+    "engines": {"model"},
+    "stream": {"geometry", "model", "engines", "checkpoint"},
     "rendering": {"geometry"},
     "cues": {"geometry", "model"},
     "losses": {"geometry", "rendering"},
@@ -40,9 +41,16 @@ LAYERS = {  # package or module of letocc_core: what else it may import
         *("geometry", "model", "checkpoint", "stream", "rendering"),
         *("cues", "data", "viz", "metrics", "training"),
     },
-    "cli": {"model", "cues", "data", "viz", "training", "evaluation"},
+    "export": {"model", "engines", "checkpoint", "stream", "evaluation"},
+    "cli": {"export", "model", "cues", "data", "viz", "training", "evaluation"},
 }
-NODE = {"geometry", "model", "checkpoint", "stream"}  # what the ROS package may import; bags in BAG_MODULES alone
+NODE = {
+    "geometry",
+    "model",
+    "engines",
+    "checkpoint",
+    "stream",
+}  # what the ROS package may import; bags in BAG_MODULES alone
 BAG_MODULES = {"player.py", "recorder.py"}
 MOST_FILES = 14  # of one folder of letocc_core
 MOST_AT_THE_TOP = 8  # modules of letocc_core outside its packages

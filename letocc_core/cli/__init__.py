@@ -15,6 +15,7 @@ from importlib.metadata import EntryPoint, entry_points
 from letocc_core.cli.arguments import NEEDS_ROS
 from letocc_core.cli.cues import add_cues
 from letocc_core.cli.evaluate import add_eval, add_replay, add_results, add_view
+from letocc_core.cli.export import add_export
 from letocc_core.cli.failures import BUG, explain, print_anything
 from letocc_core.cli.recordings import add_bag, add_simulate
 from letocc_core.cli.train import add_ablation, add_data, add_reproduce, add_train
@@ -27,6 +28,7 @@ COMMANDS: tuple[Callable, ...] = (
     add_simulate,
     add_train,
     add_reproduce,
+    add_export,
     add_eval,
     add_ablation,
     add_results,

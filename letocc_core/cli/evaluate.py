@@ -108,6 +108,10 @@ def add_replay(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     which.add_argument("--compare", type=Path, nargs=2, metavar=("A", "B"), help="two checkpoints, side by side")
     p.add_argument("--out", type=Path, default=Path("out/replay"), help="folder to write to (default: out/replay)")
     p.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
+    p.add_argument(
+        "--backend", default="torch", metavar="NAME",
+        help="torch, or onnxruntime, openvino, tensorrt by the graphs of `letocc export` beside the checkpoint",
+    )  # fmt: skip
     add_recording(p, OF_CHECKPOINT)
     _add_viewers(p)
     p.add_argument("--view", dest="window", action="store_true", help="watch it in Rerun's window")
@@ -126,6 +130,7 @@ def _replay(options: argparse.Namespace) -> None:
         options.command_line,
         recording(options),
         _view_options(options),
+        options.backend,
     )
 
 

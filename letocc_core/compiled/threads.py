@@ -22,6 +22,11 @@ def serves(*tensors: Tensor) -> bool:
     return plain and not any(torch._C._functorch.is_functorch_wrapped_tensor(t) for t in tensors)
 
 
+def exporting() -> bool:
+    """Whether a graph for another engine is being recorded."""
+    return getattr(torch.compiler, "is_exporting", lambda: False)()  # torch from 2.7 on can tell
+
+
 def flat(tensor: Tensor) -> np.ndarray:
     """The numbers of a tensor in C order, as one row; a copy only if they do not lie like this."""
     return tensor.detach().reshape(-1).numpy()

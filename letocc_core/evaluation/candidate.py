@@ -42,10 +42,18 @@ class Instant:
 class Candidate:
     """One checkpoint on the way through the bag."""
 
-    def __init__(self, name: str, checkpoint: Path, folder: Path, drive: RecordedDrive, device: str = "cpu"):
+    def __init__(
+        self,
+        name: str,
+        checkpoint: Path,
+        folder: Path,
+        drive: RecordedDrive,
+        device: str = "cpu",
+        backend: str = "torch",
+    ):
         self.name, self.checkpoint, self.folder = name, checkpoint, folder
         self.metadata = read_metadata(checkpoint)
-        self.pipeline = OccFlowPipeline.from_checkpoint(checkpoint, device=device)
+        self.pipeline = OccFlowPipeline.from_checkpoint(checkpoint, device=device, backend=backend)
         self.scorer = Scorer(self.pipeline, drive.track if drive.truth else np.zeros((0, 3)))
         self.tally = Tally(scenes=1)
         self.instants: list[Instant] = []

@@ -36,6 +36,7 @@ def replay_to_folder(
     command: str = "",
     reading: Mapping[str, Any] | None = None,
     view: ViewOptions = ViewOptions(),
+    backend: str = "torch",
 ) -> list[dict[str, Any]]:
     """Replay a bag with one or more checkpoints into `out`; returns a summary of each, which is also printed.
 
@@ -43,6 +44,7 @@ def replay_to_folder(
 
     Args:
         reading: arguments of `RecordedDrive` over those of the recordings that the first checkpoint was trained on.
+        backend: what computes the network (`OccFlowPipeline.from_checkpoint`).
         view: where the sets go besides, as they are answered; for one checkpoint.
 
     Raises:
@@ -60,7 +62,7 @@ def replay_to_folder(
     bag, out = Path(bag), Path(out)
     metadata = read_metadata(checkpoints[0])
     drive = RecordedDrive(bag, **bag_frames(metadata["config"], with_masks(metadata, checkpoints[0], reading)))
-    candidates = _candidates([Path(c) for c in checkpoints], out, drive, device)
+    candidates = _candidates([Path(c) for c in checkpoints], out, drive, device, backend)
     gallery = Gallery(_count_sets(bag, drive))
     recording = drive.recording
     with open_logs(view, recording.config.base_frame, recording.config.fixed_frame) as logs:
@@ -87,12 +89,12 @@ def replay_to_folder(
     return summaries
 
 
-def _candidates(checkpoints: list[Path], out: Path, drive: RecordedDrive, device: str) -> list[Candidate]:
+def _candidates(checkpoints: list[Path], out: Path, drive: RecordedDrive, device: str, backend: str) -> list[Candidate]:
     if len(checkpoints) == 1:
-        return [Candidate(checkpoints[0].stem, checkpoints[0], out, drive, device)]
+        return [Candidate(checkpoints[0].stem, checkpoints[0], out, drive, device, backend)]
     stems = [c.stem for c in checkpoints]
     names = stems if len(set(stems)) == len(stems) else [f"{chr(65 + i)}_{stem}" for i, stem in enumerate(stems)]
-    return [Candidate(name, c, out / name, drive, device) for name, c in zip(names, checkpoints, strict=True)]
+    return [Candidate(name, c, out / name, drive, device, backend) for name, c in zip(names, checkpoints, strict=True)]
 
 
 def _count_sets(bag: Path, drive: RecordedDrive) -> int:

@@ -1,5 +1,6 @@
 """The voxel grid: the only place that turns metres into indices."""
 
+import itertools
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from letocc_core.compiled.threads import serves
+from letocc_core.compiled.threads import exporting, serves
 from letocc_core.errors import ConfigError
 
 
@@ -119,7 +120,33 @@ def sample_unit(
         from letocc_core.compiled.sampling import Trilinear
 
         return Trilinear.apply(volume, points.reshape(B, -1, 3), padding == "border").view(*points.shape[:-1], C)
+    if exporting():  # hardly an engine reads volumes by an operator of its own
+        return _sample_by_rows(volume, points.reshape(B, -1, 3), padding).reshape(*points.shape[:-1], C)
     where = points.reshape(B, -1, 1, 1, 3)
     volume = volume.transpose(2, 4)  # grid_sample wants [Z, Y, X] for (x, y, z)
     out = torch.nn.functional.grid_sample(volume, where, mode="bilinear", padding_mode=padding, align_corners=False)
     return out.reshape(B, C, -1).transpose(1, 2).reshape(*points.shape[:-1], C)
+
+
+def _sample_by_rows(
+    volume: Float[Tensor, "B C X Y Z"], points: Float[Tensor, "B n 3"], padding: str
+) -> Float[Tensor, "B n C"]:
+    """The same by picking the rows of channels of the eight voxels around each point."""
+    B, C, *shape = volume.shape
+    rows = volume.permute(0, 2, 3, 4, 1).reshape(-1, C)
+    last = points.new_tensor(shape) - 1
+    index = (points + 1) * ((last + 1) / 2) - 0.5
+    if padding == "border":
+        index = torch.minimum(index.clamp(min=0), last)
+    low = index.floor()
+    part = index - low
+    first = torch.arange(B, device=volume.device).view(-1, 1) * (shape[0] * shape[1] * shape[2])
+    total = torch.zeros((), device=volume.device)
+    for corner in itertools.product((0.0, 1.0), repeat=3):
+        step = points.new_tensor(corner)
+        at = low + step
+        share = torch.where(step > 0, part, 1 - part).prod(-1) * ((at >= 0) & (at <= last)).all(-1)
+        x, y, z = torch.minimum(at.clamp(min=0), last).long().unbind(-1)
+        picked = rows[(first + (x * shape[1] + y) * shape[2] + z).flatten()].view(B, -1, C)
+        total = total + share[..., None] * picked
+    return total

@@ -94,6 +94,7 @@ class MotionBranch(nn.Module):
     def __init__(self, config: MotionBranchConfig, grid: GridSpec, dim: int, past: int):
         super().__init__()
         self.config, self.grid = config, grid
+        self.above = min(int((grid.axes()[2] <= LOWEST).sum()), grid.shape[2] - 1)  # first layer above the road
         layers, width = grid.coarser(2).shape[2], WIDTH
         similarities = past * (len(PATCHES) * len(config.velocities()) + 1)
         self.read_motion = nn.Sequential(nn.Conv2d(similarities, HIDDEN, 1), nn.ReLU(), nn.Conv2d(HIDDEN, width, 1))
@@ -178,7 +179,7 @@ class MotionBranch(nn.Module):
 
     def _still_road(self, velocity: Float[Tensor, "B 2 X Y Z"], sdf: Float[Tensor, "B 1 X Y Z"]) -> Tensor:
         """Nothing below `LOWEST` moves, but the foot of what does: in the layer below, what has two of matter above it."""
-        above = min(int((self.grid.axes()[2] <= LOWEST).sum()), self.grid.shape[2] - 1)
+        above = self.above
         stands = (sdf[..., above : above + 2] < self.grid.voxel_size / 2).all(-1, keepdim=True)
         foot = velocity[..., above : above + 1] * stands
         road = torch.zeros_like(velocity[..., :above])

@@ -84,9 +84,19 @@ class OccFlowPipeline:
         threshold: float | None = None,
         device: torch.device | str = "cpu",
         limits: MotionLimits = MotionLimits(),
+        backend: str = "torch",
     ) -> "OccFlowPipeline":
-        """A pipeline with the model and the input configuration of a checkpoint; raises `CheckpointError`."""
+        """A pipeline with the model and the input configuration of a checkpoint; raises `CheckpointError`.
+
+        Args:
+            backend: what computes the network; others than torch take the graphs that `letocc export` wrote beside the
+                checkpoint (`letocc_core.engines`).
+        """
         model, input, _ = checkpoint.load_model(path, device)
+        if backend != "torch":
+            from letocc_core.engines.backends import run_by
+
+            run_by(backend, model, path)
         return cls(model, input, threshold, device, limits)
 
     @torch.inference_mode()

@@ -1,0 +1,1 @@
+"""The learned parts as functions of plain tensors (`graphs`), and other engines in their place (`backends`)."""
