@@ -32,6 +32,9 @@ TINY = [
     "model.grid.voxel_size=0.8",
     "data.simulator.scenes=2",
     "data.simulator.frames=5",
+    "data.simulator.variety=0",
+    "data.votes=null",
+    "stages.0.objective.queries=0",
     *(
         f"stages.{i}.{change}"
         for i in (0, 1)
@@ -169,7 +172,7 @@ def test_the_second_stage_alone_starts_from_a_checkpoint_without_its_parts(cache
         whole.only_stage("flow")
 
 
-@pytest.mark.parametrize("name", ["street", "street_static", "kitti_small"])
+@pytest.mark.parametrize("name", ["street_static", "kitti_small"])
 def test_a_run_of_an_earlier_version_goes_on(name: str, tmp_path: Path):
     """The shipped checkpoints hold the whole configuration of theirs, with keys that are no more."""
     stored = read_metadata(REPOSITORY / f"models/{name}.safetensors")["config"]
