@@ -99,8 +99,8 @@ class LiveView:
         self._pose = np.eye(4)
         self._rectifier = rectifier_of(InputConfig())
         health = Health("letocc_view", lambda text: None)
-        inputs = Inputs(node, parameters, health, self._sets.append)
-        health.clear(inputs.image_topics)
+        self._inputs = Inputs(node, parameters, health, self._sets.append)  # nobody else keeps it
+        health.clear(self._inputs.image_topics)
         node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
         node.create_subscription(OccFlowGrid, f"{name}/occupancy", self._on_answer, 5)
 

@@ -197,7 +197,9 @@ def test_unsure_matter_stops_rays_if_so_configured(surface: float, seen: bool):
     """A wall whose signed distance comes down to 0.05 m, as a probability of 0.38 has it."""
     branch = MotionBranch(dataclasses.replace(CONFIG, surface=surface), GRID, dim=4, past=1)
     past = [view(-SECONDS, shift=4)], [torch.eye(4)[None]]
-    known = branch.evidence(torch.zeros(1, 4, *GRID.shape), wall().clamp(min=0.05), view(0.0), *past).known
+    sdf = wall().clamp(min=0.05)
+    columns = branch.columns(torch.zeros(1, 4, *GRID.shape), sdf)
+    known = branch.evidence(columns, sdf, view(0.0), *past).known
     assert bool((known > 0).any()) == seen
 
 

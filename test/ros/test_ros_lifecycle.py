@@ -4,7 +4,6 @@ import gc
 import re
 import sys
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -94,7 +93,7 @@ def test_deactivated_it_keeps_the_model_and_cleaned_up_it_frees_it(start: Callab
     node = start()
     assert node.start()
     pipeline = weakref.ref(node._pipeline)
-    node._submit(rig.frame_set(0), time.monotonic())
+    node._submit(rig.frame_set(0))
     until(lambda: values(node)["sets out"] == "1", 60, "an answer")
     assert node.trigger_deactivate() == SUCCESS
     assert node._pipeline is pipeline()
@@ -115,9 +114,9 @@ def test_nothing_waits_for_a_set_that_takes_long(start: Callable[..., OccFlowNod
     """With the network at work on a set that never ends: deactivated at once, cleaned up after `PATIENCE`."""
     node = start()
     assert node.start()
-    node._submit(rig.frame_set(0), time.monotonic())
+    node._submit(rig.frame_set(0))
     assert gate.begun.wait(60)
-    node._submit(rig.frame_set(1), time.monotonic())
+    node._submit(rig.frame_set(1))
     assert node.trigger_deactivate() == SUCCESS
     assert values(node)["dropped: deactivated"] == "1"  # the one that waited
     assert node.trigger_shutdown() == SUCCESS
@@ -153,12 +152,12 @@ def test_it_ends_while_it_configures(checkpoint: Path):
 def test_an_answer_of_an_earlier_activation_is_not_published(start: Callable[..., OccFlowNode], gate: threading.Event):
     node = start()
     assert node.start()
-    node._submit(rig.frame_set(0), time.monotonic())
+    node._submit(rig.frame_set(0))
     assert gate.begun.wait(60)
     assert node.trigger_deactivate() == node.trigger_activate() == SUCCESS
     gate.set()
     until(lambda: values(node).get("dropped: deactivated") == "1", 60, "the earlier set counted as dropped")
-    node._submit(rig.frame_set(1), time.monotonic())
+    node._submit(rig.frame_set(1))
     until(lambda: values(node)["sets out"] == "1", 60, "an answer")
     assert node._pipeline.resets == {"deactivated": 1}
 

@@ -440,7 +440,7 @@ def test_outputs_are_made_only_for_listeners(checkpoint: Path, monkeypatch: pyte
     node = OccFlowNode(context=context)
     try:
         assert node.start()
-        node._submit(rig.frame_set(0), time.monotonic())
+        node._submit(rig.frame_set(0))
 
         def values() -> dict[str, str]:
             return {pair.key: pair.value for pair in node.health.statuses("active")[0].values}
