@@ -76,8 +76,8 @@ def run_by(backend: str, model: LetOccFlow, checkpoint: str | Path) -> None:
 
 def load(folder: Path, kind: str, graph: str) -> Engine:
     """A graph of a folder, ready to be called; raises `MissingDependencyError`."""
-    engine = {"onnx": OnnxRuntime, "openvino": OpenVino, "tensorrt": TensorRt}[kind]
-    return engine(folder / (graph + SUFFIXES[kind]))
+    engines: dict[str, Callable[[Path], Engine]] = {"onnx": OnnxRuntime, "openvino": OpenVino, "tensorrt": TensorRt}
+    return engines[kind](folder / (graph + SUFFIXES[kind]))
 
 
 def replace_parts(model: LetOccFlow, engines: Mapping[str, Engine], manifest: Manifest) -> None:
@@ -101,9 +101,9 @@ def replace_parts(model: LetOccFlow, engines: Mapping[str, Engine], manifest: Ma
     def motion(evidence: Evidence, sdf: Tensor, turned: Tensor | None = None) -> Tensor:
         return engines["motion"](graphs.motion_inputs(evidence, sdf))["flow"]
 
-    model.volume, model.fields_of = volume, fields_of
+    model.volume, model.fields_of = volume, fields_of  # type: ignore[method-assign]
     if model.motion is not None:
-        model.motion.forward = motion
+        model.motion.forward = motion  # type: ignore[method-assign]
 
 
 class OnnxRuntime:

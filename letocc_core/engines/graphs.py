@@ -83,6 +83,7 @@ class Motion(nn.Module):
 
     def __init__(self, model: LetOccFlow):
         super().__init__()
+        assert model.motion is not None
         self.motion = model.motion
 
     def forward(self, similarity: Tensor, known: Tensor, columns: Tensor, sdf: Tensor) -> Tensor:

@@ -11,9 +11,10 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ from letocc_core.engines.backends import Manifest
 from letocc_core.engines.graphs import Graph
 from letocc_core.errors import ConfigError, DataError, LetOccError, MissingDependencyError
 from letocc_core.frame import InputConfig
+from letocc_core.model.fields import Fields
 from letocc_core.model.let_occ_flow import LetOccFlow
 from letocc_core.stream.pipeline import OccFlowPipeline
 from letocc_core.stream.types import FrameSet
@@ -97,8 +99,8 @@ def record(model: LetOccFlow, input: InputConfig, sets: list[FrameSet]) -> tuple
     """Cameras of a set as the network sees it, and what each graph would have got and must return, by PyTorch."""
     calls: Calls = {}
 
-    def noting(name: str, names, function, outputs):
-        def call(*arguments):
+    def noting(name: str, names: Callable, function: Callable, outputs: Callable) -> Callable:
+        def call(*arguments: Any) -> Any:
             begin = time.process_time()
             result = function(*arguments)
             seconds = time.process_time() - begin
@@ -107,21 +109,24 @@ def record(model: LetOccFlow, input: InputConfig, sets: list[FrameSet]) -> tuple
 
         return call
 
-    def of_fields(result) -> dict[str, Tensor]:
+    def of_fields(result: tuple[Fields, Tensor | None]) -> dict[str, Tensor]:
         fields, columns = result
         found = {"sdf": fields.sdf, "flow": fields.flow, "semantics": fields.semantics, "columns": columns}
         return {name: value for name, value in found.items() if value is not None}
 
-    plain = model.volume, model.fields_of, model.motion and model.motion.forward
-    model.volume = noting("encode", graphs.encode_inputs, plain[0], lambda volume: {"volume": volume})
-    model.fields_of = noting("decode", lambda *given: graphs.decode_inputs(*given[:4]), plain[1], of_fields)
+    plain = model.volume, model.fields_of
+    volume = noting("encode", graphs.encode_inputs, plain[0], lambda volume: {"volume": volume})
+    fields_of = noting("decode", lambda *given: graphs.decode_inputs(*given[:4]), plain[1], of_fields)
+    model.volume, model.fields_of = volume, fields_of  # type: ignore[method-assign]
     if model.motion is not None:
         names = lambda evidence, sdf, turned: graphs.motion_inputs(evidence, sdf)  # noqa: E731
-        model.motion.forward = noting("motion", names, plain[2], lambda flow: {"flow": flow})
+        moved = noting("motion", names, model.motion.forward, lambda flow: {"flow": flow})
+        model.motion.forward = moved  # type: ignore[method-assign]
     try:
         pipeline = OccFlowPipeline(model, input)
         for frames in sets:
             pipeline.step(frames)
+        assert pipeline.last is not None
         views = len(pipeline.last.sets[-1].images)
     finally:
         del model.volume, model.fields_of
@@ -207,7 +212,7 @@ def _write(graph: Graph, kind: str, path: Path) -> None:
     onnx.unlink()
 
 
-def _onnx(graph: Graph):
+def _onnx(graph: Graph) -> Any:
     """A graph as an ONNX program: operators of the standard alone."""
     try:
         import onnx  # noqa: F401
