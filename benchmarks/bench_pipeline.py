@@ -99,16 +99,16 @@ class ModuleClock:
             setattr(model, stage, self._within(stage, getattr(model, stage)))
 
     def _within(self, stage: str, function):
-        def call(*arguments):
+        def call(*arguments, **named):
             self._stage = stage
-            return function(*arguments)
+            return function(*arguments, **named)
 
         return call
 
     def _around(self, name: str, function):
-        def call(*arguments):
+        def call(*arguments, **named):
             self._start(name)
-            result = function(*arguments)
+            result = function(*arguments, **named)
             self._stop(name)
             return result
 
