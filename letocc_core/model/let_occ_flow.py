@@ -85,7 +85,7 @@ class LetOccFlow(nn.Module):
         if config.motion_branch:
             frames = config.temporal.frames
             self.motion = MotionBranch(config.motion_branch, config.grid, config.dim // 2, frames)
-        self._looked: tuple[tuple[Tensor | None, ...], dict[str, Looked]] | None = None
+        self._looked: tuple[tuple[int, ...], tuple[Tensor | None, ...], dict[str, Looked]] | None = None
         if config.checkpoint_activations:
             recompute_activations(self._blocks())
 
@@ -144,13 +144,12 @@ class LetOccFlow(nn.Module):
 
     def _look(self, frame: Frame) -> dict[str, Looked]:
         """Which queries the cameras see; kept from set to set while calibration and masks stay the same."""
-        given = (frame.K, frame.T_ego_cam, frame.camera_valid, frame.masked)
-        size = tuple(frame.images.shape[-2:])
+        given, size = (frame.K, frame.T_ego_cam, frame.camera_valid, frame.masked), tuple(frame.images.shape[-2:])
         if not torch.is_inference_mode_enabled():
             return self.encoder.look(*given[:3], size, frame.masked)
-        if self._looked is None or not all(map(_same, self._looked[0], given)):
-            self._looked = given, self.encoder.look(*given[:3], size, frame.masked)
-        return self._looked[1]
+        if self._looked is None or self._looked[0] != size or not all(map(_same, self._looked[1], given)):
+            self._looked = size, given, self.encoder.look(*given[:3], size, frame.masked)
+        return self._looked[2]
 
     def decode(
         self,

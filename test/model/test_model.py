@@ -105,6 +105,25 @@ def test_a_missing_camera_counts_for_nothing_and_any_number_will_do():
 
 
 @torch.no_grad()
+def test_what_is_kept_of_a_calibration_serves_that_calibration_alone():
+    """While answering, what cameras see is kept from set to set: after each change the volume is as if nothing were kept."""
+    model, frame = build(), frames(1, 2)[0]
+    halves = frame.images[..., : frame.images.shape[-1] // 2]
+    others = [
+        replace(frame, K=frame.K * torch.tensor([1.2, 1, 1])[:, None]),
+        replace(frame, T_ego_cam=frame.T_ego_cam.roll(1, dims=1)),
+        replace(frame, camera_valid=torch.tensor([[True, False]])),
+        replace(frame, own=torch.ones_like(frame.images[:, :, 0], dtype=torch.bool)),
+        replace(frame, images=halves),
+    ]
+    for other in (frame, *others):
+        with torch.inference_mode():
+            model.encode(frame)
+            kept = model.encode(other).volume
+        with torch.no_grad():
+            torch.testing.assert_close(kept, model.encode(other).volume)
+
+
 def test_no_camera_at_all_still_gives_an_answer():
     current = replace(frames(count=1)[0], camera_valid=torch.zeros(2, 3, dtype=torch.bool))
     assert build(sweep={})(current).sdf.isfinite().all()

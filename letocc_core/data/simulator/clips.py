@@ -249,7 +249,7 @@ def render_cues(
 
 @dataclass(frozen=True, eq=False)
 class _Picture:
-    """What optical flow wants of a `SimFrame`, from the street's file."""
+    """What a street's file has of a `SimFrame`; optical flow wants no more."""
 
     stamp_ns: int
     images: UInt8[np.ndarray, "N H W 3"]
@@ -268,17 +268,18 @@ class _Kept:
 
     def at(self, t: float, street: Street) -> "_Picture | SimFrame":
         """The frame at t (s)."""
-        i, data = self._place.get(EPOCH_NS + round(t * 1e9)), self._data
-        if i is None:
-            return street.render(t, truth=False, lidar=False)
-        images = data["images"][i]
-        own = np.zeros(images.shape[:3], bool)
-        if "own" in data:
-            own = np.unpackbits(data["own"], axis=-1, count=images.shape[2]).astype(bool)
-        T_ego_cam = data["T_ego_cam"]
-        T_ego_cam = T_ego_cam[i] if T_ego_cam.ndim == 4 else T_ego_cam
-        valid = data["camera_valid"][i] if "camera_valid" in data else np.ones(len(images), bool)
-        return _Picture(int(data["stamp"][i]), images, T_ego_cam, data["T_world_ego"][i], valid, own)
+        i = self._place.get(EPOCH_NS + round(t * 1e9))
+        return street.render(t, truth=False, lidar=False) if i is None else _picture(self._data, i)
+
+
+def _picture(data: dict[str, np.ndarray], i: int) -> _Picture:
+    """The i-th frame of a street's file."""
+    images, T_ego_cam = data["images"][i], data["T_ego_cam"]  # the latter of every frame, or of a whole street
+    no_own = np.zeros(images.shape[:3], bool)
+    own = np.unpackbits(data["own"], axis=-1, count=images.shape[2]).astype(bool) if "own" in data else no_own
+    valid = data["camera_valid"][i] if "camera_valid" in data else np.ones(len(images), bool)
+    T_ego_cam = T_ego_cam[i] if T_ego_cam.ndim == 4 else T_ego_cam
+    return _Picture(int(data["stamp"][i]), images, T_ego_cam, data["T_world_ego"][i], valid, own)
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
@@ -308,19 +309,17 @@ def _cues(data: dict[str, np.ndarray], street: dict[str, np.ndarray], clip: int)
 
 
 def _frame(data: dict[str, np.ndarray], i: int) -> Frame:
-    images = torch.from_numpy(data["images"][i]).permute(0, 3, 1, 2).float() / 255
-    T_ego_cam = data["T_ego_cam"]  # of every frame, or of a whole street
-    T_ego_cam = T_ego_cam[i] if T_ego_cam.ndim == 4 else T_ego_cam
-    absent_never = np.ones((len(data["stamp"]), len(images)), bool)
+    seen = _picture(data, i)
+    images = torch.from_numpy(seen.images).permute(0, 3, 1, 2).float() / 255
     return Frame(
-        stamp=torch.tensor(int(data["stamp"][i])),
+        stamp=torch.tensor(seen.stamp_ns),
         images=images,
-        camera_valid=torch.from_numpy(data.get("camera_valid", absent_never)[i]),
+        camera_valid=torch.from_numpy(seen.camera_valid),
         K=torch.from_numpy(data["K"]).float(),
-        T_ego_cam=torch.from_numpy(T_ego_cam).float(),
-        T_world_ego=torch.from_numpy(data["T_world_ego"][i]),
+        T_ego_cam=torch.from_numpy(seen.T_ego_cam).float(),
+        T_world_ego=torch.from_numpy(seen.T_world_ego),
         movable=_mask(data["movable"][i], images),
-        own=_mask(data["own"], images) if "own" in data else None,
+        own=torch.from_numpy(seen.own) if "own" in data else None,
         lidar=_sweep(data, i),
         lidar_origin=torch.from_numpy(data["lidar_origin"]).float(),
     )
