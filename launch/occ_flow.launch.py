@@ -18,6 +18,7 @@ from launch_ros.actions import Node
 from launch import LaunchContext, LaunchDescription
 
 BOOLEAN = ["true", "false"]
+PATIENCE = 300  # s that the player waits for the node, which may be loading
 
 
 def arguments() -> list[DeclareLaunchArgument]:
@@ -40,7 +41,9 @@ def arguments() -> list[DeclareLaunchArgument]:
         argument("base_frame", "", "Ego frame; empty, as of the next four: as in params_file, or the checkpoint's."),
         argument("fixed_frame", "", "Frame in which the world stands still."),
         argument("odometry_topic", "", "Ego poses from this nav_msgs/Odometry topic instead of /tf."),
-        argument("slop", "", "Largest distance of stamps in an image set, s."),
+        argument(
+            "slop", "", "Largest distance of stamps in an image set, s; empty, with a bag: at least what that needs."
+        ),
         argument(
             "body_masks",
             "",
@@ -105,6 +108,8 @@ def changes(values: dict[str, str]) -> dict[str, object]:
         found["cameras"] = [name.strip() for name in values["cameras"].split(",")]
     names = ("device", "base_frame", "fixed_frame", "odometry_topic", "body_masks")
     found |= {name: values[name] for name in names if values[name]}
+    if values["bag"]:
+        found["recording"] = values["bag"]
     if values["slop"]:
         found["slop"] = float(values["slop"])
     return found
@@ -115,7 +120,7 @@ def player(values: dict[str, str]) -> Node:
     return Node(
         package="letocc_ros",
         executable="play",
-        arguments=[values["bag"], "--rate", values["rate"], *player_options(values)],
+        arguments=[values["bag"], "--rate", values["rate"], "--wait", str(PATIENCE), *player_options(values)],
         output="screen",
         on_exit=None if values["rviz"] == "true" else Shutdown(reason="the bag has been played"),
     )

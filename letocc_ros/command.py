@@ -45,6 +45,12 @@ def _arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--rate", type=float, default=1.0, help="speed relative to the recording (default: 1)")
     p.add_argument("--as-fast", action="store_true", help="as fast as the node takes it")
     p.add_argument("--loop", action="store_true", help="start again at the end")
+    p.add_argument(
+        "--wait",
+        type=float,
+        metavar="S",
+        help="wait so long for what listens (10 s; with --as-fast, for a node: 100 s)",
+    )
     add_recording(p, "cameras are played alone, with the topics that are named; the others are for what listens")
     p.set_defaults(run=_play)
 
@@ -55,11 +61,14 @@ def _play(options: argparse.Namespace) -> None:
     except ImportError as error:
         raise LetOccError(NEEDS_ROS.format(name="play", error=error)) from error
 
-    play(
+    played = play(
         options.bag,
         rate=options.rate,
         as_fast=options.as_fast,
         loop=options.loop,
+        wait=options.wait,
         cameras=options.cameras or (),
         topics=tuple(t for t in (options.odometry_topic, options.lidar_topic) if t),
     )
+    unanswered = f", {played.unanswered} of them without an answer" if options.as_fast else ""
+    print(f"played {options.bag}: {played.messages} messages, {played.sets} image sets{unanswered}")

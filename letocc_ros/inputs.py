@@ -90,9 +90,9 @@ class Inputs:
 
     def _listen_to_cameras(self, p: NodeParameters) -> None:
         images = QoSProfile(depth=5, reliability=ReliabilityPolicy[p.image_reliability.upper()])
-        kind, suffix = (CompressedImage, "/compressed") if p.transport == "compressed" else (Image, "")
+        kind = CompressedImage if p.transport == "compressed" else Image
         for camera in p.cameras:
-            topic = f"{camera}/{p.image_topic}{suffix}"
+            topic = p.images_of(camera)
             self.image_topics[camera] = self._listen(kind, topic, images, self._on_image, camera)[1].topic
             for rank, topic in enumerate(info_topics(camera, p.image_topic)):  # the last one is for all images
                 self._info_topics[camera] = self._listen(

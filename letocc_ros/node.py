@@ -70,6 +70,7 @@ class OccFlowNode(LifecycleNode):
         self.health = Health(self.get_fully_qualified_name().lstrip("/"), self.get_logger().warning)
         self._pipeline: OccFlowPipeline | None = None
         self._metadata: dict[str, Any] | None = None  # of the checkpoint that is loaded, or about to be
+        self._slop = 0.0  # s, that the recording which is played needs; 0: none is
         self._worker: LatestWorker[Work] | None = None
         self._outputs: Outputs | None = None
         self._inputs: Inputs | None = None
@@ -98,7 +99,8 @@ class OccFlowNode(LifecycleNode):
             self._checkpoint_state = file_state(self._checkpoint)
             pipeline = load_pipeline(self.parameters)
             self._metadata = checkpoint.read_metadata(self._checkpoint)
-            self.parameters = parameters.resolved(parameters.read(self), self._metadata)
+            self._slop = self._slop_of_recording(parameters.read(self))
+            self.parameters = parameters.resolved(parameters.read(self), self._metadata, self._slop)
             self._masks = masks(self.parameters, self._metadata)
             pipeline.warm_up(len(self.parameters.cameras))
             self._outputs = Outputs(self, self.parameters, pipeline.model.config.grid)
@@ -115,6 +117,21 @@ class OccFlowNode(LifecycleNode):
         self._pipeline = pipeline
         self._state = "inactive"
         return super().on_configure(state)
+
+    def _slop_of_recording(self, p: NodeParameters) -> float:
+        """s, that groups the cameras of the recording; 0 if none is named or `slop` is. Raises `DataError`."""
+        if p.slop or not p.recording:
+            return 0.0
+        from letocc_core.data.bags.info import slop_for
+
+        usual = parameters.resolved(p, self._metadata)
+        topics = [self.resolve_topic_name(usual.images_of(camera)) for camera in usual.cameras]
+        slop = slop_for(Path(p.recording).expanduser(), topics, usual.slop)
+        if slop > usual.slop:
+            self.get_logger().info(
+                f"slop {slop:g} s groups the cameras of {p.recording}; parameter 'slop' sets another"
+            )
+        return slop
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe and start answering, with an empty past."""
@@ -268,7 +285,7 @@ class OccFlowNode(LifecycleNode):
             changed = parameters.read(self, changes)
         except ConfigError as error:
             return SetParametersResult(successful=False, reason=str(error))
-        self.parameters = parameters.resolved(changed, self._metadata) if self._metadata else changed
+        self.parameters = parameters.resolved(changed, self._metadata, self._slop) if self._metadata else changed
         if self._pipeline is not None:
             self._pipeline.threshold = self.parameters.threshold or self._pipeline.model.config.occupancy_threshold
             self._outputs.parameters = self.parameters

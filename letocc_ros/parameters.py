@@ -101,9 +101,13 @@ class NodeParameters:
     slop: float = _parameter(
         0.0,
         "Largest distance of an image's stamp from the set's; 0: as in the checkpoint's recordings, or "
-        f"{AssemblerConfig.slop:g} s.",
+        f"{AssemblerConfig.slop:g} s, or what `recording` needs.",
         "s",
         (0, 1),
+    )
+    recording: str = _parameter(
+        "",
+        "Bag that is about to be played: where its cameras do not fire together and slop is 0, that which groups them is taken.",
     )
     max_wait: float = _parameter(
         AssemblerConfig.max_wait, "A set waits this long, in stamps, for missing cameras.", "s", (0, 10)
@@ -253,6 +257,10 @@ class NodeParameters:
         """Whether the images are rectified before they come."""
         return is_rectified(self.image_topic)
 
+    def images_of(self, camera: str) -> str:
+        """The topic of a camera's images, relative to the node's namespace."""
+        return f"{camera}/{self.image_topic}" + ("/compressed" if self.transport == "compressed" else "")
+
     @property
     def assembler(self) -> AssemblerConfig:
         """How messages become sets."""
@@ -263,15 +271,17 @@ class NodeParameters:
         return AssemblerConfig(**values, odometry=bool(self.odometry_topic))
 
 
-def resolved(p: NodeParameters, metadata: Mapping[str, Any]) -> NodeParameters:
+def resolved(p: NodeParameters, metadata: Mapping[str, Any], slop: float = 0.0) -> NodeParameters:
     """The same with what was left open taken from the recordings that a checkpoint was trained on, or else the usual names.
 
     Args:
         metadata: of the checkpoint (`letocc_core.checkpoint.read_metadata`).
+        slop: s, in place of the checkpoint's; 0: that.
     """
     trained = (metadata.get("config", {}).get("data") or {}).get("bag") or {}
     usual = {"base_frame": AssemblerConfig.base_frame, "fixed_frame": AssemblerConfig.fixed_frame}
     usual |= {"odometry_topic": "", "slop": AssemblerConfig.slop}
+    trained = trained | ({"slop": slop} if slop else {})
     found = {name: getattr(p, name) or trained.get(name) or value for name, value in usual.items()}
     cameras = p.cameras if any(p.cameras) else tuple(metadata.get("cameras", ())) or STREET_CAMERAS
     return dataclasses.replace(p, cameras=cameras, **found)

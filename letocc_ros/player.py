@@ -1,6 +1,7 @@
 """Publishes a bag over ROS 2 with /clock, where rosbag2 is not installed: as recorded, or as fast as the node can.
 
-Messages go out as the bytes that they were recorded as, with the QoS of the recording.
+Messages go out as the bytes that they were recorded as, with the QoS of the recording. To whoever begins to listen, the
+`camera_info` of a camera comes with its first images, however seldom it was recorded: as in the offline replay.
 """
 
 import sys
@@ -8,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,8 @@ CLOCK_PERIOD = 0.01  # s between two messages on /clock
 SETTLE = 0.5  # s without a new subscriber after which all are taken to be there
 POLL = 0.02  # s between two looks at the graph
 MAX_LEAD = 10  # sets that may be out without an answer
+NEW = 1.0  # s for which a subscriber is new, and may not hear us yet
+WAIT = 10.0  # s for subscribers; for a node that answers, 10 times as long
 FIRST_PATIENCE = 10.0  # s for the first answer, for which a node may have to compile its loops
 
 
@@ -46,7 +50,7 @@ def play(
     as_fast: bool = False,
     loop: bool = False,
     anchor: str = "",
-    wait: float = 10.0,
+    wait: float | None = None,
     patience: float = 2.0,
     cameras: Sequence[str] = (),
     topics: Sequence[str] = (),
@@ -62,7 +66,7 @@ def play(
             else the first.
         cameras: play these alone of the bag's cameras, of which the first is the anchor; empty: all.
         topics: of odometry and point clouds: play these alone of their type.
-        wait: s to wait for subscribers, then it plays to nobody; for a node that answers, 10 times as long.
+        wait: s to wait for subscribers, then it plays to nobody, or for a node that answers; None: 10 s, and 100 s for that.
         patience: s to wait for one answer, or, where answers have taken longer, twice as long as the slowest did, ten times
             `patience` at most; then the next set goes out, because the node may need it.
 
@@ -75,11 +79,11 @@ def play(
     with open_bag(path) as bag, session("letocc_player") as (node, executor):
         player = _Player(node, executor, bag, _unwanted(bag, cameras, topics))
         pace = (
-            _AsAnswered(player, anchor or next(iter(cameras), ""), wait, patience)
+            _AsAnswered(player, anchor or next(iter(cameras), ""), 10 * WAIT if wait is None else wait, patience)
             if as_fast
             else _Recorded(player, rate)
         )
-        player.wait_for_subscribers(wait)
+        player.wait_for_subscribers(WAIT if wait is None else wait)
         player.once(pace)
         while loop:
             player.once(pace)
@@ -96,6 +100,7 @@ class _Player:
         self.skipped: list[str] = []
         self.publishers: dict[str, Publisher] = {}
         self._clock = node.create_publisher(Clock, "/clock", QoSProfile(depth=1))
+        self._calibrations = _Calibrations(bag)
         for topic, reason in bag.skipped.items():
             self.skipped.append(topic)
             print(f"not played: {topic}: {reason}", file=sys.stderr)
@@ -132,11 +137,48 @@ class _Player:
         pace.begin()
         for connection, received_ns, data in self.bag.serialized(tuple(self.publishers)):
             pace.before(connection, received_ns, data)
+            self._send_calibration(connection.topic, bytes(data))
             self.publishers[connection.topic].publish(bytes(data))
             self.messages += 1
 
+    def _send_calibration(self, topic: str, data: bytes) -> None:
+        """Before an image, its `camera_info`, if somebody new may lack it."""
+        known = self._calibrations
+        known.note(topic, data)
+        info = known.of_image.get(topic, "")
+        if info in self.publishers and known.due(info, self.publishers[info].get_subscription_count()):
+            self.publishers[info].publish(known.latest[info])
+
     def publish_clock(self, now_ns: int) -> None:
         self._clock.publish(Clock(clock=from_ns(now_ns)))
+
+
+class _Calibrations:
+    """The `camera_info` of each camera as it was last sent, or will be first, and when it is due again.
+
+    Attributes:
+        of_image: topic of the `camera_info` that belongs to an image topic.
+        latest: serialised message of each of these.
+    """
+
+    def __init__(self, bag: Bag):
+        self.of_image = {camera.image_topic: camera.info_topic for camera in bag.cameras.values()}
+        topics = set(self.of_image.values())
+        self.latest = {topic: bytes(data) for topic in topics for _, _, data in islice(bag.serialized([topic]), 1)}
+        self._listeners: dict[str, int] = {}
+        self._since: dict[str, float] = {}  # s, when there were last more of them
+
+    def note(self, topic: str, data: bytes) -> None:
+        """A message goes out."""
+        if topic in self.latest:
+            self.latest[topic] = data
+
+    def due(self, topic: str, listeners: int) -> bool:
+        """Whether there are more listeners of a `camera_info` than a short while ago."""
+        if listeners > self._listeners.get(topic, 0):
+            self._since[topic] = time.monotonic()
+        self._listeners[topic] = listeners
+        return topic in self._since and time.monotonic() - self._since[topic] < NEW
 
 
 class _Recorded:
@@ -186,7 +228,7 @@ class _AsAnswered:
         }
         self._slowest: float | None = None  # s that an answer took; None before the first one
         self._lead = 1
-        topic = self._find_answers(10 * wait)
+        topic = self._find_answers(wait)
         qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
         self._subscription = player.node.create_subscription(OccFlowGrid, topic, self._on_answer, qos, raw=True)
         self._wait_for_match(wait)

@@ -30,13 +30,12 @@ def node_config(
     """
     parameters = from_mapping(_parameters_in(params_file) | dict(changes))
     above = f"/{namespace.strip('/')}".rstrip("/")
-    suffix = "/compressed" if parameters.transport == "compressed" else ""
     return _config(
         yaml.safe_load((share / "config" / "occ_flow.rviz").read_text()),
         f"{above}/{name}/",
         parameters.base_frame or "base_link",
-        [f"{above}/{camera}/{parameters.image_topic}{suffix}" for camera in _cameras(parameters, share)],
-        show_images=compressed or not suffix,
+        [f"{above}/{parameters.images_of(camera)}" for camera in _cameras(parameters, share)],
+        show_images=compressed or parameters.transport == "raw",
     )
 
 

@@ -49,7 +49,7 @@ def main() -> int:
     _say(2, "starting occ_flow_node, playing the bag to it over DDS, recording what it publishes")
     with running_node(options.checkpoint, out / "node.log"), Recorder(out / "output") as recorder:
         recorder.wait_for_publishers()
-        played = play(bag, as_fast=True, wait=30.0, patience=20.0)
+        played = play(bag, as_fast=True, wait=300.0, patience=20.0)
         for topic in OUTPUTS:
             recorder.wait_for(topic, played.sets - played.unanswered, timeout=5.0)
         published = recorder.received

@@ -109,15 +109,23 @@ def stamp(index: int) -> int:
     return START_NS + index * PERIOD_NS
 
 
-def write_bag(path: Path, sets: int, kind: str = "jpeg") -> Path:
-    """A drive of `sets` image sets; the last one has its pose, so that every set can be answered."""
+def write_bag(path: Path, sets: int, kind: str = "jpeg", delay_ns: int = 0, infos: int | None = None) -> Path:
+    """A drive of `sets` image sets; the last one has its pose, so that every set can be answered.
+
+    Args:
+        delay_ns: between the images of one camera and of the next.
+        infos: sets that bring a `camera_info`; None: all.
+    """
     with BagWriter(path) as bag:
         bag.write_tf_static(START_NS, [("base_link", optical_frame(c), T_EGO_CAM[c]) for c in CAMERAS])
         for i in range(sets):
             bag.write_tf(stamp(i), "odom", "base_link", pose(i))
-            for camera in CAMERAS:
-                bag.write_camera_info(camera, stamp(i), CALIBRATION)
-                bag.write_image(camera, stamp(i), picture(camera, i), kind)
+            for k, camera in enumerate(CAMERAS):
+                if infos is None or i < infos:
+                    bag.write_camera_info(camera, stamp(i), CALIBRATION)
+                bag.write_image(camera, stamp(i) + k * delay_ns, picture(camera, i), kind)
+        if delay_ns:
+            bag.write_tf(stamp(sets), "odom", "base_link", pose(sets))
     return path
 
 

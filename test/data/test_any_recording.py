@@ -20,7 +20,7 @@ from scipy.spatial.transform import Rotation
 
 from letocc_core.data.bags import reader as bags
 from letocc_core.data.bags import storage
-from letocc_core.data.bags.info import bag_info
+from letocc_core.data.bags.info import bag_info, slop_for
 from letocc_core.data.bags.recording import Recording, choose_lidar
 from letocc_core.data.bags.writer import BagWriter, optical_frame
 from letocc_core.errors import CalibrationError, DataError
@@ -473,6 +473,25 @@ def test_cameras_that_do_not_fire_together(tmp_path):
     assert grouped.missing_to_run == () and grouped.grouping.complete == grouped.grouping.sets >= 14
     sets = list(Recording(path, slop=0.035))
     assert len(sets) >= 14 and all(image is not None for item in sets for image in item.frame_set.images)
+
+
+@pytest.mark.parametrize(
+    ("delays", "order", "slop"),
+    [
+        ((0, 0.031, -0.03), "abc", 0.035),
+        ((0, 0.031, -0.03), "ba", 0.035),
+        ((0.02, 0.0, -0.03), "ba", 0.02),  # what is given suffices
+        ((0, 0.004, 0.0), "abc", 0.02),
+        ((0, 0, 0.0), "a", 0.02),
+        ((0, 0, 1e6), "abc", 0.02),  # no slop makes these more
+    ],
+)
+def test_the_slop_that_a_recording_needs(tmp_path, delays, order, slop):
+    path = three(tmp_path / "bag", delays)
+    topics = [f"/{name}/image_raw/compressed" for name in order]
+    assert slop_for(path, topics) == slop
+    assert slop_for(path, [*topics, "/d/image_raw/compressed"], 0.07) == 0.07
+    assert slop_for(path, ["/d/image_raw/compressed", *topics]) == 0.02  # without its anchor, nobody knows
 
 
 def test_the_anchor_that_lies_in_the_middle_is_proposed(tmp_path):

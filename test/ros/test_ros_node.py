@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from rclpy.context import Context
 from ros_rig import CAMERAS, Peer, node_process, stamp
+from sensor_msgs.msg import CameraInfo, CompressedImage
 from std_srvs.srv import Trigger
 
 from letocc_core.data.bags import pointcloud
@@ -43,6 +45,7 @@ pytestmark = pytest.mark.xdist_group("ros")
 SETS = 8
 OUTPUTS = ("occupancy", "points", "markers", "costmap")
 TWO_CAMERAS = f"cameras:={list(CAMERAS)}"
+RELIABLE = "image_reliability:=reliable"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -69,7 +72,7 @@ def offline(bag: Path, checkpoint: Path) -> list[OccFlow]:
 @pytest.fixture(scope="class")
 def live(checkpoint: Path) -> Iterator[rig.NodeProcess]:
     """The node, started once; reliable, so that a busy machine loses nothing."""
-    with node_process(f"checkpoint:={checkpoint}", TWO_CAMERAS, "image_reliability:=reliable") as node:
+    with node_process(f"checkpoint:={checkpoint}", TWO_CAMERAS, RELIABLE) as node:
         yield node
 
 
@@ -403,6 +406,55 @@ def test_player_refuses_what_it_cannot_play(bag: Path, tmp_path: Path):
         play(bag, rate=0)
     with pytest.raises(DataError, match="no camera 'camera_top'; cameras found: camera_front, camera_left"):
         play(bag, as_fast=True, anchor="camera_top")
+
+
+def test_cameras_of_a_recording_that_do_not_fire_together(checkpoint: Path, tmp_path: Path):
+    """The node takes the slop that the recording needs, so that its answers are those of sets of all cameras."""
+    bag = rig.write_bag(tmp_path / "apart", SETS, delay_ns=45_000_000)
+    topic = "/occ_flow_node/occupancy"
+    with (
+        node_process(f"checkpoint:={checkpoint}", TWO_CAMERAS, f"recording:={bag}", RELIABLE) as node,
+        Recorder(tmp_path / "answers", {topic: "letocc_ros/msg/OccFlowGrid"}) as recorder,
+    ):
+        assert f"slop 0.05 s groups the cameras of {bag}; parameter 'slop' sets another" in node.output
+        recorder.wait_for_publishers()
+        play(bag, as_fast=True, patience=20)
+        recorder.wait_for(topic, SETS, 10)
+    pipeline = OccFlowPipeline.from_checkpoint(checkpoint)
+    sets = [item.frame_set for item in Recording(bag, CAMERAS, lidar=False, slop=0.05)]
+    assert all(image is not None for item in sets for image in item.images)
+    for answer, frames in zip(read_answers(tmp_path / "answers"), sets, strict=True):
+        expected = pipeline.step(frames)
+        assert answer.stamp_ns == expected.stamp_ns
+        assert (
+            np.abs(answer.probability - expected.probability)[expected.observed].max() <= 0.5 / PROBABILITY_STEPS + 1e-4
+        )
+
+
+def test_a_recording_that_cannot_be_read_is_named(checkpoint: Path, tmp_path: Path):
+    node = rig.NodeProcess(f"checkpoint:={checkpoint}", TWO_CAMERAS, f"recording:={tmp_path / 'nowhere'}")
+    node.wait_for("nowhere: no such bag")
+    assert node.process.wait(20) == 1 and "Traceback" not in node.output
+
+
+def test_who_begins_to_listen_gets_the_camera_info_of_the_next_image(tmp_path: Path):
+    """However seldom it was recorded."""
+    bag = rig.write_bag(tmp_path / "seldom", 60, infos=1)
+    player = threading.Thread(target=play, args=(bag,), kwargs={"rate": 2.0, "wait": 0.1}, daemon=True)
+    player.start()
+    time.sleep(1.0)  # of 6 s
+    info, image = (f"/{CAMERAS[0]}/{name}" for name in ("camera_info", "image_raw/compressed"))
+    with Peer({info: CameraInfo, image: CompressedImage}) as peer:
+        rig.until(lambda: len(peer.received[image]) > 5, 20, "images")
+        player.join(20)
+    infos, images = peer.received[info], peer.received[image]
+    assert {stamp_of(message) for message in infos} == {stamp(0)}
+    assert 1 <= len(infos) < len(images) < 60  # no more than are due
+    assert infos[0].width == rig.WIDTH
+
+
+def stamp_of(message: CameraInfo) -> int:
+    return message.header.stamp.sec * rig.SECOND + message.header.stamp.nanosec
 
 
 def test_images_larger_than_the_default_shared_memory(checkpoint: Path, tmp_path: Path):

@@ -25,8 +25,10 @@ from letocc_core.stream.types import Calibration, FrameSet
 MIN_TRAINING_DISTANCE = 5.0  # m that the ego vehicle should drive: geometry is learned from parallax
 MAX_FRAME_INTERVAL = 0.5  # s between images of a camera that training can still relate
 TRIED = 3.0  # s from the first image on that go through the assembler
+LOOKED_AT = 10.0  # s from the first image on whose stamps say which slop a recording needs
 MOST = 0.9  # share of image sets that should be complete
 SLOP_STEP = 0.005  # s, to which a slop is rounded up
+MOST_OF_A_PERIOD = 0.6  # between two images of the anchor, that a slop may be
 STEEP = 0.7  # of a unit vector, that points this much up
 
 
@@ -192,6 +194,31 @@ def bag_info(
             missing_to_run=tuple(dict.fromkeys(look.problems)),
             missing_to_train=tuple(_training_problems(found, driven)),
         )
+
+
+def slop_for(path: str | Path, image_topics: Sequence[str], slop: float = AssemblerConfig.slop) -> float:
+    """The slop (s) that groups images of these topics, the first of which is the anchor, by the stamps of the first seconds:
+    `slop`, or the larger one that `bag_info` would name, if it makes more sets complete.
+
+    Topics that the bag lacks do not count. Raises `DataError` for a bag that cannot be read at all.
+    """
+    times: dict[str, list[int]] = {topic: [] for topic in image_topics}
+    with bags.open_bag(path) as bag:
+        first = None
+        for topic, received_ns, message in bag.received(image_topics):
+            first = received_ns if first is None else first
+            if received_ns > first + LOOKED_AT * 1e9:
+                break
+            times[topic].append(bags.stamp_ns(message.header))
+    times = {topic: stamps for topic, stamps in times.items() if stamps}
+    anchor, *others = times or [""]
+    if not others or anchor != image_topics[0]:
+        return slop
+    wanted = _slop_around(anchor, times)
+    rate = _rate(times[anchor])
+    groups = rate and wanted < MOST_OF_A_PERIOD / rate
+    more = groups and wanted > slop and _complete(times, tuple(times), wanted) > _complete(times, tuple(times), slop)
+    return wanted if more else slop
 
 
 def _without(no_pictures: Mapping[str, str], chosen: Sequence[CameraTopics]) -> dict[str, str]:
@@ -460,18 +487,17 @@ def _candidates(times: Mapping[str, list[int]], period: float) -> list[tuple[tup
     out = []
     for anchor in times:
         names = (anchor, *(name for name in times if name != anchor))
-        far = max(
-            (
-                float(np.quantile(np.abs(_differences(times[name], times[anchor])), 0.95))
-                for name in names[1:]
-                if times[name]
-            ),
-            default=0.0,
-        )
-        slop = float(np.ceil((far + 0.001) / SLOP_STEP) * SLOP_STEP)
-        if slop < 0.6 * period:
-            out.append((names, round(slop, 3), _complete(times, names, slop)))
+        slop = _slop_around(anchor, times)
+        if slop < MOST_OF_A_PERIOD * period:
+            out.append((names, slop, _complete(times, names, slop)))
     return out
+
+
+def _slop_around(anchor: str, times: Mapping[str, list[int]]) -> float:
+    """The slop (s) that takes in nearly all stamps (ns) of the other cameras."""
+    others = [stamps for name, stamps in times.items() if stamps and name != anchor]
+    far = max((float(np.quantile(np.abs(_differences(stamps, times[anchor])), 0.95)) for stamps in others), default=0.0)
+    return round(float(np.ceil((far + 0.001) / SLOP_STEP) * SLOP_STEP), 3)
 
 
 def _complete(times: Mapping[str, list[int]], names: Sequence[str], slop: float) -> int:
