@@ -6,6 +6,7 @@
 Image sets of noise are published as JPEG, each when the one before has been answered, stamped with the time at which its
 first message leaves; the node runs as its own process. `network` is what `OccFlowPipeline.step` took inside the node; what
 remains is sending, decoding, grouping, converting and receiving, with the benchmark's own Python at both ends.
+It is no subject of `letocc bench`, which runs without ROS.
 """
 
 import argparse
@@ -18,12 +19,13 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
+import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
 os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
 
-from bench_pipeline import frame_sets, load_model
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -32,7 +34,10 @@ from tf2_msgs.msg import TFMessage
 
 from letocc_core import checkpoint
 from letocc_core import config as configuration
+from letocc_core.bench.inference import frame_sets
 from letocc_core.data.bags.writer import optical_frame
+from letocc_core.frame import InputConfig
+from letocc_core.model.let_occ_flow import LetOccFlow, ModelConfig
 from letocc_core.stream.types import FrameSet
 from letocc_ros import conversions
 from letocc_ros.parameters import RELIABILITIES
@@ -175,6 +180,15 @@ class Driver:
             message.header.stamp = info.header.stamp
             self._images[i].publish(message)
         return now
+
+
+def load_model(options: argparse.Namespace) -> tuple[LetOccFlow, InputConfig]:
+    if options.checkpoint:
+        return checkpoint.load_model(options.checkpoint, options.device)[:2]
+    text = yaml.safe_load(options.config.read_text())
+    model_config = configuration.from_dict(ModelConfig, text["model"], str(options.config), "model.")
+    torch.manual_seed(0)
+    return LetOccFlow(model_config), configuration.from_dict(InputConfig, text["input"], str(options.config), "input.")
 
 
 def report(seconds: dict[str, list[float]], network: float) -> str:

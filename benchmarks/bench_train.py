@@ -1,10 +1,9 @@
-"""Time and memory of a training step, part by part, and of rendering and losses beside a version camera by camera.
+"""Memory of a training step, and rendering and losses beside a version camera by camera; `letocc bench training` has the time.
 
-    python benchmarks/bench_train.py                                          a step of config/street.yaml
     python benchmarks/bench_train.py --config config/nuscenes.yaml --losses   rendering and losses at that ray count
     python benchmarks/bench_train.py --config config/nuscenes.yaml --clips 1 --steps 1 --memory
 
-Images, flow and LiDAR returns are noise; with `--data` clips are those of the configuration, and reading them counts too.
+Images, flow and LiDAR returns are noise.
 Seconds are CPU time of all threads, or on a GPU wall time; memory is what torch allocates, weights and all.
 """
 
@@ -29,8 +28,8 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from letocc_core import config as configuration
-from letocc_core.data.build import build
-from letocc_core.frame import Clip, FlowCue, Frame, collate
+from letocc_core.bench.training import noise_clip
+from letocc_core.frame import Clip
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.losses.objective import GridScene, MotionConfig, stage_losses
 from letocc_core.processes import keep_freed_memory
@@ -38,10 +37,6 @@ from letocc_core.rendering.draws import Draws
 from letocc_core.training import loop as training
 from letocc_core.training.config import TrainConfig
 from letocc_core.training.loop import build_model
-
-SPEED = 5.0  # m/s of the vehicle
-CAMERA_HEIGHT = 1.5  # m
-RETURNS = 34_000  # of a LiDAR sweep
 
 
 def main() -> None:
@@ -54,12 +49,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5, help="counted steps, after one that is not (default: 5)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--data", action="store_true", help="the configuration's own clips instead of noise")
     parser.add_argument("--losses", action="store_true", help="rendering and losses alone, beside a version by cameras")
     parser.add_argument(
         "--motion", action="store_true", help="with the terms of a motion stage, whatever the stage says"
     )
-    parser.add_argument("--memory", action="store_true", help="peak memory of one step instead of times")
+    parser.add_argument("--memory", action="store_true", help="peak memory of one step (default)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     keep_freed_memory()  # as training does
@@ -71,10 +65,8 @@ def main() -> None:
     )
     if options.losses:
         compare_losses(bench, noise_clip(bench, options.cameras, options.clips), options.steps)
-    elif options.memory:
-        step_memory(bench, noise_clip(bench, options.cameras, options.clips))
     else:
-        step_times(bench, batches(bench, options), options.steps)
+        step_memory(bench, noise_clip(bench, options.cameras, options.clips))
 
 
 class Bench:
@@ -98,61 +90,7 @@ class Bench:
         return Draws(0, torch.arange(len(clip.current.images), device=self.device))
 
 
-# What is trained on
-
-
-def noise_clip(bench: Bench, cameras: int, batch: int) -> Clip:
-    """Images of noise around a vehicle that drives straight on, with every supervision that the stage takes."""
-    past = bench.config.model.temporal.frames
-    after, now, *before = (_noise_frame(bench, cameras, batch, k - 1) for k in range(max(past, 1) + 2))
-    generator = torch.Generator().manual_seed(1)
-    now = replace(now, movable=torch.rand(now.images[:, :, 0].shape, generator=generator) < 0.5)
-    if bench.stage.objective.lidar > 0 and bench.config.data.bag is not None:
-        points = torch.randn(batch, RETURNS, 3, generator=generator) * torch.tensor([20.0, 20.0, 1.0])
-        now = replace(now, lidar=points, lidar_origin=torch.tensor([[0.0, 0.0, CAMERA_HEIGHT]]).expand(batch, -1))
-    cues = ()
-    if bench.stage.motion is not None:
-        flow = torch.randn(now.images[:, :, :2].shape, generator=generator) * 20
-        known = torch.rand(now.movable.shape, generator=generator) < 0.7
-        cues = tuple(FlowCue(f.stamp, f.K, f.T_ego_cam, f.T_world_ego, flow, known) for f in (before[0], after))
-    return Clip(now, tuple(before[:past]), (before[0], after), cues).to(bench.device)
-
-
-def _noise_frame(bench: Bench, cameras: int, batch: int, back: int) -> Frame:
-    """`back` intervals before the current one; cameras of 70 degrees all around."""
-    height, width = bench.config.input.image_size
-    yaw = torch.arange(cameras) * (2 * torch.pi / cameras)
-    c, s, zero = yaw.cos(), yaw.sin(), torch.zeros(cameras)
-    T_ego_cam = torch.eye(4).repeat(cameras, 1, 1)
-    T_ego_cam[:, :3, :3] = torch.stack([s, zero, c, -c, zero, s, zero, zero - 1, zero], 1).view(-1, 3, 3)
-    T_ego_cam[:, :3, 3] = torch.stack([c, s, zero + CAMERA_HEIGHT], 1)
-    focal = width / 2 / np.tan(np.radians(35))
-    K = torch.tensor([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]], dtype=torch.float32)
-    T_world_ego = torch.eye(4, dtype=torch.float64)
-    T_world_ego[0, 3] = -back * bench.config.input.history_interval * SPEED
-    return Frame(
-        stamp=torch.full((batch,), -round(back * bench.config.input.history_interval * 1e9)),
-        images=torch.rand(batch, cameras, 3, height, width, generator=torch.Generator().manual_seed(back + 7)),
-        camera_valid=torch.ones(batch, cameras, dtype=torch.bool),
-        K=K.repeat(batch, cameras, 1, 1),
-        T_ego_cam=T_ego_cam.repeat(batch, 1, 1, 1),
-        T_world_ego=T_world_ego.repeat(batch, 1, 1),
-    )
-
-
-def batches(bench: Bench, options: argparse.Namespace) -> Iterator[Clip]:
-    """One batch after the other, read as a loader without processes of its own does."""
-    if not options.data:
-        clip = noise_clip(bench, options.cameras, options.clips)
-        while True:
-            yield clip
-    model = bench.config.model
-    dataset = build(bench.config.data, bench.config.input, model.temporal.frames, model.grid)
-    for i in range(sys.maxsize):
-        yield collate([dataset[(i * options.clips + k) % len(dataset)] for k in range(options.clips)])
-
-
-# A step, part by part
+# Time, by part
 
 
 class Clock:
@@ -180,40 +118,6 @@ class Clock:
             torch.cuda.synchronize(self.device)
             return time.perf_counter()
         return time.process_time()
-
-
-PARTS = ("temporal", "refinement", "fields", "motion")  # modules called in `decode`
-
-
-def step_times(bench: Bench, clips: Iterator[Clip], steps: int) -> None:
-    """Print the seconds of each part of a step."""
-    model = build_model(bench.config, bench.device).train()
-    objective = training.StageObjective(model, bench.stage, bench.config.history_gradient)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
-    clock = Clock(bench.device)
-    for name in PARTS:
-        if (part := getattr(model, name)) is not None:
-            part.forward = clock.around(f"decode: {name}", part.forward)
-    model._sweep = clock.around("decode: plane sweep", model._sweep)
-    model.encode = clock.around("encode", model.encode)
-    training.stage_losses = clock.around("rendering and losses", training.stage_losses)
-    for step in range(steps + 1):
-        if step == 1:
-            clock.seconds.clear()
-        with clock("step"):
-            with clock("data"):
-                clip = next(clips).to(bench.device)
-            total = objective(clip, step, bench.draws(clip))["total"]
-            with clock("backward"):
-                total.backward()
-            with clock("optimiser"):
-                nn.utils.clip_grad_norm_(model.parameters(), bench.stage.optimizer.clip_norm)
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-    whole = clock.seconds.pop("step")
-    print(f"\n| part | s | share |\n| --- | ---: | ---: |\n| step | {whole / steps:.3f} | |")
-    for name, seconds in [*clock.seconds.items(), ("rest", whole - sum(clock.seconds.values()))]:
-        print(f"| {name} | {seconds / steps:.3f} | {seconds / whole:.0%} |")
 
 
 # Memory

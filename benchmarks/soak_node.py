@@ -27,11 +27,11 @@ os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
 
 import numpy as np
 from bench_node import Driver
-from bench_pipeline import frame_sets
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.node import Node
 
 from letocc_core import checkpoint
+from letocc_core.bench.inference import frame_sets
 from letocc_ros.parameters import RELIABILITIES
 from letocc_ros.recorder import OUTPUTS
 from letocc_ros.session import message_class, session

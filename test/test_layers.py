@@ -42,7 +42,8 @@ LAYERS = {  # package or module of letocc_core: what else it may import
         *("cues", "data", "viz", "metrics", "training"),
     },
     "export": {"model", "engines", "checkpoint", "stream", "evaluation"},
-    "cli": {"export", "model", "cues", "data", "viz", "training", "evaluation"},
+    "bench": {"geometry", "model", "engines", "checkpoint", "stream", "data", "metrics", "training", "evaluation"},
+    "cli": {"bench", "export", "model", "cues", "data", "viz", "training", "evaluation"},
 }
 NODE = {
     "geometry",

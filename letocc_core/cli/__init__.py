@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
 
 from letocc_core.cli.arguments import NEEDS_ROS
+from letocc_core.cli.bench import add_bench
 from letocc_core.cli.cues import add_cues
 from letocc_core.cli.evaluate import add_eval, add_replay, add_results, add_view
 from letocc_core.cli.export import add_export
@@ -37,6 +38,7 @@ COMMANDS: tuple[Callable, ...] = (
     add_bag,
     add_data,
     add_cues,
+    add_bench,
 )
 INTERRUPTED = 130  # exit status, as a shell has it
 

@@ -2,11 +2,11 @@
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numba import njit
 from torch import Tensor
 
-from letocc_core.compiled.threads import FAST, flat, shared
+from letocc_core.compiled.threads import FAST, flags, flat, shared
 
 ZERO, HALF, ONE, U = np.float32(0), np.float32(0.5), np.float32(1), np.uintp
 NEAR = np.float32(0.05)  # least z of a hypothesis that is in front of the past camera
@@ -23,6 +23,7 @@ def matching_costs(
     window: int,
     worst: float,
     least_parallax: float,
+    masked: Bool[Tensor, "M h w"] | None,
     cost: Float[Tensor, "M u v depths"],
     seen: Float[Tensor, "M u v depths"],
 ) -> None:
@@ -31,12 +32,13 @@ def matching_costs(
     Args:
         lines: of (u, v, 1, inverse depth) to homogeneous coordinates in [-1, 1] across the past image.
         mean, variance: of the target over the window.
+        masked: pixels of the past image that show nothing.
     """
     M, h, w = target.shape
     sizes = (h, w, len(inverse_depths), window)
     limits = np.float32(worst), np.float32(least_parallax)
     given = map(flat, (target, past, lines, inverse_depths, mean, variance))
-    shared(_match, M, sizes, limits, *given, flat(cost), flat(seen))
+    shared(_match, M, sizes, limits, *given, flags(masked), flat(cost), flat(seen))
 
 
 @njit(cache=True, inline="always", error_model="numpy", fastmath=FAST)
@@ -85,8 +87,16 @@ def _warp(h, w, past, image, lines, line, inverse, at, right, bottom, warped):
             warped[U(v * w + u)] = upper + bottom[U(u)] * (lower - upper)
 
 
+@njit(cache=True, inline="always", error_model="numpy", fastmath=FAST)
+def _at(masked, image, x, y, h, w):
+    """Whether the pixel nearest to a place in [-1, 1] is masked."""
+    column = min(max(np.int64(np.rint((x + ONE) * HALF * np.float32(w) - HALF)), 0), w - 1)
+    row = min(max(np.int64(np.rint((y + ONE) * HALF * np.float32(h) - HALF)), 0), h - 1)
+    return masked[U(image + row * w + column)]
+
+
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
-def _match(first, last, sizes, limits, target, past, lines, inverse_depths, means, variances, cost, seen):
+def _match(first, last, sizes, limits, target, past, lines, inverse_depths, means, variances, masked, cost, seen):
     """One camera and inverse depth after the other: the past image, warped, against the target."""
     h, w, depths, window = sizes
     worst, least_parallax = limits
@@ -113,6 +123,8 @@ def _match(first, last, sizes, limits, target, past, lines, inverse_depths, mean
                 for j in range(columns):
                     x, y, z = _place(lines, line, np.float32(2 * j), np.float32(2 * i), inverse)
                     if not moving[U(i * columns + j)] or z < NEAR or abs(x) > z or abs(y) > z:
+                        continue
+                    if masked.size and _at(masked, image, x / z, y / z, h, w):
                         continue
                     start, end = max(2 * j - reach, 0), min(2 * j + reach + 1, w)
                     mean, square, product = ZERO, ZERO, ZERO

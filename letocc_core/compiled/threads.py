@@ -1,8 +1,9 @@
 """When the compiled loops serve, and how many threads share one."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -14,9 +15,23 @@ from torch import Tensor
 FAST = {"contract", "reassoc", "nsz", "arcp"}  # sums in any order; NaN and infinity stay what they are
 
 
+_plain = False
+
+
+@contextmanager
+def plain_passes() -> Iterator[None]:
+    """Within, PyTorch's own passes serve everywhere: as reference, and to compare what they cost."""
+    global _plain
+    before, _plain = _plain, True
+    try:
+        yield
+    finally:
+        _plain = before
+
+
 def serves(*tensors: Tensor) -> bool:
     """Whether the compiled loops can take these tensors: float32 on the CPU, and nobody records the operations."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():
+    if _plain or torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():
         return False
     plain = all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
     return plain and not any(torch._C._functorch.is_functorch_wrapped_tensor(t) for t in tensors)
@@ -30,6 +45,11 @@ def exporting() -> bool:
 def flat(tensor: Tensor) -> np.ndarray:
     """The numbers of a tensor in C order, as one row; a copy only if they do not lie like this."""
     return tensor.detach().reshape(-1).numpy()
+
+
+def flags(masks: Tensor | None) -> np.ndarray:
+    """The flags of a tensor as `flat` gives numbers; none where there is no tensor."""
+    return np.zeros(0, np.bool_) if masks is None else flat(masks)
 
 
 def shared(kernel: Callable[..., None], count: int, *arguments: Any) -> None:

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numba import njit
 from torch import Tensor
 
-from letocc_core.compiled.threads import FAST, flat, shared
+from letocc_core.compiled.threads import FAST, flags, flat, shared
 
 ZERO, HALF, ONE, U = np.float32(0), np.float32(0.5), np.float32(1), np.uintp
 PATCH = 9  # numbers of a descriptor
@@ -25,6 +25,7 @@ def alike_by_column(
     there: Sequence[Float[Tensor, "M PATCH _ _"]],
     patches: Sequence[int],
     columns: int,
+    masked: Bool[Tensor, "M height width"] | None = None,
 ) -> Float[Tensor, "lists columns k"]:
     """Sums over the points of each column: how many the past image shows, then their likeness for each patch size.
 
@@ -37,11 +38,12 @@ def alike_by_column(
         nearest: m, least depth in front of a camera.
         here, there: descriptors of the points now, and of the past images.
         patches: px of the image to a pixel of each of these.
+        masked: pixels of the past images that show nothing.
     """
     M, p = column.shape
     k = moves.shape[1]
     out = torch.zeros(1 + len(patches), columns, k)
-    given = [flat(x) for x in (points, column, P, moves)]
+    given = [*(flat(x) for x in (points, column, P, moves)), flags(masked)]
     shapes = (M, p, k, *size, columns)
     shared(_count, k, shapes, np.float32(nearest), *given, flat(out[0]))
     for total, now, past, patch in zip(out[1:], here, there, patches, strict=True):
@@ -64,17 +66,22 @@ def _still(points, P, m, i):
 
 
 @njit(cache=True, inline="always", error_model="numpy", fastmath=FAST)
-def _pixel(still, moves, at, nearest, height, width):
-    """Pixel of a point that moves, and whether it is on the image."""
+def _pixel(still, moves, at, nearest, height, width, masked, image):
+    """Pixel of a point that moves, and whether it is on the image, and on no masked pixel."""
     x, y, z = still[0] + moves[U(at)], still[1] + moves[U(at + 1)], still[2] + moves[U(at + 2)]
     over = ONE / max(z, nearest)
     u, v = x * over, y * over
     seen = z > nearest and u >= -HALF and v >= -HALF
-    return u, v, seen and u <= np.float32(width) - HALF and v <= np.float32(height) - HALF
+    seen = seen and u <= np.float32(width) - HALF and v <= np.float32(height) - HALF
+    if seen and masked.size:
+        column = min(max(np.int64(np.rint(u)), 0), width - 1)
+        row = min(max(np.int64(np.rint(v)), 0), height - 1)
+        seen = not masked[U((image * height + row) * width + column)]
+    return u, v, seen
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
-def _count(first, last, shapes, nearest, points, column, P, moves, out):
+def _count(first, last, shapes, nearest, points, column, P, moves, masked, out):
     M, p, k, height, width, _ = shapes
     for i in range(M * p):
         if column[U(i)] < 0:
@@ -82,12 +89,12 @@ def _count(first, last, shapes, nearest, points, column, P, moves, out):
         m, row = i // p, column[U(i)] * k
         still = _still(points, P, m, i)
         for j in range(first, last):
-            _, _, seen = _pixel(still, moves, (m * k + j) * 3, nearest, height, width)
+            _, _, seen = _pixel(still, moves, (m * k + j) * 3, nearest, height, width, masked, m)
             out[U(row + j)] += ONE if seen else ZERO
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
-def _compare(first, last, shapes, nearest, points, column, P, moves, here, there, low, out):
+def _compare(first, last, shapes, nearest, points, column, P, moves, masked, here, there, low, out):
     M, p, k, height, width, _ = shapes
     h, w, per_pixel = low
     right_most, bottom_most = np.float32(w - 1), np.float32(h - 1)
@@ -97,7 +104,7 @@ def _compare(first, last, shapes, nearest, points, column, P, moves, here, there
         m, row = i // p, column[U(i)] * k
         still = _still(points, P, m, i)
         for j in range(first, last):
-            u, v, seen = _pixel(still, moves, (m * k + j) * 3, nearest, height, width)
+            u, v, seen = _pixel(still, moves, (m * k + j) * 3, nearest, height, width, masked, m)
             if not seen:
                 continue
             x = min(max((u + HALF) * per_pixel - HALF, ZERO), right_most)

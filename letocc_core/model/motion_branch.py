@@ -254,7 +254,7 @@ def sweep_velocity(
     weight = (surfaces.there & inside).to(now.grey)
     here = [_at(descriptors(now.grey, size), surfaces.pixels[..., None, :], size) for size in PATCHES]
     similarities, known = [], []
-    if serves(now.grey) and all(other.masked is None for other in past):  # the compiled loops know no masks
+    if serves(now.grey):
         column = torch.where(weight > 0, column, -1).flatten(0, 1)
         for other, T in zip(past, T_past_now, strict=True):
             sums = _compiled_sums(surfaces, column, velocities, here, now, other, T, grid)
@@ -297,7 +297,8 @@ def _compiled_sums(
     columns = len(now.grey) * grid.shape[0] * grid.shape[1]
     lines = P.flatten(0, 1), moves.flatten(0, 1)
     given = surfaces.points.flatten(0, 1), column, *lines, tuple(other.grey.shape[-2:]), camera.MIN_DEPTH
-    return alike_by_column(*given, [patch[..., 0] for patch in here], there, PATCHES, columns)
+    masked = None if other.masked is None else other.masked.flatten(0, 1)
+    return alike_by_column(*given, [patch[..., 0] for patch in here], there, PATCHES, columns, masked)
 
 
 def descriptors(grey: Float[Tensor, "B N H W"], size: int) -> Float[Tensor, "V 9 h w"]:

@@ -109,12 +109,12 @@ def sweep_depth(
     B, N, h, w = grey.shape
     inverse = torch.linspace(1 / FARTHEST, 1 / nearest, depths, device=grey.device)
     target = grey.reshape(B * N, 1, h, w) - 0.5  # around zero the variances keep more digits
-    if serves(grey) and all(m is None for m in masked):  # the compiled loops know no masks
-        pairs = list(zip(past_grey, past_K, T_past_now, past_valid, strict=True))
-        return _compiled_sweep(target, pairs, K, inverse)
-    cost, seen = torch.zeros(()), torch.zeros(())
     now_masked, *past_masked = masked or [None] * (1 + len(past_grey))
-    for past, K_past, T, valid, blind in zip(past_grey, past_K, T_past_now, past_valid, past_masked, strict=True):
+    pairs = list(zip(past_grey, past_K, T_past_now, past_valid, past_masked, strict=True))
+    if serves(grey):
+        return _compiled_sweep(target, pairs, K, inverse, now_masked)
+    cost, seen = torch.zeros(()), torch.zeros(())
+    for past, K_past, T, valid, blind in pairs:
         grid, behind = _hypotheses((h, w), K, K_past, T, inverse)
         images = past.reshape(B * N, 1, h, w) - 0.5
         warped = F.grid_sample(images, grid.flatten(1, 2), padding_mode="border", align_corners=False).view_as(behind)
@@ -133,9 +133,10 @@ def sweep_depth(
 
 def _compiled_sweep(
     target: Float[Tensor, "M 1 h w"],
-    pairs: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]],
+    pairs: Sequence[tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]],
     K: Float[Tensor, "B N 3 3"],
     inverse: Float[Tensor, "depths"],
+    masked: Bool[Tensor, "B N h w"] | None,
 ) -> SweptDepth:
     """The same on a CPU: no image of any hypothesis is kept."""
     from letocc_core.compiled import sweep
@@ -145,10 +146,13 @@ def _compiled_sweep(
     variance = (square - mean**2).clamp(min=FLAT)
     cost = torch.zeros(*mean.shape, len(inverse))
     seen = torch.zeros_like(cost)
-    for past, K_past, T, valid in pairs:
+    for past, K_past, T, valid, blind in pairs:
         lines = torch.where(valid.view(-1, 1, 1), _lines((h, w), K, K_past, T), NOWHERE)
         images, limits = past.reshape(M, h, w) - 0.5, (WINDOW, WORST_COST, LEAST_PARALLAX)
-        sweep.matching_costs(target[:, 0], images, lines, inverse, mean, variance, *limits, cost, seen)
+        blind = None if blind is None else blind.flatten(0, 1)
+        sweep.matching_costs(target[:, 0], images, lines, inverse, mean, variance, *limits, blind, cost, seen)
+    if masked is not None:
+        seen *= ~masked.flatten(0, 1)[:, ::2, ::2, None]
     cost = torch.where(seen > 0, cost / seen.clamp(min=1), UNSEEN_COST)
     logits = sweep.aggregate(cost, SMALL_STEP, LARGE_STEP, -0.25 / TEMPERATURE)
     return _summarise(logits.softmax(-1).movedim(-1, 1), (seen > 0).movedim(-1, 1), inverse, len(K))

@@ -1,5 +1,7 @@
 """The loops compiled for the CPU give what plain PyTorch gives, values and gradients."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -104,8 +106,9 @@ def test_points_that_learn_are_read_by_pytorch():
     torch.testing.assert_close(points.grad, torch.tensor([1.0, 0, 0]).expand(1, 4, 3), atol=1e-5, rtol=0)
 
 
-def test_plane_sweep(monkeypatch):
-    """Two cameras that moved ahead and turned; one has no image in the older past."""
+@pytest.mark.parametrize("share", [0.0, 0.2])
+def test_plane_sweep(monkeypatch, share):
+    """Two cameras that moved ahead and turned; one has no image in the older past. A share of pixels is masked."""
     torch.manual_seed(3)
     grey = nn.functional.interpolate(torch.rand(2, 1, 8, 10), (32, 40), mode="bicubic").view(1, 2, 32, 40)
     past = [grey.roll(1, -1), grey.roll(2, -1)]
@@ -115,12 +118,13 @@ def test_plane_sweep(monkeypatch):
     mounts = torch.tensor([[[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 1], [0, 0, 0, 1]]]).expand(1, 2, 4, 4)
 
     def compute():
-        swept = plane_sweep.sweep_depth(grey, past, K, [K, K], T, valid)
+        masked = [torch.rand(grey.shape, generator=torch.Generator().manual_seed(i)) < share for i in range(3)]
+        swept = plane_sweep.sweep_depth(grey, past, K, [K, K], T, valid, masked=masked if share else [])
         lifted = plane_sweep.lift(swept, BOX, K, mounts)
         return [swept.probability, 1 / swept.depth, swept.confidence, lifted]
 
     plain, compiled = both(monkeypatch, plane_sweep, compute)
-    assert plain[2].mean() > 0.3  # most pixels have evidence
+    assert plain[2].mean() > 0.3 * (1 - 2 * share)  # most pixels have evidence
     assert_close(plain, compiled, tolerance=5e-3)  # windows without texture have few digits
 
 
@@ -167,10 +171,13 @@ def test_surfaces(monkeypatch):
     assert_close(*both(monkeypatch, surfaces, compute))
 
 
-def test_velocity_sweep(monkeypatch):
-    """Likeness of every velocity in every column, with a camera that was blind once."""
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_velocity_sweep(monkeypatch, share):
+    """Likeness of every velocity in every column, with a camera that was blind once, and a share of pixels masked."""
     sdf, view = bumpy_ground(5)
     now, past = view(0, True), [view(-2, True), view(-4, False)]
+    if share:
+        past = [replace(p, masked=torch.rand(p.grey.shape) < share) for p in past]
     found = motion_branch.find_surfaces(sdf, BOX, now)
     T = torch.eye(4).repeat(2, 1, 1)
     T[:, 0, 3] = 0.3
