@@ -14,7 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -24,11 +24,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as training does
 import numpy as np
 import torch
 from per_camera import stage_terms
-from torch import Tensor, nn
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from letocc_core import config as configuration
-from letocc_core.bench.training import noise_clip
+from letocc_core.bench.training import noise_clip, rough_ground
 from letocc_core.frame import Clip
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.losses.objective import GridScene, MotionConfig, stage_losses
@@ -157,29 +157,6 @@ def step_memory(bench: Bench, clip: Clip) -> None:
 
 
 # Rendering and losses beside the version camera by camera
-
-
-@dataclass(frozen=True)
-class Volumes:
-    """Fields that are parameters."""
-
-    sdf: Tensor
-    flow: Tensor
-    semantics: None = None
-
-
-def rough_ground(bench: Bench, batch: int) -> Volumes:
-    """Ground with things on it, that move."""
-    generator = torch.Generator().manual_seed(2)
-    height = bench.grid.centres()[..., 2].expand(batch, 1, *bench.grid.shape)
-    noise = (
-        torch.rand(batch, 1, *bench.grid.coarser(4).shape, generator=generator)
-        if all(n % 4 == 0 for n in bench.grid.shape)
-        else 0
-    )
-    noise = nn.functional.interpolate(noise, bench.grid.shape, mode="trilinear") * 3
-    flow = torch.randn(batch, 2, *bench.grid.shape, generator=generator)
-    return Volumes((height + 0.5 - noise).to(bench.device).requires_grad_(), flow.to(bench.device).requires_grad_())
 
 
 NOT_OF_CAMERAS = {"lidar": 0.0, "eikonal": 0.0, "hessian": 0.0, "sparsity": 0.0, "semantics": 0.0}

@@ -26,12 +26,12 @@ os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
 os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
 
 import numpy as np
-from bench_node import Driver
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.node import Node
 
 from letocc_core import checkpoint
 from letocc_core.bench.inference import frame_sets
+from letocc_ros.bench import Driver
 from letocc_ros.parameters import RELIABILITIES
 from letocc_ros.recorder import OUTPUTS
 from letocc_ros.session import message_class, session
@@ -213,7 +213,7 @@ def settle(watch: Watch) -> None:
 def image_sets(options: argparse.Namespace) -> Iterator:
     """Without end."""
     input_config = checkpoint.load_model(options.checkpoint)[1]
-    return frame_sets(*input_config.image_size, options.cameras, 10**9)
+    return frame_sets(*input_config.image_size, options.cameras)
 
 
 def look_at(pid: int, seconds: float) -> Sample:

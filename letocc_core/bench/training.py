@@ -4,12 +4,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
+from letocc_core.bench.inference import model_places
 from letocc_core.bench.parts import Parts, Place, Row, Work, rows_of
 from letocc_core.compiled import threads
 from letocc_core.frame import Clip, FlowCue, Frame
+from letocc_core.losses import objective as objectives
+from letocc_core.losses import photometric
 from letocc_core.losses.objective import MotionConfig
+from letocc_core.model.let_occ_flow import LetOccFlow
+from letocc_core.rendering import render as rendering
 from letocc_core.rendering.draws import Draws
 from letocc_core.training import loop
 from letocc_core.training.config import StageConfig, TrainConfig
@@ -66,20 +72,71 @@ def measure(subject: Subject, cameras: int, steps: int, parts: Parts) -> list[Ro
     return rows_of(runs, counted)
 
 
-def places(model) -> list[Place]:
+def measure_rendering(subject: Subject, cameras: int, steps: int, parts: Parts) -> list[Row]:
+    """Time of rendering the rays of a step and of its losses, forward and backward, on fields that are parameters."""
+    clip = noise_clip(subject, cameras, 1)
+    fields = rough_ground(subject, 1)
+    scene = objectives.GridScene(fields, subject.config.model.grid, subject.config.model.occupancy_scale)
+    stage = subject.stage
+
+    def step(parts: Parts) -> None:
+        total = objectives.stage_losses(scene, clip, stage.objective, 1.0, None, stage.motion)["total"]
+        with parts.part("backward"):
+            total.backward()
+
+    runs = []
+    for number in range(steps + 1):
+        parts.seconds.clear()
+        with parts.around(rendering_places()), parts.whole():
+            step(parts)
+        if number:
+            runs.append(dict(parts.seconds))
+    counted = Parts(parts.clock)
+    with threads.plain_passes(), counted.around(rendering_places()), Work(counted):
+        step(counted)
+    return rows_of(runs, counted)
+
+
+def places(model: LetOccFlow) -> list[Place]:
     """The parts of a step's forward pass."""
-    found: list[Place] = [
-        ("images encoded", model, "encode"),
-        ("temporal fusion", model.temporal, "forward"),
-        ("plane sweep", model, "_sweep"),
-        ("refinement", model.refinement, "forward"),
-        ("fields", model.fields, "forward"),
-        ("decoded besides", model, "fields_of"),
-        ("rendering and losses", loop, "stage_losses"),
+    return [*model_places(model), *rendering_places()]
+
+
+def rendering_places() -> list[Place]:
+    """The parts of rendering and losses."""
+    return [
+        ("rays placed", objectives, "camera_rays"),
+        ("rays rendered", objectives, "render"),
+        ("fields read along rays", rendering, "sample_unit"),
+        ("photometric term", photometric, "match"),
+        ("LiDAR term", objectives, "_lidar"),
+        ("eikonal term", objectives, "_eikonal"),
+        ("Hessian term", objectives.hessian, "hessian"),
+        ("votes of rays", objectives.queries, "query_cross_entropy"),
+        ("unseen voxels", objectives.sparsity, "unseen_voxels"),
+        ("motion terms", objectives, "motion_terms"),
+        ("other losses", objectives, "_geometry_terms"),
     ]
-    if model.motion is not None:
-        found += [("velocity sweep", model.motion, "evidence"), ("motion network", model.motion, "forward")]
-    return found
+
+
+@dataclass(frozen=True)
+class Volumes:
+    """Fields that are parameters."""
+
+    sdf: Float[Tensor, "B 1 X Y Z"]  # m
+    flow: Float[Tensor, "B 2 X Y Z"]  # m/s
+    semantics: None = None
+
+
+def rough_ground(subject: Subject, batch: int) -> Volumes:
+    """Ground with things on it, that move."""
+    generator, grid = torch.Generator().manual_seed(2), subject.config.model.grid
+    height = grid.centres()[..., 2].expand(batch, 1, *grid.shape)
+    coarse = [max(n // 4, 1) for n in grid.shape]
+    noise = torch.rand(batch, 1, *coarse, generator=generator)
+    noise = nn.functional.interpolate(noise, grid.shape, mode="trilinear") * 3
+    flow = torch.randn(batch, 2, *grid.shape, generator=generator)
+    return Volumes((height + 0.5 - noise).to(subject.device).requires_grad_(), flow.to(subject.device).requires_grad_())
 
 
 def noise_clip(subject: Subject, cameras: int, batch: int) -> Clip:
@@ -92,6 +149,9 @@ def noise_clip(subject: Subject, cameras: int, batch: int) -> Clip:
     if stage.objective.lidar > 0 and config.data.bag is not None:
         points = torch.randn(batch, RETURNS, 3, generator=generator) * torch.tensor([20.0, 20.0, 1.0])
         now = replace(now, lidar=points, lidar_origin=torch.tensor([[0.0, 0.0, CAMERA_HEIGHT]]).expand(batch, -1))
+    if stage.objective.queries > 0:
+        votes = torch.rand(batch, 2, *config.model.grid.shape, generator=generator)
+        now = replace(now, votes=votes * (votes[:, :1] > 0.5))
     cues: tuple[FlowCue, ...] = ()
     if stage.motion is not None:
         flow = torch.randn(now.images[:, :, :2].shape, generator=generator) * 20

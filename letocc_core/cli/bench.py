@@ -6,14 +6,16 @@ from pathlib import Path
 
 def add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     p = commands.add_parser("bench", help="what a set, a training step, loading and scores cost here, by part")
-    p.add_argument("subjects", nargs="*", help="inference, training, loading, metrics (default: all)")
+    p.add_argument(
+        "subjects", nargs="*", help="inference, node, messages, training, rendering, loading, metrics (default: all)"
+    )
     p.add_argument(
         "--checkpoint", type=Path, help="network of inference (default: the configuration's, random weights)"
     )
     p.add_argument("--config", type=Path, default=Path("config/street.yaml"), help="(default: config/street.yaml)")
     p.add_argument(
         "--compare", default="", metavar="NAME,...",
-        help="beside a set in the same run: eager, onnxruntime, openvino, depth-anything, attention",
+        help="beside a set in the same run: eager, single-frame, onnxruntime, openvino, tensorrt, depth-anything, attention",
     )  # fmt: skip
     p.add_argument("--backend", default="torch", help="of inference, as of `letocc replay` (default: torch)")
     p.add_argument("--eager", action="store_true", help="inference without the loops compiled for the CPU")

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from letocc_core.bench import compare
 from letocc_core.bench.machine import Peak
 from letocc_core.bench.parts import REST, Parts, Row, Work, rows_of
 from letocc_core.bench.run import Request, table
@@ -87,3 +88,23 @@ def test_unknown_names_are_refused():
         Request(compare=("rockets",))
     with pytest.raises(ConfigError, match="'fuel', expected some of: inference"):
         Request(subjects=("fuel",))
+
+
+def test_the_least_of_the_turns_counts_and_what_takes_long_has_one():
+    taken = {"ours": [2.0, 1.0, 3.0], "quick": [7.0, 8.0, 6.0], "slow": [9.0]}
+    turns = {name: iter(seconds).__next__ for name, seconds in taken.items()}
+    assert compare.alternate(turns, 3) == {"ours": 1.0, "quick": 6.0, "slow": 9.0}
+
+
+def test_formulations_of_attention_agree():
+    """`attention` itself compares each with transformers' and refuses what differs."""
+    ways = compare.attention(7, 2, 12, 3, 4, Parts())
+    assert list(ways) == ["compiled loops", "grid_sample, queries last", "gather", "transformers"]
+    assert all(turn() > 0 for turn in ways.values())
+
+
+def test_what_lies_beyond_a_map_counts_nothing_when_gathered():
+    """One pixel of 3 in a map of 1 x 1: half a pixel off its centre half of it is read, two pixels off nothing."""
+    locations = torch.tensor([[0.5, 0.5], [1.0, 0.5], [2.5, 0.5], [0.5, -1.5]]).view(1, 4, 1, 1, 1, 2)
+    read = compare.gathered(torch.full((1, 1, 1, 1), 3.0), [(1, 1)], locations, torch.ones(1, 4, 1, 1, 1))
+    assert read.flatten().tolist() == [3.0, 1.5, 0.0, 0.0]

@@ -547,3 +547,11 @@ def test_health_says_that_the_network_is_at_work():
     health.set_done()
     now[0] = 20.0
     assert health.statuses("active")[0].message == "waiting for image sets"
+
+
+def test_the_benchmark_s_answer_is_of_the_size_it_says():
+    from letocc_ros.bench import large_answer
+
+    answer = large_answer()
+    assert answer.occupied.sum() == 30_000 and answer.grid.shape == (200, 200, 16)
+    assert len(conversions.to_grid_message(answer, "base_link").occupied) == 30_000
