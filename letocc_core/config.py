@@ -2,7 +2,8 @@
 
 A value on the command line (`key.sub=value`) beats the YAML file, which beats the default. Files of earlier versions hold
 keys that are no more: the class variable `REMOVED` of a dataclass maps each to the one value that still means what the code
-does, or to `...` where none makes a difference; it is read over, any other value is an error.
+does, or to `...` where none makes a difference; it is read over, any other value is an error. The class variable `RENAMED`
+maps the former name of a key to the one it has now.
 """
 
 import dataclasses
@@ -63,8 +64,11 @@ def from_dict(cls: type[T], data: Mapping[str, Any], source: str, prefix: str = 
         raise ConfigError(f"{source}: '{prefix}' is {SHORT.repr(data)}, expected a mapping of keys")
     hints = typing.get_type_hints(cls)
     known = {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
-    removed, values = getattr(cls, "REMOVED", {}), {}
+    removed, renamed, values = getattr(cls, "REMOVED", {}), getattr(cls, "RENAMED", {}), {}
     for key, value in data.items():
+        if renamed.get(key) in data:
+            raise ConfigError(f"{source}: '{prefix}{key}' is called '{prefix}{renamed[key]}' now, and both are given")
+        key = renamed.get(key, key)
         name = f"{prefix}{key}"
         if key in removed:
             if not _means_the_same(_plain(value), removed[key]):

@@ -65,6 +65,7 @@ class Younger:
     steps: int = 1
 
     REMOVED: ClassVar = {"gone": [1, 2], "idle": ...}
+    RENAMED: ClassVar = {"rounds": "steps"}
 
 
 def test_a_key_that_is_no_more_is_read_over_where_it_changes_nothing(tmp_path):
@@ -72,6 +73,15 @@ def test_a_key_that_is_no_more_is_read_over_where_it_changes_nothing(tmp_path):
     assert config.to_dict(Younger()) == {"steps": 1}
     with pytest.raises(ConfigError, match=r"c\.yaml: 'gone' is \[1, 3\]; this version knows \[1, 2\] alone"):
         config.load(Younger, write(tmp_path, "gone: [1, 3]"))
+
+
+def test_a_key_by_its_former_name_is_the_one_of_now(tmp_path):
+    assert config.load(Younger, write(tmp_path, "rounds: 3")) == Younger(3)
+    for text in ("rounds: 3\nsteps: 4", "steps: 4\nrounds: 3"):
+        with pytest.raises(ConfigError, match="'rounds' is called 'steps' now, and both are given"):
+            config.load(Younger, write(tmp_path, text))
+    with pytest.raises(ConfigError, match=r"'rounds' is called 'steps' now"):
+        config.load(Younger, write(tmp_path, "steps: 4"), ["rounds=3"])
 
 
 def test_missing_file_lists_its_neighbours(tmp_path):

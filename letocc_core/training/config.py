@@ -1,7 +1,7 @@
 """The whole of a YAML file that can be trained."""
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 from letocc_core.data.config import DataConfig
 from letocc_core.errors import ConfigError
@@ -15,14 +15,19 @@ class OptimizerConfig:
     """AdamW with linear warm-up (Let Occ Flow B.3)."""
 
     learning_rate: float = 1e-3  # of the modules trained from scratch
-    backbone_factor: float = 1.0  # learning rate of the image backbone relative to that (0.1 with pre-trained weights)
-    geometry_factor: float = 1.0  # of all but the flow field, where an earlier stage trained it; 0: it stays as it is
+    backbone_lr_multiplier: float = 1.0  # of the image backbone's learning rate (0.1 with pre-trained weights)
+    geometry_lr_multiplier: float = 1.0  # of all but the flow field, where an earlier stage trained it; 0: it stays
     weight_decay: float = 0.01
     warmup_steps: int = 50  # steps of linear warm-up
     schedule: Literal["cosine", "multistep"] = "cosine"
     milestones: tuple[float, ...] = (0.6, 0.8)  # multistep: fractions of the stage at which the rate drops
     decay: float = 0.2  # multistep: factor of each drop
     clip_norm: float = 10.0  # largest norm of the whole gradient
+
+    RENAMED: ClassVar = {
+        "backbone_factor": "backbone_lr_multiplier",
+        "geometry_factor": "geometry_lr_multiplier",
+    }
 
 
 @dataclass(frozen=True)
@@ -37,19 +42,24 @@ class StageConfig:
     )
     objective: StaticStageConfig = field(default_factory=StaticStageConfig)
     motion: MotionConfig | None = None  # also learn how the world moves (the papers' second stage)
-    half_turns: float = 0.0  # share of clips that motion_branch sees after half a turn; for boxes about the vehicle
+    half_turn_augmentation: float = 0.0  # share of clips that motion_branch sees turned by 180 degrees
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
+    RENAMED: ClassVar = {"half_turns": "half_turn_augmentation"}
+
     def __post_init__(self):
-        if not 0 <= self.half_turns <= 1:
-            raise ConfigError(f"stage {self.name}: half_turns {self.half_turns:g}, expected a share from 0 to 1")
-        if self.half_turns and self.motion is None:
-            raise ConfigError(f"stage {self.name}: half_turns are for motion, which this stage does not learn")
-        frozen = self.optimizer.geometry_factor == 0 and not self.objective.shapes_geometry()
+        share = self.half_turn_augmentation
+        if not 0 <= share <= 1:
+            raise ConfigError(f"stage {self.name}: half_turn_augmentation is {share:g}, expected a share from 0 to 1")
+        if share and self.motion is None:
+            raise ConfigError(
+                f"stage {self.name}: half_turn_augmentation is for motion, which this stage does not learn"
+            )
+        frozen = self.optimizer.geometry_lr_multiplier == 0 and not self.objective.shapes_geometry()
         if self.keep_geometry and not (frozen and self.motion):
             raise ConfigError(
-                f"stage {self.name}: keep_geometry, but geometry learns here; expected optimizer.geometry_factor 0, no "
-                "weight of a geometry term, and motion"
+                f"stage {self.name}: keep_geometry, but geometry learns here; expected motion, "
+                "optimizer.geometry_lr_multiplier 0, and no weight of a geometry term"
             )
 
 
@@ -76,7 +86,7 @@ class TrainConfig:
             if stage.objective.queries > 0 and self.data.votes is None:
                 raise ConfigError(f"stage {stage.name}: objective.queries wants votes of rays; set data.votes: {{}}")
         for stage in self.stages if self.model.motion_branch is None else ():
-            for name in ("keep_geometry", "half_turns"):
+            for name in ("keep_geometry", "half_turn_augmentation"):
                 if getattr(stage, name):
                     raise ConfigError(f"stage {stage.name}: {name} is for model.motion_branch, but the model has none")
 

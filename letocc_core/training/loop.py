@@ -142,7 +142,8 @@ class StageObjective(nn.Module):
         return stage_losses(scene, clip, stage.objective, step / stage.steps, draws, stage.motion)
 
     def _fields(self, clip: Clip, draws: Draws) -> Fields:
-        turned = draws.uniform() < self.stage.half_turns if self.stage.half_turns else None
+        share = self.stage.half_turn_augmentation
+        turned = draws.uniform() < share if share else None
 
         def compute(clip: Clip) -> Fields:
             motion = self.stage.motion is not None
@@ -255,20 +256,17 @@ class _Run:
 
     def _optimizer(self, config: OptimizerConfig) -> torch.optim.Optimizer:
         """AdamW; the backbone, and in a later stage all but the flow field, at their own rates."""
-        factors = {
-            "backbone": config.backbone_factor * config.geometry_factor,
-            "geometry": config.geometry_factor,
-            "motion": 1.0,
-        }
+        geometry = config.geometry_lr_multiplier
+        multipliers = {"backbone": config.backbone_lr_multiplier * geometry, "geometry": geometry, "motion": 1.0}
         group_of = {id(p): name for name, group in self.model.parameter_groups().items() for p in group}
         groups: dict[float, list[nn.Parameter]] = {}
         for parameter in self.model.parameters():
-            factor = factors[group_of[id(parameter)]]
-            parameter.requires_grad_(factor > 0)
+            multiplier = multipliers[group_of[id(parameter)]]
+            parameter.requires_grad_(multiplier > 0)
             parameter.grad = None  # of an earlier stage: it would count in the norm of one that keeps this frozen
-            groups.setdefault(factor, []).append(parameter)
+            groups.setdefault(multiplier, []).append(parameter)
         optimizer = torch.optim.AdamW(
-            [{"params": p, "base_rate": config.learning_rate * f} for f, p in groups.items() if f > 0],
+            [{"params": p, "base_rate": config.learning_rate * m} for m, p in groups.items() if m > 0],
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
         )

@@ -54,18 +54,18 @@ def test_geometry_that_learns_is_not_kept():
     plain = {"model": {}, "input": {}, "data": {"simulator": {}}, "stages": [{"name": "motion", "keep_geometry": True}]}
     still = {name: 0 for name in ("photometric", "lidar", "eikonal", "hessian", "sparsity", "behind", "start")}
     plain["stages"][0] |= {"objective": still, "motion": {}, "optimizer": dataclasses.asdict(OptimizerConfig())}
-    plain["stages"][0]["optimizer"]["geometry_factor"] = 0
+    plain["stages"][0]["optimizer"]["geometry_lr_multiplier"] = 0
     with pytest.raises(ConfigError, match="stage motion: keep_geometry is for"):
         configuration.from_dict(TrainConfig, plain, "test")
-    plain["stages"][0] |= {"keep_geometry": False, "half_turns": 0.5}
-    with pytest.raises(ConfigError, match="stage motion: half_turns is for"):
+    plain["stages"][0] |= {"keep_geometry": False, "half_turn_augmentation": 0.5}
+    with pytest.raises(ConfigError, match="stage motion: half_turn_augmentation is for"):
         configuration.from_dict(TrainConfig, plain, "test")
-    for share, message in ((1.5, "expected a share"), (0.5, "are for motion, which this stage does not learn")):
+    for share, message in ((1.5, "expected a share"), (0.5, "is for motion, which this stage does not learn")):
         with pytest.raises(ConfigError, match=message):
-            StageConfig(half_turns=share)
+            StageConfig(half_turn_augmentation=share)
 
 
-def test_half_turns_are_drawn_for_each_clip():
+def test_half_turn_augmentation_is_drawn_for_each_clip():
     """A share of one turns all clips, which is another flow of the same geometry; a share of a half some of them."""
     torch.manual_seed(0)
     model = LetOccFlow(model_config(sweep={}, motion_branch={"forward": 4.0, "sideways": 2.0})).eval()
@@ -73,7 +73,7 @@ def test_half_turns_are_drawn_for_each_clip():
     clip = Clip(now, tuple(past), ())
 
     def fields(share: float) -> Fields:
-        stage = StageConfig(motion=MotionConfig(), half_turns=share)
+        stage = StageConfig(motion=MotionConfig(), half_turn_augmentation=share)
         with torch.no_grad():
             return StageObjective(model, stage, False)._fields(clip, Draws(4, torch.arange(2)))
 

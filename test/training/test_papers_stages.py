@@ -67,7 +67,7 @@ def test_two_thirds_of_the_rays_are_of_other_instants_and_weights_are_the_papers
     assert config.data.instants.nearest == 0.4 and config.data.instants.farthest == 30
     motion = config.stages[1].motion
     assert (motion.cue, motion.flow, motion.still, motion.flow_edge, motion.threshold) == ("flow", 0.005, 0.1, 0.01, 8)
-    assert config.stages[1].optimizer.geometry_factor == 0.25
+    assert config.stages[1].optimizer.geometry_lr_multiplier == 0.25
 
 
 def _weights(path: Path) -> dict[str, torch.Tensor]:

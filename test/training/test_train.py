@@ -155,7 +155,7 @@ def test_the_second_stage_alone_starts_from_a_checkpoint_without_its_parts(cache
             *only,
             "model.motion_branch=null",
             "stages.1.keep_geometry=false",
-            "stages.1.half_turns=0",
+            "stages.1.half_turn_augmentation=0",
             "data.simulator.cue_intervals=[0.3]",
         ],
     )
