@@ -97,26 +97,61 @@ def grounded_motion(frame: Frame, cues: Sequence[FlowCue], grid: GridSpec) -> Gr
     )
 
 
-def grounded_losses(
-    sdf: Float[Tensor, "B 1 X Y Z"],
-    flow: Float[Tensor, "B 2 X Y Z"],
-    grid: GridSpec,
-    frame: Frame,
-    cues: Sequence[FlowCue],
-) -> dict[str, Tensor]:
-    """Errors (m/s) of the motion of voxels: `flow` on what moves, `parked` on what could, `still` on what cannot.
+@dataclass(frozen=True)
+class MotionTargets:
+    """What the voxels of a batch are to learn of motion; it depends on no weight of the motion branch."""
+
+    points: Float[Tensor, "B q 3"]  # m, ego axes, on objects that could move
+    velocity: Float[Tensor, "B q 2"]  # m/s there
+    moves: Bool[Tensor, "B q"]  # False: it could, but stands still
+    weight: Float[Tensor, "B q"]  # 0: padding
+    still: Bool[Tensor, "B X Y Z"]  # voxels of matter that cannot move
+
+    @staticmethod
+    def stacked(targets: Sequence["MotionTargets"]) -> "MotionTargets":
+        """A batch of those of single clips [1, ...]."""
+        most = max(one.weight.shape[1] for one in targets)
+
+        def join(name: str) -> Tensor:
+            values = [getattr(one, name) for one in targets]
+            if name != "still":
+                values = [torch.cat([v, v.new_zeros(1, most - v.shape[1], *v.shape[2:])], dim=1) for v in values]
+            return torch.cat(values)
+
+        return MotionTargets(*(join(f.name) for f in fields(MotionTargets)))
+
+
+@torch.no_grad()
+def motion_targets(
+    sdf: Float[Tensor, "B 1 X Y Z"], grid: GridSpec, frame: Frame, cues: Sequence[FlowCue]
+) -> MotionTargets:
+    """What cues and geometry say of the motion of voxels.
 
     An object's motion is taught where it stands, and in the matter that its pixels show, if that is nearby. What cannot
     move is matter of which no camera shows the centre on a movable object.
+
+    Raises `ConfigError` as `grounded_motion` does.
     """
     told = grounded_motion(frame, cues, grid)
     told = told.joined(_matter_shown(sdf, grid, told, frame))
-    velocity = sample_volume(flow, grid, told.points, padding="border")
-    off_objects = (sdf[:, 0].detach() < grid.voxel_size / 2) & ~on_objects(frame, grid)
+    index, there = packed((told.weight > 0).flatten(1))
+    points, velocity, moves, weight = (
+        take(x.flatten(1, 2), index) for x in (told.points, told.velocity, told.moves, told.weight)
+    )
+    return MotionTargets(
+        points, velocity, moves, weight * there, (sdf[:, 0] < grid.voxel_size / 2) & ~on_objects(frame, grid)
+    )
+
+
+def grounded_losses(
+    flow: Float[Tensor, "B 2 X Y Z"], grid: GridSpec, targets: MotionTargets
+) -> dict[str, Float[Tensor, ""]]:
+    """Errors (m/s) of the motion of voxels: `flow` on what moves, `parked` on what could, `still` on what cannot."""
+    velocity = sample_volume(flow, grid, targets.points, padding="border")
     return {
-        "flow": weighted_mean((velocity - told.velocity).norm(dim=-1), told.weight * told.moves),
-        "parked": weighted_mean(velocity.norm(dim=-1), told.weight * told.still),
-        "still": mean_over(flow.norm(dim=1), off_objects),
+        "flow": weighted_mean((velocity - targets.velocity).norm(dim=-1), targets.weight * targets.moves),
+        "parked": weighted_mean(velocity.norm(dim=-1), targets.weight * ~targets.moves),
+        "still": mean_over(flow.norm(dim=1), targets.still),
     }
 
 
@@ -134,7 +169,7 @@ def _matter_shown(
     told = told.taken(packed(told.weight > 0)[0])
     rays = rays_through(told.pixels, frame.K, frame.T_ego_cam, grid)
     step = grid.voxel_size * MATTER_STEP
-    t = first_surface(sdf.detach() - SURFACE, grid, rays.origins, rays.directions, step, (ROAD, grid.upper[2]))
+    t = first_surface(sdf - SURFACE, grid, rays.origins, rays.directions, step, (ROAD, grid.upper[2]))
     points = rays.at(torch.where(t.isfinite(), t, 0.0)[..., None])[..., 0, :]
     near = t.isfinite() & ((points - told.points).norm(dim=-1) < MATTER)
     return replace(told, points=points, weight=told.weight * near)

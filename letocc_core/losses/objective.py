@@ -14,7 +14,7 @@ from letocc_core.frame import Clip, FlowCue, Frame
 from letocc_core.geometry import camera
 from letocc_core.geometry.grid import GridSpec, sample_unit, sample_volume
 from letocc_core.losses import edge, eikonal, hessian, lidar, optical_flow, photometric, queries, semantics, sparsity
-from letocc_core.losses.grounded_motion import grounded_losses, on_objects
+from letocc_core.losses.grounded_motion import MotionTargets, grounded_losses, motion_targets, on_objects
 from letocc_core.losses.mean import mean_over, total
 from letocc_core.losses.reprojection import as_rendered
 from letocc_core.rendering.draws import Draws
@@ -126,11 +126,12 @@ class MotionConfig:
 
 @dataclass(frozen=True)
 class GridScene:
-    """What the network found."""
+    """What the network found, and what is known already of the motion that it should have found."""
 
     fields: SceneFields
     grid: GridSpec
     occupancy_scale: float = 0.1  # m, of the probability that `queries` teaches (`ModelConfig.occupancy_scale`)
+    motion: MotionTargets | None = None  # of `cue: grounded`; None: worked out from the clip's cues
 
 
 def stage_losses(
@@ -253,7 +254,8 @@ def motion_terms(scene: GridScene, seen: Rendered | None, clip: Clip, config: Mo
     if not clip.cues:
         raise ConfigError("a motion stage wants flow cues: set data.simulator.cue or data.bag.cue to dis")
     if config.cue == "grounded":
-        return grounded_losses(scene.fields.sdf, scene.fields.flow, scene.grid, clip.current, clip.cues)
+        targets = scene.motion or motion_targets(scene.fields.sdf, scene.grid, clip.current, clip.cues)
+        return grounded_losses(scene.fields.flow, scene.grid, targets)
     found = [_cue_terms(seen, clip, cue, config) for cue in clip.cues]
     return {name: sum(terms[name] for terms in found) / len(found) for name in found[0]}
 

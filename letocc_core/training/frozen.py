@@ -1,5 +1,6 @@
 """Geometry that does not learn is computed once a clip, and kept on disk for the rest of a stage that trains motion."""
 
+import dataclasses
 import hashlib
 import uuid
 from collections.abc import Callable
@@ -10,44 +11,62 @@ import torch
 from torch import Tensor
 
 from letocc_core.frame import Clip, Frame
+from letocc_core.losses.grounded_motion import MotionTargets
 from letocc_core.model.fields import Evidence, Fields
 
-NAMES = ("sdf", "similarity", "known", "columns")
+EVIDENCE = ("sdf", "similarity", "known", "columns")
+TARGETS = tuple(field.name for field in dataclasses.fields(MotionTargets))
+
+Known = tuple[Fields, MotionTargets | None]  # fields without flow, and the motion to learn if that is known beforehand
 
 
 class FrozenGeometry:
-    """What a clip's motion is made of, the SDF and the motion branch's evidence: from disk, where they are there.
+    """What a clip's motion is made of, SDF and evidence, and what it should be: from disk, where they are there.
 
     Clips are known by their images, cameras and poses, so that one without its past is another. The files are of half
-    precision, and what was just computed is rounded likewise: the first time gives what every other does.
+    precision; what was just computed is read from them as well: the first time gives what every other does.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
-    def fields(self, clip: Clip, compute: Callable[[Clip], Fields]) -> Fields:
-        """Fields of a batched clip, without flow.
+    def known(self, clip: Clip, compute: Callable[[Clip], Known]) -> Known:
+        """Of a batched clip.
 
         Args:
             compute: the same by the whole network.
         """
-        paths = [self.folder / f"{digest}.evidence.safetensors" for digest in _digests(clip)]
+        paths = [self.folder / f"{digest}.safetensors" for digest in _digests(clip)]
         if not all(path.exists() for path in paths):
             with torch.no_grad():
-                found = compute(clip)
+                fields, motion = compute(clip)
             for i, path in enumerate(paths):
-                _write(path, {name: tensor[i].half() for name, tensor in _kept(found).items()})
+                _write(path, _tensors(fields, motion, i))
         device = str(clip.current.images.device)
-        kept = [safetensors.torch.load_file(path, device) for path in paths]
-        sdf, *evidence = (torch.stack([k[name] for k in kept]).float() for name in NAMES)
-        return Fields(sdf, None, evidence=Evidence(*evidence))
+        kept = [{k: _single(x) for k, x in safetensors.torch.load_file(path, device).items()} for path in paths]
+        sdf, *evidence = (torch.cat([k[name] for k in kept]) for name in EVIDENCE)
+        motion = None
+        if all(TARGETS[0] in k for k in kept):
+            motion = MotionTargets.stacked([MotionTargets(*(k[name] for name in TARGETS)) for k in kept])
+        return Fields(sdf, None, evidence=Evidence(*evidence)), motion
 
 
-def _kept(fields: Fields) -> dict[str, Tensor]:
-    """What is on disk of a batch, by `NAMES`."""
+def _tensors(fields: Fields, motion: MotionTargets | None, i: int) -> dict[str, Tensor]:
+    """What is on disk of clip i of a batch [1, ...], by name."""
     evidence = fields.evidence
-    return dict(zip(NAMES, (fields.sdf, evidence.similarity, evidence.known, evidence.columns), strict=True))
+    values = (fields.sdf, evidence.similarity, evidence.known, evidence.columns)
+    kept = {name: value[i : i + 1] for name, value in zip(EVIDENCE, values, strict=True)}
+    if motion is not None:
+        teaches = motion.weight[i] > 0
+        for name in TARGETS:
+            value = getattr(motion, name)[i]
+            kept[name] = (value if name == "still" else value[teaches])[None]
+    return {name: x.half() if x.is_floating_point() else x for name, x in kept.items()}
+
+
+def _single(x: Tensor) -> Tensor:
+    return x.float() if x.is_floating_point() else x
 
 
 def _digests(clip: Clip) -> list[str]:

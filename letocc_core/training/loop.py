@@ -34,6 +34,7 @@ from letocc_core.data.build import build
 from letocc_core.errors import CheckpointError, ConfigError, LetOccError
 from letocc_core.frame import Clip, collate
 from letocc_core.geometry import body_masks
+from letocc_core.losses.grounded_motion import motion_targets
 from letocc_core.losses.objective import GridScene, stage_losses
 from letocc_core.model.let_occ_flow import Fields, LetOccFlow
 from letocc_core.processes import keep_freed_memory
@@ -41,7 +42,7 @@ from letocc_core.rendering.draws import Draws
 from letocc_core.training import run_files
 from letocc_core.training.config import OptimizerConfig, StageConfig, TrainConfig
 from letocc_core.training.distributed import World, joined
-from letocc_core.training.frozen import FrozenGeometry
+from letocc_core.training.frozen import FrozenGeometry, Known
 from letocc_core.training.log import Clock, StageLog
 from letocc_core.training.sampler import StepSampler, mix, shares
 from letocc_core.versions import versions
@@ -137,22 +138,27 @@ class StageObjective(nn.Module):
 
     def forward(self, clip: Clip, step: int, draws: Draws) -> dict[str, Tensor]:
         """Weighted terms and their `total` of a batch of clips at a step of the stage."""
-        stage, fields = self.stage, self._fields(clip, draws)
-        scene = GridScene(fields, self.model.config.grid, self.model.config.occupancy_scale)
+        stage = self.stage
+        share = stage.half_turn_augmentation
+        turned = draws.uniform() < share if share else None
+        fields, motion = self._frozen(clip, turned) if self.frozen else (self._fields(clip, turned), None)
+        scene = GridScene(fields, self.model.config.grid, self.model.config.occupancy_scale, motion)
         return stage_losses(scene, clip, stage.objective, step / stage.steps, draws, stage.motion)
 
-    def _fields(self, clip: Clip, draws: Draws) -> Fields:
-        share = self.stage.half_turn_augmentation
-        turned = draws.uniform() < share if share else None
+    def _fields(self, clip: Clip, turned: Tensor | None = None) -> Fields:
+        return self.model(clip.current, clip.history, self.stage.motion is not None, turned, self.history_gradient)
 
-        def compute(clip: Clip) -> Fields:
-            motion = self.stage.motion is not None
-            return self.model(clip.current, clip.history, motion, turned, self.history_gradient)
+    def _frozen(self, clip: Clip, turned: Tensor | None) -> Known:
+        """The same, of which only motion is computed anew, and the motion to learn."""
 
-        if not self.frozen:
-            return compute(clip)
-        fields = self.frozen.fields(clip, compute)
-        return replace(fields, flow=self.model.motion(fields.evidence, fields.sdf, turned))
+        def compute(clip: Clip) -> Known:
+            fields = self._fields(clip)
+            if self.stage.motion is None or self.stage.motion.cue != "grounded":
+                return fields, None
+            return fields, motion_targets(fields.sdf, self.model.config.grid, clip.current, clip.cues)
+
+        fields, motion = self.frozen.known(clip, compute)
+        return replace(fields, flow=self.model.motion(fields.evidence, fields.sdf, turned)), motion
 
 
 class _Run:

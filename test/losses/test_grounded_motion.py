@@ -17,6 +17,7 @@ from letocc_core.losses.grounded_motion import (
     GroundedMotion,
     grounded_losses,
     grounded_motion,
+    motion_targets,
     on_objects,
 )
 from letocc_core.losses.objective import GridScene, MotionConfig, StaticStageConfig, stage_losses
@@ -298,7 +299,7 @@ def test_matter_that_an_objects_pixels_show_nearby_learns_its_motion_too(distanc
     now = frame()
     cues = [flow_of(now, AHEAD, (4.0, 2.0), 0.1, moved(0.3))]
     with settings(prior=1e-3):
-        grounded_losses(sdf, flow, GRID, now, cues)["flow"].backward()
+        grounded_losses(flow, GRID, motion_targets(sdf, GRID, now, cues))["flow"].backward()
     learns = flow.grad.abs().sum(1)[0] > 0
     beyond = GRID.centres()[..., 0] > AHEAD + 1.0
     assert learns[~beyond].any() and learns[beyond].any() == taught
@@ -326,5 +327,5 @@ def test_matter_that_no_camera_shows_on_an_object_stands_still():
     free = (GRID.centres()[..., 0] < 11.0)[None, None]
     cue = flow_of(now, AHEAD, (0.0, 0.0), 0.1, moved(0.0))
     for still, expected in ((flow, 0.0), (flow + 9 * free, 0.0), (flow + 2 * ~free, 2 * math.sqrt(2))):
-        found = grounded_losses(sdf, still, GRID, now, [cue])["still"]
+        found = grounded_losses(still, GRID, motion_targets(sdf, GRID, now, [cue]))["still"]
         assert float(found) == pytest.approx(expected, abs=1e-5)

@@ -9,6 +9,8 @@ from model_cases import frames, model_config
 from letocc_core import config as configuration
 from letocc_core.errors import ConfigError
 from letocc_core.frame import Clip
+from letocc_core.geometry.grid import GridSpec
+from letocc_core.losses.grounded_motion import MotionTargets, grounded_losses
 from letocc_core.losses.objective import MotionConfig
 from letocc_core.model.fields import Fields
 from letocc_core.model.let_occ_flow import LetOccFlow
@@ -22,30 +24,44 @@ def test_geometry_is_computed_once_a_clip(tmp_path):
     torch.manual_seed(0)
     model = LetOccFlow(model_config(sweep={}, motion_branch={"forward": 4.0, "sideways": 2.0}))
     now, *past = frames()
-    computed = []
+    computed, learned = [], targets(model.config.grid)
 
     def compute(clip: Clip):
         computed.append(clip)
-        return model(clip.current, clip.history, history_gradient=False)
+        fields = model(clip.current, clip.history, history_gradient=False)
+        return fields, learned
 
     kept, clip = FrozenGeometry(tmp_path), Clip(now, tuple(past), ())
-    first, again = (kept.fields(clip, compute) for _ in range(2))
+    (first, told), (again, told_again) = (kept.known(clip, compute) for _ in range(2))
     assert len(computed) == 1 and len(list(tmp_path.iterdir())) == 2  # clips in the batch
     assert torch.equal(first.sdf, again.sdf)
     for name in ("similarity", "known", "columns"):
         assert torch.equal(getattr(first.evidence, name), getattr(again.evidence, name))
-    whole = compute(clip)
+    whole, _ = compute(clip)
     torch.testing.assert_close(first.sdf, whole.sdf, atol=2e-3, rtol=2e-3)
     flow = model.motion(first.evidence, first.sdf)
     torch.testing.assert_close(flow, whole.flow, atol=1e-2, rtol=1e-2)
+    for found in (told, told_again):
+        losses, expected = (grounded_losses(flow, model.config.grid, t) for t in (found, learned))
+        for name in expected:
+            torch.testing.assert_close(losses[name], expected[name], atol=1e-3, rtol=1e-3)
     flow.sum().backward()
     assert all((p.grad is not None) == name.startswith("motion.") for name, p in model.named_parameters())
-    without_past = kept.fields(dataclasses.replace(clip, history=()), compute)
+    without_past, _ = kept.known(dataclasses.replace(clip, history=()), compute)
     assert len(list(tmp_path.iterdir())) == 4 and not torch.equal(without_past.sdf, first.sdf)
     for name in ("images", "K", "T_ego_cam", "T_world_ego", "stamp"):
         other = dataclasses.replace(now, **{name: getattr(now, name) + 1})
-        kept.fields(dataclasses.replace(clip, current=other), compute)
+        kept.known(dataclasses.replace(clip, current=other), compute)
     assert len(list(tmp_path.iterdir())) == 14
+
+
+def targets(grid: GridSpec) -> MotionTargets:
+    """Of two clips: the first has three points, of which the second is padding, the other one."""
+    lower, upper = (torch.tensor(x) for x in (grid.lower, grid.upper))
+    points = lower + (upper - lower) * torch.rand(2, 3, 3)
+    weight = torch.tensor([[0.5, 0.0, 0.25], [1.0, 0.0, 0.0]])
+    moves = torch.tensor([[True, False, False], [True, False, False]])
+    return MotionTargets(points, 4 * torch.rand(2, 3, 2), moves, weight, torch.rand(2, *grid.shape) > 0.5)
 
 
 def test_geometry_that_learns_is_not_kept():
@@ -75,7 +91,7 @@ def test_half_turn_augmentation_is_drawn_for_each_clip():
     def fields(share: float) -> Fields:
         stage = StageConfig(motion=MotionConfig(), half_turn_augmentation=share)
         with torch.no_grad():
-            return StageObjective(model, stage, False)._fields(clip, Draws(4, torch.arange(2)))
+            return StageObjective(model, stage, False)._fields(clip, Draws(4, torch.arange(2)).uniform() < share)
 
     none, half, whole = (fields(share) for share in (0.0, 0.5, 1.0))
     turned = Draws(4, torch.arange(2)).uniform() < 0.5
