@@ -101,6 +101,16 @@ class Clip:
             None if self.rendered is None else self.rendered.to(device),
         )
 
+    def rows(self, rows: list[int]) -> "Clip":
+        """Some of a batch."""
+        return Clip(
+            _rows(self.current, rows),
+            tuple(_rows(f, rows) for f in self.history),
+            tuple(_rows(f, rows) for f in self.sources),
+            tuple(_rows(c, rows) for c in self.cues),
+            None if self.rendered is None else _rows(self.rendered, rows),
+        )
+
 
 Item = TypeVar("Item", Frame, FlowCue)
 
@@ -149,3 +159,7 @@ def collate(clips: Sequence[Clip]) -> Clip:
 
 def _to(item: Item, device: torch.device | str) -> Item:
     return type(item)(**{f.name: None if (v := getattr(item, f.name)) is None else v.to(device) for f in fields(item)})
+
+
+def _rows(item: Item, rows: list[int]) -> Item:
+    return type(item)(**{f.name: None if (v := getattr(item, f.name)) is None else v[rows] for f in fields(item)})

@@ -7,9 +7,10 @@ a second later, where a plane sweep is good to centimetres: rays of the instants
 voxels, each by how well it knows its end. A voxel's share of votes for matter is a probability in the true proportion of
 free and occupied space, not in one that a sampling of points would make.
 
-What moves is somewhere else at other instants. Pixels of objects that could move vote only if the object stands, that is
-if its depth by parallax is the one at which its mask meets the road (`geometry.contact`): motion would tell them apart.
-What moves now votes now, at the depth at which it stands on the road, and no other instant votes where it is shown.
+What moves is somewhere else at other instants. Pixels of objects that could move vote at other instants only if the object
+stands: if its depth by parallax is the one at which its mask meets the road (`geometry.contact`), which a fast motion tells
+apart, and if the other instants show such an object at the same place, where what walks is no more. What moves now votes
+now, at the depth at which it stands on the road, and no other instant votes where it is shown.
 """
 
 from collections.abc import Sequence
@@ -34,11 +35,17 @@ ROWS = 2  # rays that take the place of one such pixel downwards: the road is se
 LEAST_SPREAD = 0.015  # of depth: standard error of a depth that a plane sweep is sure of
 PLACES = ((-0.8, 0.25), (0.0, 0.5), (0.8, 0.25))  # of an end, in standard errors, and the share of the vote there
 RANGE_SPREAD = 0.03  # m, standard error of a LiDAR's range
-BEHIND_CONTACT = 0.1  # m behind the nearest end of what moves, where its matter is
+KERB = 0.15  # m above the road, up to which what moves may stand: a walker on a pavement is nearer than it seems
+CONTACT_ROW = 0.35  # px, error of the row in which its mask meets the ground
+THICKNESS = 0.4  # m that the thinnest of what moves, a walker, is deep
+DEEP = (0.125, 0.375, 0.625, 0.875)  # places between its front and its back that hold matter, a vote for each
 STANDING = 0.2  # largest |log| of parallax depth over contact depth of an object that stands
+STAYS = 0.7  # share of the other instants that see its place, from which they show it there
+WITNESSED = 0.5  # m above the road, of the point that they look at
 ROAD = 0.4  # m above base_link, up to which a LiDAR's return may be of the road
 OVERRULES = 0.9  # votes of the own sweep in a voxel, from which no other ray counts there
 ROUNDING = 32.0  # steps of a vote on disk
+VERSION = 2  # raise when the same frames give other votes, so that files of before are not read
 
 
 @dataclass(frozen=True)
@@ -108,14 +115,17 @@ def neighbours(stamps_ns: Sequence[int] | Int[np.ndarray, "n"], i: int, config: 
 
 
 @torch.no_grad()
-def camera_votes(frame: Frame, others: Sequence[Frame], config: VotesConfig) -> Instant:
+def camera_votes(
+    frame: Frame, others: Sequence[Frame], config: VotesConfig, witnesses: Sequence[Frame] = ()
+) -> Instant:
     """What the images of a frame say, by their plane-sweep depth from other frames of the same cameras.
 
     Args:
         frame, others: single frames. Without `movable` masks nothing is taken to move.
+        witnesses: frames of other instants, whose masks tell what stays.
     """
     swept, deviation = _depth(frame, others, config)
-    rays = [_camera_rays(frame, n, swept, deviation, config) for n in range(len(frame.images))]
+    rays = [_camera_rays(frame, n, swept, deviation, config, witnesses) for n in range(len(frame.images))]
     still, moving, masks = (list(column) for column in zip(*rays, strict=True))
     joined = _concatenate(still)
     K, T_ego_cam = frame.K.double().numpy(), frame.T_ego_cam.double().numpy()
@@ -125,11 +135,11 @@ def camera_votes(frame: Frame, others: Sequence[Frame], config: VotesConfig) -> 
     return Instant(pose, joined, _concatenate(moving), np.stack(masks), K, T_ego_cam)
 
 
-def instant(frame: Frame, others: Sequence[Frame], config: VotesConfig) -> Instant:
-    """What a frame says, by `config.source`. Raises `DataError` for LiDAR alone where it has no sweep."""
+def instant(frame: Frame, others: Sequence[Frame], config: VotesConfig, witnesses: Sequence[Frame] = ()) -> Instant:
+    """What a frame says, by `config.source`; see `camera_votes`. Raises `DataError` for LiDAR alone without a sweep."""
     found = Instant(frame.T_world_ego.numpy())
     if config.source in ("camera", "both"):
-        found = camera_votes(frame, others, config)
+        found = camera_votes(frame, others, config, witnesses)
     if config.source == "lidar" and frame.lidar is None:
         raise DataError(
             "votes of a LiDAR are wanted, but a frame has no sweep; set data.votes.source to both or camera"
@@ -218,7 +228,12 @@ def _depth(frame: Frame, others: Sequence[Frame], config: VotesConfig) -> tuple[
 
 
 def _camera_rays(
-    frame: Frame, n: int, swept: plane_sweep.SweptDepth, deviation: np.ndarray, config: VotesConfig
+    frame: Frame,
+    n: int,
+    swept: plane_sweep.SweptDepth,
+    deviation: np.ndarray,
+    config: VotesConfig,
+    witnesses: Sequence[Frame],
 ) -> tuple[RayVotes, RayVotes | None, Bool[np.ndarray, "H W"] | None]:
     """Rays of one camera: of what stands, of what moves, and the mask of what moves (full size)."""
     inverse = (1 / swept.depth[0, n]).numpy()
@@ -258,19 +273,28 @@ def _camera_rays(
         on, contact = movable.numpy()[nearest], contact.numpy()[nearest]
         with np.errstate(divide="ignore"):
             stands = on & counted & (np.abs(np.log(depth / contact)) < STANDING)
+        stands[stands] = _stays(frame, T[:3, 3] + directions[stands] * contact[stands][:, None], witnesses)
         counted &= ~on | stands
         moves = on & ~stands
         placed = moves & (contact < config.contact_farthest)
         contact = np.where(placed, contact, 1.0)
-        moving_rays = _rays(
-            directions,
-            T,
-            placed,
-            np.where(placed, 0.95 * contact - config.margin, 0),
-            contact + BEHIND_CONTACT,
-            np.zeros_like(depth),
-            np.ones_like(depth),
-            4 * np.ones_like(depth),
+        above = max(T[2, 3], 2 * KERB)
+        row = CONTACT_ROW * contact**2 / (K[1, 1] * above)
+        front, back = contact * (1 - KERB / above) - row, contact + row + THICKNESS
+        moving_rays = _concatenate(
+            [
+                _rays(
+                    directions,
+                    T,
+                    placed,
+                    np.where(placed, front - config.margin, 0),
+                    front + (back - front) * share,
+                    np.zeros_like(depth),
+                    np.ones_like(depth) / len(DEEP),
+                    np.ones_like(depth),
+                )
+                for share in DEEP
+            ]
         )
         height, width = movable.shape
         grown = cv2.resize(moves.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
@@ -279,6 +303,26 @@ def _camera_rays(
     end_weight = ends * sure * np.minimum(1, config.sure / across_plane) ** 2
     still = _rays(directions, T, counted, reach, depth, spread, sure, end_weight)
     return still, moving_rays, mask
+
+
+def _stays(frame: Frame, points: Float[np.ndarray, "P 3"], witnesses: Sequence[Frame]) -> Bool[np.ndarray, "P"]:
+    """Whether most other instants that see the places of objects (ego axes, m) show what could move there.
+
+    A place that no other instant sees stays.
+    """
+    raised = torch.from_numpy(np.c_[points[:, :2], np.full(len(points), WITNESSED)]).float()
+    seen, shown = torch.zeros(len(points)), torch.zeros(len(points))
+    for other in witnesses:
+        if other.movable is None:
+            continue
+        T_other_frame = se3.relative(other.T_world_ego, frame.T_world_ego)
+        T = se3.inverse(other.T_ego_cam) @ T_other_frame
+        pixels, depth = camera.project(se3.transform(T, raised.expand(len(T), -1, -1)), other.K)
+        inside = camera.in_image(pixels, depth, *other.movable.shape[-2:]) & other.camera_valid[:, None]
+        on = camera.at_nearest(other.movable[None], pixels[None])[0]
+        seen += inside.any(0)
+        shown += (inside & on).any(0)
+    return (shown >= STAYS * seen).numpy()
 
 
 def _rays(

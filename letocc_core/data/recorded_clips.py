@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 
 from letocc_core.cues.flow import decode, flow_estimator
 from letocc_core.cues.residual import FlowResidual
-from letocc_core.cues.votes import VotesConfig
+from letocc_core.cues.votes import VERSION, VotesConfig
 from letocc_core.data.cache import write_missing
 from letocc_core.data.cue_files import FlowFiles, Labeller, PictureFiles, PictureKind
 from letocc_core.data.dynamic import moving_share
@@ -181,7 +181,7 @@ class RecordedClips(Dataset):
             files = None if masks is None else masks[number]
             if files is not None:
                 files.write(range(last), workers)
-            settings = repr((config, grid, currents, last, None if files is None else files.folder.name))
+            settings = repr((VERSION, config, grid, currents, last, None if files is None else files.folder.name))
             path = store.folder / f"votes_{hashlib.sha256(settings.encode()).hexdigest()[:12]}.npz"
             jobs[path] = (store, files, last, currents, grid, config)
         write_missing("votes of rays", "recording", write_recorded_votes, jobs, workers)

@@ -45,7 +45,9 @@ def write_votes(
         for i in near:
             if i not in instants:
                 others = [frame_of(j) for j in votes.neighbours(stamps_ns, i, config)]
-                instants[i] = votes.instant(frame_of(i), others, config)
+                around = np.flatnonzero(np.abs(stamps_ns - stamps_ns[i]) <= reach).tolist()
+                witnesses = [frame_of(j) for j in around if j != i]
+                instants[i] = votes.instant(frame_of(i), others, config, witnesses)
         for kept in (frames, instants):  # what lies behind all windows to come
             for i in [i for i in kept if stamps_ns[i] < stamps_ns[now] - 2 * reach]:
                 del kept[i]

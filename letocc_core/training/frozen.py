@@ -38,11 +38,12 @@ class FrozenGeometry:
             compute: the same by the whole network.
         """
         paths = [self.folder / f"{digest}.safetensors" for digest in _digests(clip)]
-        if not all(path.exists() for path in paths):
+        missing = [i for i, path in enumerate(paths) if not path.exists()]
+        if missing:
             with torch.no_grad():
-                fields, motion = compute(clip)
-            for i, path in enumerate(paths):
-                _write(path, _tensors(fields, motion, i))
+                fields, motion = compute(clip.rows(missing))
+            for row, i in enumerate(missing):
+                _write(paths[i], _tensors(fields, motion, row))
         device = str(clip.current.images.device)
         kept = [{k: _single(x) for k, x in safetensors.torch.load_file(path, device).items()} for path in paths]
         sdf, *evidence = (torch.cat([k[name] for k in kept]) for name in EVIDENCE)

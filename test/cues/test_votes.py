@@ -137,21 +137,24 @@ def test_pixels_of_the_vehicle_itself_do_not_vote(frames):
     assert steepest >= (31.5 - 40) / float(frames[4].K[0, 1, 1]) - 1e-6
 
 
-def box_ahead(frame: Frame, depth: float, height: float = 1.5) -> Frame:
-    """The frame with the mask of a thing 2 m wide that stands on the road so far ahead of the front camera."""
+def box_ahead(frame: Frame, depth: float, height: float = 1.5, kerb: float = 0.0, right: float = 0.0) -> Frame:
+    """The frame with the mask of a thing 2 m wide that stands so far ahead and to the right, on the road or so high above it."""
     K, T = frame.K[0], frame.T_ego_cam[0]
     camera_height = float(T[2, 3])
     v, u = torch.meshgrid(torch.arange(64.0), torch.arange(96.0), indexing="ij")
     z = depth - float(T[0, 3])
     x, y = (u - K[0, 2]) / K[0, 0] * z, (v - K[1, 2]) / K[1, 1] * z
     movable = torch.zeros(frame.images[:, 0].shape, dtype=torch.bool)
-    movable[0] = (x.abs() < 1) & (y < camera_height) & (y > camera_height - height)
+    movable[0] = ((x - right).abs() < 1) & (y < camera_height - kerb) & (y > camera_height - height)
     return dataclasses.replace(frame, movable=movable)
 
 
-def test_what_moves_is_where_it_stands_on_the_road_and_no_other_instant_says_otherwise(frames, instants):
+@pytest.mark.parametrize("kerb", [0.0, votes.KERB])
+def test_what_moves_is_where_it_stands_and_no_other_instant_says_otherwise(frames, instants, kerb: float):
     config = VotesConfig(depths=48)
-    masked = box_ahead(frames[4], 8.0)  # the images show an empty road there: parallax disagrees with the contact
+    masked = box_ahead(
+        frames[4], 8.0, kerb=kerb
+    )  # the images show an empty road there: parallax disagrees with the contact
     stamps = [int(f.stamp) for f in frames]
     now = votes.instant(masked, [frames[j] for j in votes.neighbours(stamps, 4, config)], config)
     assert now.moving_pixels[0].any() and not now.moving_pixels[1:].any()
@@ -162,6 +165,16 @@ def test_what_moves_is_where_it_stands_on_the_road_and_no_other_instant_says_oth
     nearby = share[there[0] - 1 : there[0] + 2, there[1], there[2]]
     assert nearby.max() > 0.7
     assert free[before] > 0 and share[before] < 0.1
+
+
+@pytest.mark.parametrize("speed", [0.0, 3.0])
+def test_what_the_masks_of_other_instants_show_elsewhere_does_not_stay(frames, speed: float):
+    """A thing 8 m ahead of the middle frame that stands in the street, or crosses it."""
+    seen = [box_ahead(f, 8 - SPEED * STEP * (i - 4), right=speed * STEP * (i - 4)) for i, f in enumerate(frames)]
+    place = np.array([[8.0, 0.0, 0.3]])
+    assert votes._stays(seen[4], place, seen[:4] + seen[5:]).item() == (speed == 0)
+    assert votes._stays(seen[4], place, []).item()  # nobody says otherwise
+    assert votes._stays(seen[4], np.array([[-8.0, 0.0, 0.3]]), seen[:4]).item()  # behind all cameras
 
 
 def sweep_of(street: AnalyticStreet, frame: Frame) -> Frame:

@@ -37,6 +37,9 @@ def test_geometry_is_computed_once_a_clip(tmp_path):
     assert torch.equal(first.sdf, again.sdf)
     for name in ("similarity", "known", "columns"):
         assert torch.equal(getattr(first.evidence, name), getattr(again.evidence, name))
+    next(tmp_path.iterdir()).unlink()  # of one of them: the other need not be computed again
+    kept.known(clip, compute)
+    assert len(computed[-1].current.stamp) == 1
     whole, _ = compute(clip)
     torch.testing.assert_close(first.sdf, whole.sdf, atol=2e-3, rtol=2e-3)
     flow = model.motion(first.evidence, first.sdf)

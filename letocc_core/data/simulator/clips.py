@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from letocc_core.cues.flow import UNKNOWN, FlowEstimator, decode, encode, flow_estimator, settings_key, trusted_flow
-from letocc_core.cues.votes import VotesConfig, pack
+from letocc_core.cues.votes import VERSION, VotesConfig, pack
 from letocc_core.data.cache import save, write_missing
 from letocc_core.data.config import InstantsConfig
 from letocc_core.data.simulator.rig import Rig
@@ -96,7 +96,7 @@ class SimulatorClips(Dataset):
             self._render("classes of pixels", SEMANTICS, render_semantics, (mounted, times))
         self.votes_suffix = None
         if votes is not None:
-            key = hashlib.sha256(repr((votes, grid)).encode()).hexdigest()[:8]
+            key = hashlib.sha256(repr((VERSION, votes, grid)).encode()).hexdigest()[:8]
             self.votes_suffix = f"_votes_{key}"
             currents = [self.first + i for i in range(self.per_street)]
             self._render(
