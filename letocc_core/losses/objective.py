@@ -170,8 +170,7 @@ def stage_losses(
             rays = camera_rays(clip.current, grid, config.rows, config.columns, draws)
             seen = render(fields, grid, rays, config.samples, beta, draws, motion=True)
     if config.queries > 0:
-        votes = _votes(clip.current)
-        weighted["queries"] = config.queries * queries.query_cross_entropy(fields.sdf, votes, scene.occupancy_scale)
+        weighted["queries"] = config.queries * _queries(scene, clip.current)
     if motion is not None and motion.renders() and motion.rays:
         rays = object_rays(clip.current, grid, motion.rays, draws)
         seen = render(fields, grid, rays, config.samples, beta, draws, motion=True)
@@ -240,10 +239,11 @@ def may_move(seen: Rendered, clip: Clip, frame: Frame, grid: GridSpec) -> Bool[T
     return out
 
 
-def _votes(frame: Frame) -> Float[Tensor, "B 2 X Y Z"]:
+def _queries(scene: GridScene, frame: Frame) -> Tensor:
     if frame.votes is None:
         raise ConfigError("objective.queries is on, but the data has no votes of rays: set data.votes: {}")
-    return frame.votes
+    movable = None if frame.movable is None else on_objects(frame, scene.grid)
+    return queries.query_cross_entropy(scene.fields.sdf, frame.votes, scene.occupancy_scale, movable)
 
 
 def motion_terms(scene: GridScene, seen: Rendered | None, clip: Clip, config: MotionConfig) -> dict[str, Tensor]:
