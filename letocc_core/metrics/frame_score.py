@@ -159,8 +159,9 @@ def score_voxels(
 
 def score_voxel_motion(truth: Truth, prediction: Prediction) -> dict[str, Any]:
     """The part of `motion` that voxels tell, among those that a sensor could see."""
-    both = (truth.occupancy != FREE) & prediction.occupied & truth.visible
-    motion = MotionScore.of_voxels(truth.velocity[both], prediction.velocity[both], len(MOVABLE_CLASSES))
+    there = (truth.occupancy != FREE) & truth.visible
+    velocities = truth.velocity[there], prediction.velocity[there]
+    motion = MotionScore.of_voxels(*velocities, prediction.occupied[there], len(MOVABLE_CLASSES))
     return {"motion": motion}
 
 

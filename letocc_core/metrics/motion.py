@@ -97,6 +97,7 @@ class MotionScore:
     supervised: VelocityErrors
     direction: Median = field(default_factory=Median)
     false_motion: Mean = field(default_factory=Mean)
+    found: Mean = field(default_factory=Mean)
 
     @classmethod
     def of_rays(
@@ -123,19 +124,26 @@ class MotionScore:
 
     @classmethod
     def of_voxels(
-        cls, true: Float[np.ndarray, "V 2"], predicted: Float[np.ndarray, "V 2"], classes: int
+        cls,
+        true: Float[np.ndarray, "V 2"],
+        predicted: Float[np.ndarray, "V 2"],
+        found: Bool[np.ndarray, "V"],
+        classes: int,
     ) -> "MotionScore":
-        """Direction errors of what moves, and false motion of what does not.
+        """How much of what moves is found, its direction errors, and false motion of what does not.
 
         Args:
-            true, predicted: velocities (m/s, ego axes) of the voxels of one frame that are occupied in both.
+            true, predicted: velocities (m/s, ego axes) of the voxels of one frame that are occupied in truth.
+            found: those that are occupied in the prediction; velocities count there alone.
         """
         moves = np.linalg.norm(true, axis=1) > MOVING_SPEED
+        moving, still = moves & found, ~moves & found
         return cls(
             VelocityErrors.none(classes),
             VelocityErrors.none(classes),
-            Median(direction_error_deg(true[moves], predicted[moves]).astype(np.float32)),
-            Mean.of(np.linalg.norm(predicted[~moves], axis=1) > MOVING_SPEED),
+            Median(direction_error_deg(true[moving], predicted[moving]).astype(np.float32)),
+            Mean.of(np.linalg.norm(predicted[still], axis=1) > MOVING_SPEED),
+            Mean.of(found[moves]),
         )
 
     def __add__(self, other: "MotionScore") -> "MotionScore":
@@ -144,15 +152,17 @@ class MotionScore:
             self.supervised + other.supervised,
             self.direction + other.direction,
             self.false_motion + other.false_motion,
+            self.found + other.found,
         )
 
     def summary(self) -> dict[str, float]:
-        """`mave`, `mave_supervised` (m/s), `direction_error_deg`, `false_motion` (share); without those never seen."""
+        """`mave`, `mave_supervised` (m/s), `direction_error_deg`, `false_motion`, `found` (shares); without those never seen."""
         values = {
             "mave": self.moving.mave(),
             "mave_supervised": self.supervised.mave(),
             "direction_error_deg": self.direction.value(),
             "false_motion": self.false_motion.value(),
+            "found": self.found.value(),
         }
         return {k: v for k, v in values.items() if v is not None}
 

@@ -473,6 +473,15 @@ def test_queries_are_the_cross_entropy_against_the_share_of_votes():
     assert found.item() == pytest.approx((terms[0] + terms[1] + 0.5 * terms[2]) / 2.5)
 
 
+def test_what_could_move_counts_more():
+    """Two voxels of error ln 2 and ln 4, of which the second is shown on an object."""
+    sdf, votes = torch.zeros(1, 1, 2, 1, 1), torch.tensor([[1.0, 1.0], [0.0, 0.0]]).view(1, 2, 2, 1, 1)
+    sdf[0, 0, 1] = -0.1 * math.log(3)  # probability 3/4, error ln 4
+    shown = torch.tensor([False, True]).view(1, 2, 1, 1)
+    found = queries.query_cross_entropy(sdf, votes, 0.1, shown).item()
+    assert found == pytest.approx((math.log(2) + queries.MOVABLE * math.log(4)) / (1 + queries.MOVABLE))
+
+
 def test_what_nobody_voted_on_is_not_taught():
     sdf = torch.zeros(2, 1, 2, 1, 1, requires_grad=True)
     votes = torch.zeros(2, 2, 2, 1, 1)

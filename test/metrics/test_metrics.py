@@ -314,18 +314,22 @@ def test_motion_by_hand():
     rays = MotionScore.of_rays(np.array([0, 1, 1, 1, 0]), true, predicted, np.array([1, 0, 1, 1, 1], bool), 3)
     # classes 0 and 1, moving rays only; one of them can be supervised
     assert rays.summary() == pytest.approx({"mave": (1.0 + 4.0) / 2, "mave_supervised": 1.0})
-    voxels = MotionScore.of_voxels(true, predicted, 3).summary()
+    everywhere = np.ones(5, bool)
+    voxels = MotionScore.of_voxels(true, predicted, everywhere, 3).summary()
     assert voxels["direction_error_deg"] == pytest.approx((math.degrees(math.atan(0.5)) + 90) / 2)
-    assert voxels["false_motion"] == pytest.approx(1 / 3)
+    assert voxels["false_motion"] == pytest.approx(1 / 3) and voxels["found"] == 1
+    first = np.array([1, 0, 1, 0, 0], bool)  # one of the two that move, and one that stands still and seems to move
+    voxels = MotionScore.of_voxels(true, predicted, first, 3).summary()
+    assert voxels["direction_error_deg"] == pytest.approx(math.degrees(math.atan(0.5)))
+    assert voxels["false_motion"] == 1 and voxels["found"] == 0.5
     np.testing.assert_allclose(direction_error_deg(np.array([[1.0, 0]]), np.array([[-1.0, 0]])), 180)
 
 
 def test_direction_is_the_median_over_all_frames():
     def frame(*degrees: float) -> MotionScore:
         angles = np.radians(degrees)
-        return MotionScore.of_voxels(
-            np.tile([3.0, 0.0], (len(degrees), 1)), np.stack([np.cos(angles), np.sin(angles)], axis=1), 2
-        )
+        true, found = np.tile([3.0, 0.0], (len(degrees), 1)), np.ones(len(degrees), bool)
+        return MotionScore.of_voxels(true, np.stack([np.cos(angles), np.sin(angles)], axis=1), found, 2)
 
     assert (frame(5, 170, -10) + frame(-20, 90)).summary()["direction_error_deg"] == pytest.approx(20)
     assert frame().summary() == {}
