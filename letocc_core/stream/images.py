@@ -57,6 +57,7 @@ PLANES = {  # brightness of each pixel, then colour of each 2 x 2 pixels
     "yv12": cv2.COLOR_YUV2RGB_YV12,
 }
 SUPPORTED = (*ENCODINGS, *PLANES)
+BY_LOWER_CASE = {name.lower(): name for name in SUPPORTED}
 VIDEO = {  # words in a format or the name of an encoder
     **{"h264": "H.264", "avc": "H.264", "libx264": "H.264", "h265": "H.265", "hevc": "H.265", "libx265": "H.265"},
     **{"av1": "AV1", "libsvtav1": "AV1", "libaomav1": "AV1", "vp8": "VP8", "vp9": "VP9"},
@@ -138,8 +139,9 @@ def decode_raw(
         DataError: an encoding that is no colour or grey image, a step too small for a row, or too few bytes.
     """
     data = np.frombuffer(data, np.uint8)
-    if encoding.lower() in PLANES:
-        return _decode_planes(encoding.lower(), height, width, step, data, source)
+    encoding = usual_name(encoding)
+    if encoding in PLANES:
+        return _decode_planes(encoding, height, width, step, data, source)
     if encoding not in ENCODINGS:
         raise DataError(
             f"{source}: image encoding '{encoding}' is not supported; expected one of {', '.join(SUPPORTED)}"
@@ -207,12 +209,18 @@ def decode_compressed(data: Payload, source: str, format: str = "", depth: BitDe
     if height * width > MAX_PIXELS:
         raise DataError(f"{source}: {name} image that claims {width} x {height} px, expected {MAX_PIXELS} px or less")
     image = _decode_jpeg(data, source) if name == "JPEG" else _decode_png(data, source)
-    encoding = format.partition(";")[0].strip()
+    encoding = usual_name(format.partition(";")[0])
     if image.dtype == np.uint16:
         image = (depth or BitDepth()).to_bytes(image, encoding)
     if image.shape[2] == 1:
-        return cv2.cvtColor(image, _mosaic(encoding, source) if encoding.startswith("bayer") else cv2.COLOR_GRAY2RGB)
+        mosaic = encoding.lower().startswith("bayer")
+        return cv2.cvtColor(image, _mosaic(encoding, source) if mosaic else cv2.COLOR_GRAY2RGB)
     return image
+
+
+def usual_name(encoding: str) -> str:
+    """An encoding as ROS writes it; some drivers write it in capitals."""
+    return BY_LOWER_CASE.get(encoding.strip().lower(), encoding.strip())
 
 
 def _mosaic(encoding: str, source: str) -> int:

@@ -1,7 +1,8 @@
 """Which topics make a camera, by the conventions of `image_transport` and `image_pipeline`; one rule, live and offline.
 
 An image and its `camera_info` lie in the same namespace: `/front/image_raw` and `/front/camera_info`. Behind the name of
-the image may stand a transport: `/front/image_raw/compressed`. Where a namespace has several images, an image's own
+the image may stand a transport: `/front/image_raw/compressed`. A camera is called by its namespace, or `ROOT` where it has
+none: `/image_raw` and `/camera_info`. Where a namespace has several images, an image's own
 `camera_info` has the same ending (`image_rect`, `camera_info_rect`); `camera_info` alone is for all of them.
 """
 
@@ -20,6 +21,7 @@ BY_NAME = "by its name"  # how it is known
 MEASURED = re.compile(r"^(16|32|64)[USF]C\d+$")  # encodings of numbers, as OpenCV names them
 COLOUR = re.compile(r"^(rgba?|bgra?|bayer|yuv|yuyv|uyvy|nv\d\d|i420|8UC[34])", re.IGNORECASE)
 DEPTH = re.compile(r"(^|[_/])depth([_/]|$)", re.IGNORECASE)
+ROOT = "root_camera"
 PREFERRED = ("image_raw", "image")  # of several images of a camera; then those that are rectified, then by name
 
 
@@ -27,7 +29,7 @@ PREFERRED = ("image_raw", "image")  # of several images of a camera; then those 
 class CameraTopics:
     """The topics of one camera."""
 
-    name: str  # namespace without the leading slash
+    name: str  # by `name_of`
     info_topic: str
     image_topic: str
 
@@ -43,9 +45,15 @@ def is_rectified(name: str) -> bool:
 
 
 def image_of(topic: str) -> str:
-    """The image that a topic carries: the topic without its transport."""
+    """The image that a topic carries: the topic without its transport, which an image in a namespace may be called like."""
     above, _, last = topic.rpartition("/")
-    return above if last in TRANSPORTS and "/" in above.lstrip("/") else topic
+    name = above.lstrip("/")
+    return above if last in TRANSPORTS and ("/" in name or name.startswith("image")) else topic
+
+
+def name_of(namespace: str) -> str:
+    """What the camera of a namespace is called."""
+    return namespace.strip("/") or ROOT
 
 
 def info_names(image: str) -> tuple[str, ...]:
@@ -69,7 +77,7 @@ def find_cameras(infos: Collection[str], images: Collection[str]) -> Iterator[Ca
             namespace, _, leaf = image.rpartition("/")
             info = next((t for name in info_names(leaf) if (t := f"{namespace}/{name}") in infos), None)
             if info is not None:
-                found.setdefault(namespace, []).append(CameraTopics(namespace.strip("/"), info, topic))
+                found.setdefault(namespace, []).append(CameraTopics(name_of(namespace), info, topic))
                 break
     for namespace in sorted(found):
         yield min(found[namespace], key=_preference)

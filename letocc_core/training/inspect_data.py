@@ -14,7 +14,7 @@ from letocc_core.data.build import open_drives
 from letocc_core.data.config import BagData, RecordedData
 from letocc_core.data.datasets.drive import DriveFrames
 from letocc_core.data.recorded_clips import choose_clips, frames_read
-from letocc_core.errors import ConfigError, DataError
+from letocc_core.errors import ConfigError, DataError, show
 from letocc_core.training.config import TrainConfig
 from letocc_core.viz.lidar import sweep_picture
 
@@ -63,5 +63,15 @@ def _line(store: DriveFrames, end: int, data: RecordedData, config: TrainConfig)
     return (
         f"{store.name}: {len(store)} frames of {len(store.drive.cameras)} cameras, "
         f"{(store.drive.scans != b'').sum()} sweeps, {seconds:.1f} s, {way:.1f} m; {len(clips)} clips, "
-        f"{left_out} frames left out"
+        f"{left_out} frames left out{_missing(store)}"
     )
+
+
+def _missing(store: DriveFrames) -> str:
+    """Of the files that the tables name, those that are not there."""
+    drive = store.drive
+    names = {name for name in (*drive.images.ravel(), *drive.scans) if name}
+    missing = sorted(path for name in names if not (path := drive.path(name)).is_file())
+    if not missing:
+        return ""
+    return f"; {len(missing)} of {len(names)} files are missing, such as {show(missing[0])}: extract the archive that holds them"

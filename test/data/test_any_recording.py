@@ -211,6 +211,28 @@ def test_images_without_intrinsics_of_their_own_are_named(tmp_path):
     assert "/rear/raw/compressed have no camera_info beside them: record /rear/camera_info" in sentence
 
 
+@pytest.mark.parametrize("image", ["/image_raw", "/image_raw/compressed", "/image_rect/compressed"])
+def test_a_camera_without_a_namespace(tmp_path, image):
+    """As v4l2_camera and usb_cam publish by default."""
+    drive = Drive(tmp_path / "bag")
+    drive = drive.jpeg(image) if image.endswith("compressed") else drive.raw(image, "rgb8", smooth())
+    info = bag_info(drive.info("/camera_info").write())
+    assert [(c.name, c.image_topic, c.info_topic) for c in info.cameras] == [("root_camera", image, "/camera_info")]
+    assert info.missing_to_run == () and info.grouping.complete == 12
+    assert f"-r root_camera{image}:={image} -r root_camera/camera_info:=/camera_info" in info.notes[0]
+    assert len(list(Recording(tmp_path / "bag", ["root_camera"]))) == 12
+    without = bag_info(Drive(tmp_path / "without").jpeg(image).write())
+    assert any("have no camera_info beside them: record /camera_info" in text for text in without.missing_to_run)
+
+
+def test_the_raw_and_the_rectified_images_of_one_camera(tmp_path):
+    """As ZED publishes them, in two namespaces with one frame."""
+    drive = Drive(tmp_path / "bag").jpeg("/zed/left/image_rect/compressed").info("/zed/left/camera_info")
+    path = drive.jpeg("/zed/left_raw/image_raw/compressed").info("/zed/left_raw/camera_info").write()
+    assert "if they are images of one camera, leave one out: --cameras" in bag_info(path).missing_to_run[0]
+    assert bag_info(path, ["zed/left"]).missing_to_run == ()
+
+
 def realsense(path: Path) -> Path:
     """Colour, depth, and depth in the frame of the colour camera."""
     depth = np.full((HEIGHT, WIDTH), 2500, np.uint16)
@@ -352,6 +374,20 @@ def test_compressed_mosaics_are_demosaiced(tmp_path, kind):
     difference = np.abs(pictures(path)[0].astype(int) - rgb)
     assert difference[2:-2, 2:-2].mean() < 4 and difference.max() < 70
     assert np.abs(rgb[..., 0].astype(int) - rgb[..., 2]).mean() > 20  # which no grey picture could be near to
+
+
+def test_encodings_in_capitals():
+    rgb = smooth()
+    data = cv2.imencode(".png", mosaic(rgb))[1].tobytes()
+    lower, upper = (images.decode_compressed(data, "t", name) for name in ("bayer_rggb8; png", "BAYER_RGGB8; png"))
+    np.testing.assert_array_equal(lower, upper)
+    assert np.abs(upper.astype(int) - rgb).mean() < 4
+    raw = rgb.tobytes()
+    for name in ("rgb8", "RGB8", "Rgb8 ", "8uc3"):
+        found = images.decode_raw(name, HEIGHT, WIDTH, 3 * WIDTH, raw, False, "t")
+        np.testing.assert_array_equal(found, rgb[..., ::-1] if name == "8uc3" else rgb)
+    with pytest.raises(DataError, match="'BAYER_XXXX8', which is no known mosaic"):
+        images.decode_compressed(data, "t", "BAYER_XXXX8; png")
 
 
 def test_a_mosaic_that_was_made_colour_before_compression_stays_as_it_is():

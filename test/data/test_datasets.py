@@ -1,5 +1,7 @@
 """Data sets in their own layouts: what the simulator writes comes back through the loaders; splits; real samples."""
 
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -232,6 +234,18 @@ def test_what_a_configuration_finds(roots, tmp_path, capsys):
     assert "no frame 0 of a sequence 'scene-0004'; sequences: nuscenes/v1.0-mini/scene-0003" in capsys.readouterr().err
     assert main(["data", str(CONFIG / "street.yaml")]) == 1
     assert "its data are no data set on disk" in capsys.readouterr().err
+
+
+def test_files_that_the_tables_name_and_nobody_extracted(roots, tmp_path, capsys):
+    root = shutil.copytree(roots["nuscenes"], tmp_path / "nuscenes")
+    gone = sorted((root / "samples" / "CAM_BACK").iterdir())[:2]
+    for file in gone:
+        file.unlink()
+    command = ["data", str(CONFIG / "nuscenes.yaml"), f"data.nuscenes.root={root}", f"data.cache={tmp_path}",
+               "data.nuscenes.split=all", "data.nuscenes.sweeps=true"]  # fmt: skip
+    assert main(command) == 0
+    named = str(gone[0])
+    assert re.search(rf"; 2 of \d+ files are missing, such as {named}: extract the archive", capsys.readouterr().out)
 
 
 def test_a_return_is_drawn_where_it_projects(roots):

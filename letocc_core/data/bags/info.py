@@ -19,7 +19,7 @@ from letocc_core.errors import DataError, PoseError, show
 from letocc_core.geometry.calibration import off_centre
 from letocc_core.stream.assembler import AssemblerConfig, FrameAssembler
 from letocc_core.stream.synchronizer import ImageSet, Synchronizer
-from letocc_core.stream.topics import CameraTopics, image_of
+from letocc_core.stream.topics import ROOT, CameraTopics, image_of, name_of
 from letocc_core.stream.types import Calibration, FrameSet
 
 MIN_TRAINING_DISTANCE = 5.0  # m that the ego vehicle should drive: geometry is learned from parallax
@@ -297,6 +297,12 @@ class _Look:
             self.notes.append(f"{name}: {sentence}")
         depth = str(self.bag.bit_depths[topics.image_topic])
         self.notes += [f"{name}: {depth}"] if depth else []
+        if name == ROOT:
+            theirs = (topics.image_topic, topics.info_topic)
+            self.notes.append(
+                f"{name}: its topics lie in no namespace; a node hears them under this name: --ros-args "
+                + " ".join(f"-r {name}{topic}:={topic}" for topic in theirs)
+            )
         return CameraSummary(
             name,
             topics.image_topic,
@@ -326,15 +332,16 @@ class _Look:
         known = {camera.image_topic: camera for camera in [*self.bag.cameras.values(), *chosen]}
         beside = {camera.name: image for image, camera in known.items()}
         for topic in images:
-            namespace = image_of(topic).rpartition("/")[0].strip("/")
+            namespace = image_of(topic).rpartition("/")[0]
+            name = name_of(namespace)
             if topic in known:
                 continue
-            if namespace in beside:
-                if image_of(topic) != image_of(beside[namespace]):
-                    self.notes.append(f"images on {topic} are not used: those on {beside[namespace]} are")
+            if name in beside:
+                if image_of(topic) != image_of(beside[name]):
+                    self.notes.append(f"images on {topic} are not used: those on {beside[name]} are")
                 continue
             self.problems.append(
-                f"images on {topic} have no camera_info beside them: record {f'/{namespace}'.rstrip('/')}/camera_info"
+                f"images on {topic} have no camera_info beside them: record {namespace.rstrip('/')}/camera_info"
             )
         for topic, kind in self.bag.videos.items():
             self.problems.append(f"{topic}: {kind}")
@@ -348,7 +355,7 @@ class _Look:
             names[camera.frame_id].append(camera.name)
         self.problems += [
             f"{' and '.join(group)} have the same frame '{frame}', so they would sit at one place: set a frame_id of its "
-            "own for each in the cameras' drivers"
+            "own for each in the cameras' drivers, or, if they are images of one camera, leave one out: --cameras NAME,NAME"
             for frame, group in names.items()
             if len(group) > 1
         ]
