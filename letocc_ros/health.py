@@ -67,10 +67,11 @@ class Health:
         self.failure: str | None = None  # why the node could not be configured
         self.clear({})
 
-    def clear(self, image_topics: Mapping[str, str]) -> None:
-        """Begin anew, waiting for images of these cameras on these topics."""
+    def clear(self, image_topics: Mapping[str, str], settings: Mapping[str, object] | None = None) -> None:
+        """Begin anew, waiting for images of these cameras on these topics, under what was settled where it was left open."""
         with self._lock:
             self._image_topics = dict(image_topics)
+            self._settings = dict(settings or {})
             self._inputs: defaultdict[str, Stream] = defaultdict(Stream)  # by topic
             self._joined: defaultdict[str, Stream] = defaultdict(Stream)  # by camera: images that came into a set
             self._unmatched: dict[str, str] = {}  # by camera: why its last image did not
@@ -229,7 +230,7 @@ class Health:
             median, p95 = 1e3 * np.percentile(seconds, [50, 95])
             values |= {f"{stage} median (ms)": f"{median:.1f}", f"{stage} p95 (ms)": f"{p95:.1f}"}
         values |= {f"age of {topic} (s)": _seconds(s.age(now)) for topic, s in sorted(self._inputs.items())}
-        return values | memory()
+        return values | memory() | self._settings
 
 
 def memory() -> dict[str, str]:

@@ -146,7 +146,8 @@ class OccFlowNode(LifecycleNode):
             super().on_deactivate(state)
             return TransitionCallbackReturn.FAILURE
         self.health.failure = None
-        self.health.clear(self._inputs.image_topics)
+        settled = {name: getattr(self.parameters, name) for name in parameters.LEFT_OPEN}
+        self.health.clear(self._inputs.image_topics, settled)
         self._state = "active"
         self.get_logger().info(f"active: images from {', '.join(self._inputs.image_topics.values())}")
         return answered

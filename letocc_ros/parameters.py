@@ -271,6 +271,9 @@ class NodeParameters:
         return AssemblerConfig(**values, odometry=bool(self.odometry_topic))
 
 
+LEFT_OPEN = ("base_frame", "fixed_frame", "odometry_topic", "slop")  # what `resolved` settles; /diagnostics shows it
+
+
 def resolved(p: NodeParameters, metadata: Mapping[str, Any], slop: float = 0.0) -> NodeParameters:
     """The same with what was left open taken from the recordings that a checkpoint was trained on, or else the usual names.
 

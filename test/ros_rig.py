@@ -199,6 +199,7 @@ class Peer:
         """The response of a service."""
         client = self.node.create_client(kind, name)
         assert client.wait_for_service(20), f"no service {name}"
+        time.sleep(0.5)  # for the server to know of us as well, or its answer is lost
         future = client.call_async(kind.Request(**fields))
         until(future.done, 30, f"an answer of {name}")
         return future.result()
@@ -277,6 +278,8 @@ class NodeProcess:
     def wait_for(self, text: str, seconds: float = 120) -> None:
         """Until the node has written `text`."""
         until(lambda: text in self.output or self.process.poll() is not None, seconds, f"'{text}' in:\n{self.output}")
+        if self.process.poll() is not None:
+            self._reader.join(5)  # which may not have come to its last lines
         assert text in self.output, self.output
 
     def stop(self, seconds: float = 20) -> int:

@@ -27,10 +27,11 @@ from letocc_ros import conversions
 from letocc_ros.health import Health
 from letocc_ros.inputs import Inputs
 from letocc_ros.msg import OccFlowGrid
-from letocc_ros.parameters import NodeParameters
+from letocc_ros.parameters import LEFT_OPEN, NodeParameters
 from letocc_ros.session import session
 
 PATIENCE = 5.0  # s that the node may take to say something
+ATTEMPTS = 2  # to ask for its parameters
 KEPT = 30  # sets of images that wait for their answer
 
 
@@ -49,14 +50,16 @@ def view_live(name: str, options: ViewOptions) -> None:
 
 
 def parameters_of(node: Node, executor: SingleThreadedExecutor, name: str) -> NodeParameters:
-    """The parameters of a running node, with the cameras that it listens to. Raises `DataError` where none runs."""
+    """The parameters of a running node, with the cameras, frames and slop that it goes by. Raises `DataError` where none runs."""
     heard: list[tuple[str, ...]] = []
+    settled: dict[str, str] = {}
 
     def listen(message: DiagnosticArray) -> None:
-        statuses = [status.name for status in message.status]
+        statuses = {status.name: status for status in message.status}
         own = name.lstrip("/")
         if own in statuses:
             heard.append(tuple(s.removeprefix(f"{own}: ") for s in statuses if s.startswith(f"{own}: ")))
+            settled.update((pair.key, pair.value) for pair in statuses[own].values if pair.key in LEFT_OPEN)
 
     subscription = node.create_subscription(DiagnosticArray, "/diagnostics", listen, 10)
     client = node.create_client(GetParameters, f"{name}/get_parameters")
@@ -67,15 +70,19 @@ def parameters_of(node: Node, executor: SingleThreadedExecutor, name: str) -> No
                 f"{name}: no active node of this name within {PATIENCE:g} s; start it, or name another with --node"
             )
         wanted = [f.name for f in fields(NodeParameters) if f.name != "cameras"]
-        answer = client.call_async(GetParameters.Request(names=wanted))
-        _spin_until(executor, answer.done)
-        if not answer.done():
-            raise DataError(f"{name}: does not answer for its parameters within {PATIENCE:g} s")
+        for _ in range(ATTEMPTS):  # an answer is lost if the node does not know of us yet
+            answer = client.call_async(GetParameters.Request(names=wanted))
+            _spin_until(executor, answer.done)
+            if answer.done():
+                break
+        else:
+            raise DataError(f"{name}: does not answer for its parameters within {ATTEMPTS * PATIENCE:g} s")
     finally:
         node.destroy_subscription(subscription)
         node.destroy_client(client)
     values = {n: parameter_value_to_python(v) for n, v in zip(wanted, answer.result().values, strict=True)}
     known = {n: tuple(v) if isinstance(v, (list, np.ndarray)) else v for n, v in values.items() if v is not None}
+    known |= {n: type(getattr(NodeParameters, n))(value) for n, value in settled.items()}
     namespace = name.rpartition("/")[0]
     return replace(NodeParameters(), **known, cameras=tuple(f"{namespace}/{camera}" for camera in heard[-1]))
 

@@ -14,8 +14,7 @@ import ros_rig as rig
 
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.stream.types import OccFlow
-from letocc_ros import grid
-from letocc_ros.player import play
+from letocc_ros import grid, player
 
 pytestmark = pytest.mark.xdist_group("ros")
 GRID = GridSpec((-10.0, -10.0, -1.0), (10.0, 10.0, 3.0), 0.5)
@@ -71,20 +70,22 @@ def test_the_example_warns_of_what_moves_near_by_and_of_nothing_else():
     assert status == 0, process.output
 
 
-def test_what_a_running_node_answers_is_seen_with_its_images(tmp_path: Path):
-    """`letocc view --live` beside the node: every answer is written with the images that it came from."""
+def test_what_a_running_node_answers_is_seen_with_its_images(tmp_path: Path, monkeypatch):
+    """`letocc view --live` beside the node: every answer is written with the images that it came from, by the node's slop."""
     pytest.importorskip("foxglove")
     reader = pytest.importorskip("mcap.reader")
     sets, path = 6, tmp_path / "live.mcap"
-    bag = rig.write_bag(tmp_path / "bag", sets)
+    bag = rig.write_bag(tmp_path / "bag", sets, delay_ns=45_000_000)
     checkpoint = rig.write_checkpoint(tmp_path / "tiny.safetensors")
+    monkeypatch.setattr(player, "SETTLE", 3.0)  # s: it knows of node and viewer before it begins
     view = [sys.executable, "-m", "letocc_core.cli", "view", "--live", "--save", str(path)]
-    with rig.node_process(f"checkpoint:={checkpoint}", f"cameras:=[{', '.join(rig.CAMERAS)}]"):
+    cameras = f"cameras:=[{', '.join(rig.CAMERAS)}]"
+    with rig.node_process(f"checkpoint:={checkpoint}", cameras, f"recording:={bag}"):
         viewer = rig.NodeProcess(command=view)
         try:
             with rig.Peer() as peer:
                 rig.until(lambda: peer.node.count_subscribers(OCCUPANCY), 60, f"the viewer listens:\n{viewer.output}")
-            played = play(bag, as_fast=True, patience=20)
+            played = player.play(bag, as_fast=True, patience=20)
             assert played.unanswered == 0
             time.sleep(1.0)
         finally:

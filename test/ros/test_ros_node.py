@@ -162,10 +162,11 @@ class TestLive:
                 i = next(indices)
                 peer.send_poses(i)
                 peer.send_images(i)
+                time.sleep(min(0.05 * (i - 100), 2.0))  # on a busy machine the node answers a slower drive
                 latest = [s for array in peer.received["/diagnostics"][-1:] for s in array.status]
                 return latest if latest and latest[0].message == well else []
 
-            status, *cameras = rig.until(running, 30, "a diagnostic that all is well")
+            status, *cameras = rig.until(running, 90, "a diagnostic that all is well")
         values = {pair.key: pair.value for pair in status.values}
         assert status.level == DiagnosticStatus.OK
         received, answered = int(values["sets in"]), int(values["sets out"])
@@ -438,16 +439,16 @@ def test_a_recording_that_cannot_be_read_is_named(checkpoint: Path, tmp_path: Pa
 
 
 def test_who_begins_to_listen_gets_the_camera_info_of_the_next_image(tmp_path: Path):
-    """However seldom it was recorded."""
+    """However seldom it was recorded: here once, before the second listener comes."""
     bag = rig.write_bag(tmp_path / "seldom", 60, infos=1)
-    player = threading.Thread(target=play, args=(bag,), kwargs={"rate": 2.0, "wait": 0.1}, daemon=True)
-    player.start()
-    time.sleep(1.0)  # of 6 s
+    player = threading.Thread(target=play, args=(bag,), kwargs={"rate": 2.0}, daemon=True)
     info, image = (f"/{CAMERAS[0]}/{name}" for name in ("camera_info", "image_raw/compressed"))
-    with Peer({info: CameraInfo, image: CompressedImage}) as peer:
-        rig.until(lambda: len(peer.received[image]) > 5, 20, "images")
-        player.join(20)
-    infos, images = peer.received[info], peer.received[image]
+    with Peer({image: CompressedImage}) as first:
+        player.start()
+        rig.until(lambda: first.received[image], 30, "the first image")
+        with Peer({info: CameraInfo, image: CompressedImage}) as second:
+            player.join(30)
+    infos, images = second.received[info], second.received[image]
     assert {stamp_of(message) for message in infos} == {stamp(0)}
     assert 1 <= len(infos) < len(images) < 60  # no more than are due
     assert infos[0].width == rig.WIDTH
