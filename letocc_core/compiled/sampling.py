@@ -116,19 +116,39 @@ def _inside(x, y, width, height):
     return x > -ONE and x < width and y > -ONE and y < height
 
 
-@njit(cache=True, error_model="numpy", fastmath=FAST)
-def _softmax(logits, first, weights, levels, points, average):
-    """Weights of a query's samples from their logits, which begin at `first`."""
-    size = points if average else levels * points
-    for group in range(0, levels * points, size):
+@njit(cache=True, inline="always", error_model="numpy", fastmath=FAST)
+def exponentials(values, bits, count):
+    """Each of the first `count` numbers, 0 or less, becomes its exponential, within two units in the last place.
+
+    2 to a whole number is written into the bits of `bits`, an array of int32; 2 to what is left, at most a half, is its series.
+    """
+    powers = bits.view(np.float32)
+    for i in range(count):
+        x = max(values[U(i)], np.float32(-86)) * np.float32(1.4426950408889634)
+        whole = np.floor(x + HALF)
+        y = (x - whole) * np.float32(0.6931471805599453)
+        tail = np.float32(1 / 120) + y * np.float32(1 / 720)
+        values[U(i)] = ONE + y * (ONE + y * (HALF + y * (np.float32(1 / 6) + y * (np.float32(1 / 24) + y * tail))))
+        bits[U(i)] = (np.int32(whole) + np.int32(127)) << np.int32(23)
+    for i in range(count):
+        values[U(i)] *= powers[U(i)]
+
+
+@njit(cache=True, inline="always", error_model="numpy", fastmath=FAST)
+def _softmax(logits, first, weights, bits, count, size, divisor):
+    """Weights of samples from their logits, which begin at `first`: in groups, whose sums are 1 over the divisor."""
+    for group in range(0, count, size):
         most = logits[U(first + group)]
         for i in range(group, group + size):
             most = max(most, logits[U(first + i)])
+        for i in range(group, group + size):
+            weights[U(i)] = logits[U(first + i)] - most
+    exponentials(weights, bits, count)
+    for group in range(0, count, size):
         total = ZERO
         for i in range(group, group + size):
-            weights[U(i)] = np.exp(logits[U(first + i)] - most)
             total += weights[U(i)]
-        share = ONE / (total * np.float32(levels if average else 1))
+        share = ONE / (total * np.float32(divisor))
         for i in range(group, group + size):
             weights[U(i)] *= share
 
@@ -146,6 +166,21 @@ def _softmax_slope(weights, slope, first, levels, points, average):
             slope[U(first + i)] = weights[U(i)] * (slope[U(first + i)] - mean)
 
 
+@njit(cache=True, error_model="numpy")
+def _samples(shape, maps, dim):
+    """Of each sample of a query: width and height of its map, numbers a row and before the head's first, its anchor."""
+    _, heads, levels, points, anchors, own, _ = shape
+    n = heads * levels * points
+    wide, high = np.empty(n, np.float32), np.empty(n, np.float32)
+    rows, starts, anchor = np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, np.int64)
+    for i in range(n):
+        h, level, p = i // (levels * points), i // points % levels, i % points
+        wide[i], high[i] = maps[level, 1], maps[level, 0]
+        rows[i], starts[i] = maps[level, 1] * heads * dim, maps[level, 2] * heads * dim + h * dim
+        anchor[i] = 2 * ((level * anchors if own > 1 else 0) + p % anchors)
+    return wide, high, rows, starts, anchor
+
+
 @cache
 def _kernels(dim: int) -> tuple[Callable[..., None], Callable[..., None]]:
     """Loops over queries for a number of channels that the compiler knows, so that a row is one or two registers.
@@ -156,38 +191,45 @@ def _kernels(dim: int) -> tuple[Callable[..., None], Callable[..., None]]:
     @njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
     def attend(first, last, shape, value, offsets, logits, reference, maps, average, out):
         queries, heads, levels, points, anchors, own, several = shape
-        pixel, n = heads * dim, levels * points
-        total, weights = np.empty(dim, np.float32), np.empty(n, np.float32)
+        n, pixel, step = heads * levels * points, heads * dim, np.int32(heads * dim)
+        group = points if average else levels * points
+        wide, high, rows, starts, anchor = _samples(shape, maps, dim)
+        weights, bits, total = np.empty(n, np.float32), np.empty(n, np.int32), np.empty(dim, np.float32)
+        xs, ys = np.empty(n, np.float32), np.empty(n, np.float32)
+        corners, shares = np.empty((4, n), np.int32), np.empty((4, n), np.float32)
         for row in range(first, last):
             b, q = row // queries, row % queries
-            begin = (row if several else q) * own * anchors * 2
+            at, image = (row if several else q) * own * anchors * 2, b * maps[levels, 2] * pixel
+            _softmax(logits, row * n, weights, bits, n, group, levels if average else 1)
+            for i in range(n):
+                xs[U(i)], ys[U(i)] = reference[U(at + anchor[U(i)])], reference[U(at + anchor[U(i)] + 1)]
+            for i in range(n):  # all samples of a query at once, in registers as wide as there are
+                x = xs[U(i)] * wide[U(i)] - HALF + offsets[U(2 * (row * n + i))]
+                y = ys[U(i)] * high[U(i)] - HALF + offsets[U(2 * (row * n + i) + 1)]
+                x, y = min(max(x, -ONE), wide[U(i)]), min(max(y, -ONE), high[U(i)])
+                left, top = np.floor(x), np.floor(y)
+                right, bottom = x - left, y - top
+                w_left = ONE - right if left >= ZERO and left < wide[U(i)] else ZERO
+                w_right = right if left < wide[U(i)] - ONE else ZERO
+                w_top = weights[U(i)] * (ONE - bottom) if top >= ZERO and top < high[U(i)] else ZERO
+                w_bottom = weights[U(i)] * bottom if top < high[U(i)] - ONE else ZERO
+                shares[0, U(i)], shares[1, U(i)] = w_top * w_left, w_top * w_right
+                shares[2, U(i)], shares[3, U(i)] = w_bottom * w_left, w_bottom * w_right
+                x1, y1 = np.int32(min(left + ONE, wide[U(i)] - ONE)), np.int32(min(top + ONE, high[U(i)] - ONE))
+                x0, y0 = min(np.int32(max(left, ZERO)), x1), min(np.int32(max(top, ZERO)), y1)
+                above, below = starts[U(i)] + y0 * rows[U(i)], starts[U(i)] + y1 * rows[U(i)]
+                corners[0, U(i)], corners[1, U(i)] = above + x0 * step, above + x1 * step
+                corners[2, U(i)], corners[3, U(i)] = below + x0 * step, below + x1 * step
             for h in range(heads):
-                i = (row * heads + h) * n
-                _softmax(logits, i, weights, levels, points, average)
                 for d in range(dim):
                     total[U(d)] = ZERO
-                for level in range(levels):
-                    height, width, start = maps[level, 0], maps[level, 1], maps[level, 2]
-                    start = (b * maps[levels, 2] + start) * pixel + h * dim
-                    wide, high = np.float32(width), np.float32(height)
-                    anchor, a = begin + (level * anchors * 2 if own > 1 else 0), 0
-                    for p in range(points):
-                        x = reference[U(anchor + a)] * wide - HALF + offsets[U(2 * (i + p))]
-                        y = reference[U(anchor + a + 1)] * high - HALF + offsets[U(2 * (i + p) + 1)]
-                        a = a + 2 if a + 2 < 2 * anchors else 0
-                        if not _inside(x, y, wide, high):
-                            continue
-                        x0, x1, left, right, _, _ = _between(x, width)
-                        y0, y1, top, bottom, _, _ = _between(y, height)
-                        weight = weights[U(level * points + p)]
-                        c_nw, c_ne = weight * top * left, weight * top * right
-                        c_sw, c_se = weight * bottom * left, weight * bottom * right
-                        above, below = start + y0 * width * pixel, start + y1 * width * pixel
-                        nw, ne, sw, se = above + x0 * pixel, above + x1 * pixel, below + x0 * pixel, below + x1 * pixel
-                        for d in range(dim):
-                            upper = c_nw * value[U(nw + d)] + c_ne * value[U(ne + d)]
-                            total[U(d)] += upper + c_sw * value[U(sw + d)] + c_se * value[U(se + d)]
-                    i += points
+                for i in range(h * levels * points, (h + 1) * levels * points):
+                    i0, i1 = image + corners[0, U(i)], image + corners[1, U(i)]
+                    i2, i3 = image + corners[2, U(i)], image + corners[3, U(i)]
+                    a0, a1, a2, a3 = shares[0, U(i)], shares[1, U(i)], shares[2, U(i)], shares[3, U(i)]
+                    for d in range(dim):
+                        upper = a0 * value[U(i0 + d)] + a1 * value[U(i1 + d)]
+                        total[U(d)] += upper + a2 * value[U(i2 + d)] + a3 * value[U(i3 + d)]
                 for d in range(dim):
                     out[U((row * heads + h) * dim + d)] = total[U(d)]
 
@@ -198,14 +240,14 @@ def _kernels(dim: int) -> tuple[Callable[..., None], Callable[..., None]]:
     ):  # fmt: skip
         queries, heads, levels, points, anchors, own, several = shape
         pixel, n = heads * dim, levels * points
-        weights = np.empty(n, np.float32)
+        weights, bits = np.empty(n, np.float32), np.empty(n, np.int32)
         for column in range(first, last):
             b, h = column // heads, column % heads
             for q in range(queries):
                 row = b * queries + q
                 begin = (row if several else q) * own * anchors * 2
                 i, out = (row * heads + h) * n, (row * heads + h) * dim
-                _softmax(logits, i, weights, levels, points, average)
+                _softmax(logits, i, weights, bits, n, points if average else n, levels if average else 1)
                 for level in range(levels):
                     height, width, start = maps[level, 0], maps[level, 1], maps[level, 2]
                     start = (b * maps[levels, 2] + start) * pixel + h * dim

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from numba import njit
 from torch import Tensor
 
+from letocc_core.compiled.sampling import exponentials
 from letocc_core.compiled.threads import FAST, flags, flat, shared
 
 ZERO, HALF, ONE, U = np.float32(0), np.float32(0.5), np.float32(1), np.uintp
@@ -51,6 +52,79 @@ def alike_by_column(
         low = (*past.shape[-2:], np.float32(1 / patch))
         shared(_compare, k, shapes, np.float32(nearest), *given, *maps, low, flat(total))
     return out
+
+
+def descriptors(images: Float[Tensor, "V h w"], flat_contrast: float) -> Float[Tensor, "V h w PATCH"]:
+    """Each 3 x 3 neighbourhood without its mean, over its length and `flat_contrast`; beyond the border, as at it."""
+    V, h, w = images.shape
+    out = torch.empty(V, h, w, PATCH)
+    shared(_describe, V * h, (h, w, np.float32(flat_contrast)), flat(images), flat(out))
+    return out
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
+def _describe(first, last, shape, images, out):
+    """Row by row: three rows of the image with one more pixel at each end, then what all pixels of a row need."""
+    h, w, flat_contrast = shape
+    rows = np.empty((3, w + 2), np.float32)
+    mean, over = np.empty(w, np.float32), np.empty(w, np.float32)
+    for row in range(first, last):
+        image, v = row // h * h, row % h
+        for i in range(3):
+            start = (image + min(max(v + i - 1, 0), h - 1)) * w
+            for u in range(w):
+                rows[i, U(u + 1)] = images[U(start + u)]
+            rows[i, 0], rows[i, w + 1] = rows[i, 1], rows[i, w]
+        for u in range(w):
+            total = ZERO
+            for i in range(3):
+                total += rows[i, U(u)] + rows[i, U(u + 1)] + rows[i, U(u + 2)]
+            mean[U(u)] = total * np.float32(1 / PATCH)
+        for u in range(w):
+            square = ZERO
+            for i in range(3):
+                a, b, c = rows[i, U(u)] - mean[U(u)], rows[i, U(u + 1)] - mean[U(u)], rows[i, U(u + 2)] - mean[U(u)]
+                square += a * a + b * b + c * c
+            over[U(u)] = ONE / (np.sqrt(square) + flat_contrast)
+        for u in range(w):
+            at = (row * w + u) * PATCH
+            for i in range(3):
+                for j in range(3):
+                    out[U(at + 3 * i + j)] = (rows[i, U(u + j)] - mean[U(u)]) * over[U(u)]
+
+
+def expectations(
+    lists: Float[Tensor, "*n M"], values: Float[Tensor, "M 2"], temperatures: Sequence[float]
+) -> Float[Tensor, "*n found"]:
+    """Of the softmax of each list, for one temperature after the other: the mean of `values`, of the list, its largest share."""
+    out = torch.empty(*lists.shape[:-1], 4 * len(temperatures))
+    sizes = lists.shape[-1], len(temperatures)
+    given = flat(lists), flat(values.T), np.array(temperatures, np.float32)
+    shared(_expect, lists.numel() // lists.shape[-1], sizes, *given, flat(out))
+    return out
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
+def _expect(first, last, sizes, lists, values, temperatures, out):
+    M, count = sizes
+    share, bits = np.empty(M, np.float32), np.empty(M, np.int32)
+    for row in range(first, last):
+        at, most = row * M, -np.float32(np.inf)
+        for i in range(M):
+            most = max(most, lists[U(at + i)])
+        for t in range(count):
+            over = ONE / temperatures[U(t)]
+            for i in range(M):
+                share[U(i)] = (lists[U(at + i)] - most) * over
+            exponentials(share, bits, M)
+            total, x, y, alike = ZERO, ZERO, ZERO, ZERO
+            for i in range(M):
+                total += share[U(i)]
+                x += share[U(i)] * values[U(i)]
+                y += share[U(i)] * values[U(M + i)]
+                alike += share[U(i)] * lists[U(at + i)]
+            total, to = ONE / total, (row * count + t) * 4
+            out[U(to)], out[U(to + 1)], out[U(to + 2)], out[U(to + 3)] = x * total, y * total, alike * total, total
 
 
 @njit(cache=True, inline="always", error_model="numpy", fastmath=FAST)

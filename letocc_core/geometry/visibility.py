@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numba import njit
 
+from letocc_core.compiled.threads import shared
 from letocc_core.geometry.grid import GridSpec
 
 NEAREST = 0.5  # m from the camera, within which matter hides nothing: it would be the vehicle's own
@@ -33,7 +34,7 @@ def add_seen(
     place = (np.asarray(eye, np.float64) - grid.lower) / grid.voxel_size
     near = _cells_near(place, grid)
     cells[near] = _REACHED
-    _add_seen(seen.reshape(-1), cells.reshape(-1), seen.shape, place, covered)
+    shared(_add_seen, len(covered), seen.reshape(-1), cells.reshape(-1), seen.shape, place, covered)
 
 
 def _cells_near(place: Float[np.ndarray, "3"], grid: GridSpec) -> tuple[slice, slice, slice]:
@@ -45,11 +46,12 @@ def _cells_near(place: Float[np.ndarray, "3"], grid: GridSpec) -> tuple[slice, s
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _add_seen(seen, cells, shape, eye, covered):
+def _add_seen(first, last, seen, cells, shape, eye, covered):
     """`cells` are those of the grid, of this shape, with a wall around them."""
     ex, ey, ez = eye[0], eye[1], eye[2]
     stride_x, stride_y = (shape[1] + 2) * (shape[2] + 2), shape[2] + 2
-    for voxel in covered:
+    for number in range(first, last):
+        voxel = covered[number]
         if seen[voxel]:
             continue
         i, j, k = voxel // (shape[1] * shape[2]), voxel // shape[2] % shape[1], voxel % shape[2]

@@ -8,10 +8,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from letocc_core.compiled.threads import serves
 from letocc_core.errors import ConfigError
 
 FLOW_SCALE = 10.0  # m/s, velocity of a unit of the last layer's output
 MOST_VOXELS = 2**19  # at which an MLP is evaluated at once, to bound the memory of its hidden layer
+IN_CACHE = 2**13  # voxels whose hidden layer a CPU's second cache holds
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class FieldHeads(nn.Module):
         last = nn.Linear(self.config.hidden, outputs)
         nn.init.normal_(last.weight, std=1e-3)
         nn.init.zeros_(last.bias)
-        return nn.Sequential(nn.Linear(inputs, self.config.hidden), nn.ReLU(), last)
+        return nn.Sequential(nn.Linear(inputs, self.config.hidden), nn.ReLU(inplace=True), last)
 
     def forward(self, volume: Float[Tensor, "B C X Y Z"], motion: bool = True) -> Fields:
         """Fields of a refined volume, the flow field only if `motion` is wanted."""
@@ -97,5 +99,6 @@ class FieldHeads(nn.Module):
     @staticmethod
     def _evaluate(mlp: nn.Module, volume: Float[Tensor, "B C X Y Z"]) -> Float[Tensor, "B K X Y Z"]:
         """The MLP at every voxel, slab by slab along x where there are many."""
-        slabs = min(volume.shape[2], math.ceil(volume[:, 0].numel() / MOST_VOXELS))
+        most = IN_CACHE if serves(volume) and not torch.is_grad_enabled() else MOST_VOXELS
+        slabs = min(volume.shape[2], math.ceil(volume[:, 0].numel() / most))
         return torch.cat([mlp(slab.movedim(1, -1)) for slab in volume.chunk(slabs, dim=2)], dim=1).movedim(-1, 1)

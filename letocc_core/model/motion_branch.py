@@ -164,7 +164,8 @@ class MotionBranch(nn.Module):
             self.read_volume(evidence.columns),
         ]
         if self.read_expected:
-            lists = torch.cat([lists, lists.mean(1, keepdim=True)], dim=1)
+            lists = lists.permute(0, 3, 4, 1, 2)  # a list's numbers are neighbours in memory, as the sweep leaves them
+            lists = torch.cat([lists, lists.mean(-2, keepdim=True)], dim=-2)
             inputs.append(self.read_expected(expected_velocities(lists, self.config.velocities().to(lists))))
         levels = [torch.cat(inputs, dim=1)]
         for block in self.down:
@@ -205,18 +206,22 @@ class ResidualBlock2d(nn.Module):
 
 
 def expected_velocities(
-    similarity: Float[Tensor, "B k M x y"], velocities: Float[Tensor, "M 2"]
+    lists: Float[Tensor, "B x y k M"], velocities: Float[Tensor, "M 2"]
 ) -> Float[Tensor, "B K x y"]:
     """Of each of k lists: the mean velocity (in `FAST`), similarity and largest share of the M velocities' softmax.
 
     At each of the temperatures, sharp and blunt.
     """
+    if serves(lists) and not lists.requires_grad:
+        from letocc_core.compiled.velocity import expectations
+
+        return expectations(lists, velocities / FAST, TEMPERATURES).flatten(-2).movedim(-1, 1)
     found = []
     for temperature in TEMPERATURES:
-        share = (similarity / temperature).softmax(2)
-        mean = torch.einsum("bkmxy,mc->bkcxy", share, velocities / FAST)
-        found += [mean, (share * similarity).sum(2, keepdim=True), share.amax(2, keepdim=True)]
-    return torch.cat(found, dim=2).flatten(1, 2)
+        share = (lists / temperature).softmax(-1)
+        alike = (share * lists).sum(-1, keepdim=True)
+        found += [share @ (velocities / FAST), alike, share.amax(-1, keepdim=True)]
+    return torch.cat(found, dim=-1).flatten(-2).movedim(-1, 1)
 
 
 @torch.no_grad()
@@ -264,7 +269,8 @@ def sweep_velocity(
                 mean = mean / count.clamp(min=1e-3)
                 still = mean[:, len(velocities) // 2, None]
                 similarities.append((mean - still) * known[-1][:, None])
-        return torch.stack(similarities, dim=1), torch.stack(known, dim=1)
+        lists = torch.stack([s.movedim(1, -1) for s in similarities], dim=-2)  # as they lie in memory
+        return lists.permute(0, 3, 4, 1, 2), torch.stack(known, dim=1)
     for other, T in zip(past, T_past_now, strict=True):
         pixels, shown = _project_moved(surfaces.points, velocities, now, other, T)
         shown = shown * weight[..., None]
@@ -308,6 +314,10 @@ def descriptors(grey: Float[Tensor, "B N H W"], size: int) -> Float[Tensor, "V 9
         size: px of the image to a pixel of the neighbourhood.
     """
     small = F.avg_pool2d(grey.flatten(0, 1)[:, None], size)
+    if serves(small):
+        from letocc_core.compiled.velocity import descriptors
+
+        return descriptors(small[:, 0], FLAT).movedim(-1, 1)
     patches = F.unfold(F.pad(small, (1, 1, 1, 1), mode="replicate"), 3).unflatten(-1, small.shape[-2:])
     patches = patches - patches.mean(1, keepdim=True)
     return patches / (patches.square().sum(1, keepdim=True).sqrt() + FLAT)

@@ -65,18 +65,22 @@ class Refinement(nn.Module):
         fine: Float[Tensor, "B E X Y Z"] | None = None,
     ) -> Float[Tensor, "B H X Y Z"]:
         """`volume` holds D and the extra coarse channels, `fine` is joined at the output's resolution; H = D / 2."""
-        volume = volume.contiguous(memory_format=torch.channels_last_3d)  # a third of the time of convolutions and MLPs
+        volume = _channels_last(volume)
         levels = []
         for scale in self.scales:
             volume = scale(volume)
             levels.append(volume)
-        merged = self.lateral[-1](levels[-1])
+        merged = _channels_last(self.lateral[-1](levels[-1]))
         for lateral, level in zip(list(self.lateral)[-2::-1], levels[-2::-1], strict=True):
-            merged = lateral(level) + F.interpolate(
-                merged, size=level.shape[-3:], mode="trilinear", align_corners=False
-            )
+            coarse = F.interpolate(merged, size=level.shape[-3:], mode="trilinear", align_corners=False)
+            merged = _channels_last(lateral(level)) + coarse
         out = F.relu(self.upsample(F.relu(self.smooth(merged), inplace=True)), inplace=True)
         if self.join is None:
             return out
         assert fine is not None, "built with extra_fine channels, called without them"
         return out + F.relu(self.join(torch.cat([out, fine], dim=1)))
+
+
+def _channels_last(volume: Float[Tensor, "B C x y z"]) -> Float[Tensor, "B C x y z"]:
+    """A third of the time of convolutions and MLPs; those of 1 x 1 x 1 do not keep it."""
+    return volume.contiguous(memory_format=torch.channels_last_3d)

@@ -52,7 +52,7 @@ class PairAttention(nn.Module):
     ) -> Float[Tensor, "M Q D"]:
         query, value = torch.cat([neighbour, bev], dim=2), torch.cat([neighbour, bev], dim=1)
         reference = reference.expand(len(bev), -1, -1, -1, -1)
-        return bev + self.scale * self.attention(query, reference, value, [shape, shape])
+        return torch.addcmul(bev, self.scale, self.attention(query, reference, value, [shape, shape]))
 
 
 class TemporalFusion(nn.Module):

@@ -189,3 +189,27 @@ def test_velocity_sweep(monkeypatch, share):
     plain, compiled = both(monkeypatch, motion_branch, compute)
     assert plain[0].abs().mean() > 0.01
     assert_close(plain, compiled, tolerance=1e-4)
+
+
+@pytest.mark.parametrize("threads_used", [1, 2])
+@pytest.mark.parametrize("size", [1, 4])
+def test_descriptors(monkeypatch, size, threads_used):
+    """Of noise, of a flat image, and of one of a single row."""
+    torch.manual_seed(0)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads_used)
+    try:
+        for grey in (torch.rand(2, 3, 12, 20), torch.full((1, 1, 12, 20), 0.7), torch.rand(1, 2, size, 16)):
+            pair = both(monkeypatch, motion_branch, lambda grey=grey: motion_branch.descriptors(grey, size))
+            torch.testing.assert_close(*pair, atol=1e-5, rtol=0)  # of neighbourhoods of length 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_expected_velocities(monkeypatch):
+    """Of lists that are sharp, flat, and so far apart that exponentials vanish."""
+    torch.manual_seed(0)
+    lists = torch.randn(2, 3, 4, 5, 21) * torch.tensor([0.01, 0.1, 1.0, 10.0, 0.0])[:, None]
+    velocities = torch.randn(21, 2)
+    compute = lambda: [motion_branch.expected_velocities(lists, velocities)]  # noqa: E731
+    assert_close(*both(monkeypatch, motion_branch, compute), 1e-5)

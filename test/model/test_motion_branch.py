@@ -225,7 +225,9 @@ def test_the_velocity_that_similarities_expect():
     similarity = torch.full((1, 3, len(velocities), 1, 1), -10.0)
     similarity[0, 0, 3] = similarity[0, 1, 3] = similarity[0, 1, 8] = 0.9
     similarity[0, 2] = 0.5
-    found = expected_velocities(similarity, velocities).view(3, 2, 4)  # lists, temperatures, values
+    found = expected_velocities(similarity.permute(0, 3, 4, 1, 2), velocities).view(
+        3, 2, 4
+    )  # lists, temperatures, values
     both = (velocities[3] + velocities[8]) / 2
     rows = [[*velocities[3] / 10, 0.9, 1.0], [*both / 10, 0.9, 0.5], [0.0, 0.0, 0.5, 1 / len(velocities)]]
     torch.testing.assert_close(found, torch.tensor(rows)[:, None].expand(3, 2, 4))
