@@ -819,6 +819,18 @@ def test_split_recordings(tmp_path):
         bag_info(split)
 
 
+def test_a_path_that_is_near_a_recording(tmp_path):
+    """Its metadata, the folder above it, and what Git left in its place."""
+    path = good(tmp_path / "drives" / "monday")
+    assert len(list(Recording(path / "metadata.yaml"))) == 12
+    with pytest.raises(DataError, match=r"drives: no \.mcap.*such as those inside: monday$"):
+        bag_info(path.parent)
+    pointer = tmp_path / "pointer.mcap"
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n")
+    with pytest.raises(DataError, match=r"pointer\.mcap: a pointer of Git LFS.*git lfs pull"):
+        bag_info(pointer)
+
+
 def test_a_bag_of_ros1_that_was_never_finished(tmp_path):
     for path in (tmp_path / "drive.bag.active", tmp_path / "drive.bag"):
         path.write_bytes(b"#ROSBAG V2.0\n" + b"\x45\0\0\0" + bytes(4096))

@@ -23,6 +23,8 @@ from letocc_core.errors import DataError, show
 if TYPE_CHECKING:
     from rosbags.interfaces import Connection
 
+LFS_POINTER = b"version "  # https://git-lfs.github.com/spec/v1
+METADATA = "metadata.yaml"
 MCAP_MAGIC = b"\x89MCAP0\r\n"
 SQLITE_MAGIC = b"SQLite format 3\0"
 ROS1_MAGIC = b"#ROSBAG V"
@@ -63,14 +65,18 @@ def files_of(path: Path) -> tuple[list[Path], list[str]]:
         beside = sorted(show(p.name) for p in _beside(path) if p.is_dir() or _is_storage(p))
         near = ", ".join(beside[:MOST_NAMED] + ["..."] * (len(beside) > MOST_NAMED)) or "nothing"
         raise DataError(f"{show(path)}: no such bag; beside it: {near}")
+    if path.name == METADATA:
+        return files_of(path.parent)
     if path.is_file():
         return [path], _others_of_split(path)
     found = sorted((p for p in path.iterdir() if _is_storage(p)), key=_natural)
     if not found:
+        inside = names(sorted({p.parent for p in path.glob("*/*") if _is_storage(p)})[:MOST_NAMED])
         raise DataError(
             f"{show(path)}: no .mcap, .db3 or .bag file in it; expected the folder that `ros2 bag record` wrote"
+            + (f", such as those inside: {inside}" if inside else "")
         )
-    listed, remarks = _listed(path / "metadata.yaml")
+    listed, remarks = _listed(path / METADATA)
     here = {p.name: p for p in found}
     known = [here[name] for name in listed if name in here]
     missing = [name for name in listed if name not in here]
@@ -109,6 +115,8 @@ def open_storage(path: Path, temporary: Path) -> Storage:
     for magic, (name, command) in PACKED.items():
         if start.startswith(magic):
             raise DataError(f"{show(path)}: packed with {name}; unpack it first: {command} '{show(path.name)}'")
+    if start.startswith(LFS_POINTER):
+        raise DataError(f"{show(path)}: a pointer of Git LFS, not the file itself; fetch it: git lfs pull")
     raise DataError(
         f"{show(path)}: no recording: it starts with {start!r}, expected MCAP, SQLite or '#ROSBAG' (an MCAP file starts "
         f"with {MCAP_MAGIC!r})"
