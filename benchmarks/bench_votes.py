@@ -4,10 +4,11 @@
     python benchmarks/bench_votes.py --streets 4 --source lidar
 
 Of the voxels that a camera or the LiDAR sees: how many have votes; what a share of votes for matter is worth (calibration);
-and precision, recall and IoU if a share above `--share` counts as matter, also of what stands on the ground and by distance.
+and precision, recall and IoU if a share above `--share` counts as matter, also of what stands on the ground, by distance and of what moves.
 """
 
 import argparse
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -18,9 +19,10 @@ from letocc_core.cues.votes import VotesConfig
 from letocc_core.data.simulator.rig import Rig
 from letocc_core.data.simulator.street import SimFrame
 from letocc_core.data.simulator.varied.street import open_street
-from letocc_core.data.truth import CLASS_NAMES, FREE, GROUND_CLASSES
+from letocc_core.data.truth import CLASS_NAMES, FREE, GROUND_CLASSES, MOVABLE_CLASSES
 from letocc_core.frame import Frame
 from letocc_core.geometry.grid import GridSpec
+from letocc_core.metrics.motion import MOVING_SPEED
 from letocc_core.processes import keep_freed_memory
 
 GRID = GridSpec()
@@ -45,19 +47,27 @@ def frame_of(rendered: SimFrame) -> Frame:
 
 
 def of_street(seed: int, variety: bool, config: VotesConfig) -> tuple[np.ndarray, ...]:
-    """Votes, labels and visibility [n, ...] of some frames of a street."""
+    """Votes, labels, visibility and what moves [n, ...] of some frames of a street."""
     street = open_street(seed, Rig.load("nuscenes").resized(128, 224), GRID, variety=variety)
     frames = [
         frame_of(street.render(i * INTERVAL, truth=False, lidar=config.source != "camera")) for i in range(FRAMES)
     ]
     stamps = [int(f.stamp) for f in frames]
     instants = [
-        votes.instant(frame, [frames[j] for j in votes.neighbours(stamps, i, config)], config)
+        votes.instant(
+            frame, [frames[j] for j in votes.neighbours(stamps, i, config)], config, frames[:i] + frames[i + 1 :]
+        )
         for i, frame in enumerate(frames)
     ]
     truths = [street.render(i * INTERVAL, lidar=False).truth for i in CURRENTS]
     cast = [votes.cast(instants, instants[i], GRID, config) for i in CURRENTS]
-    return np.stack(cast), np.stack([t.occupancy for t in truths]), np.stack([t.visible for t in truths])
+    moves = [(t.occupancy != FREE) & (np.linalg.norm(t.velocity, axis=-1) > MOVING_SPEED) for t in truths]
+    return (
+        np.stack(cast),
+        np.stack([t.occupancy for t in truths]),
+        np.stack([t.visible for t in truths]),
+        np.stack(moves),
+    )
 
 
 def scores(true: np.ndarray, said: np.ndarray) -> str:
@@ -80,7 +90,7 @@ def main() -> None:
     config = VotesConfig(source=options.source)
     seeds = range(options.first_seed, options.first_seed + options.streets)
     streets = [of_street(seed, options.variety, config) for seed in seeds]
-    cast, labels, visible = (np.concatenate(column) for column in zip(*streets, strict=True))
+    cast, labels, visible, moves = (np.concatenate(column) for column in zip(*streets, strict=True))
     total = cast.sum(1)
     known, share = visible & (total > KNOWN), cast[:, 1] / np.maximum(total, 1e-6)
     matter, said = labels != FREE, share > options.share
@@ -95,6 +105,10 @@ def main() -> None:
     for low, high in pairwise(RINGS):
         there = known & (ring >= low) & (ring < high)
         print(f"| {low:g} to {high:g} m | {scores(matter[there], said[there])} |")
+    of_moving = known & moves
+    for name in MOVABLE_CLASSES:
+        there = of_moving & (labels == CLASS_NAMES.index(name))
+        print(f"| moving: {name}, {there.sum()} voxels | | | {said[there].mean() if there.any() else math.nan:.3f} |")
     print("\n| share of votes for matter | voxels | matter in truth |\n| --- | ---: | ---: |")
     for low in np.arange(0, 1, 0.1):
         there = known & (share >= low) & (share <= low + 0.1)
