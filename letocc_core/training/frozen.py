@@ -78,8 +78,12 @@ def _digests(clip: Clip) -> list[str]:
 
 
 def _bytes(frame: Frame, b: int) -> bytes:
-    seen = (frame.stamp, frame.images, frame.camera_valid, frame.K, frame.T_ego_cam, frame.T_world_ego)
-    return b"".join(x[b].cpu().contiguous().numpy().tobytes() for x in seen)
+    """What is seen of one clip, without the absent cameras at the end that pad it in a batch."""
+    valid = frame.camera_valid[b]
+    cameras = int(valid.nonzero().max()) + 1 if valid.any() else 0
+    of_cameras = (frame.images, frame.camera_valid, frame.K, frame.T_ego_cam)
+    seen = (frame.stamp[b], *(x[b, :cameras] for x in of_cameras), frame.T_world_ego[b])
+    return b"".join(x.cpu().contiguous().numpy().tobytes() for x in seen)
 
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:

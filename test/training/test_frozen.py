@@ -8,7 +8,7 @@ from model_cases import frames, model_config
 
 from letocc_core import config as configuration
 from letocc_core.errors import ConfigError
-from letocc_core.frame import Clip
+from letocc_core.frame import Clip, Frame
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.losses.grounded_motion import MotionTargets, grounded_losses
 from letocc_core.losses.objective import MotionConfig
@@ -50,12 +50,23 @@ def test_geometry_is_computed_once_a_clip(tmp_path):
             torch.testing.assert_close(losses[name], expected[name], atol=1e-3, rtol=1e-3)
     flow.sum().backward()
     assert all((p.grad is not None) == name.startswith("motion.") for name, p in model.named_parameters())
+    files = len(list(tmp_path.iterdir()))
+    kept.known(Clip(padded(now), tuple(padded(f) for f in past), ()), compute)
+    assert len(list(tmp_path.iterdir())) == files
     without_past, _ = kept.known(dataclasses.replace(clip, history=()), compute)
     assert len(list(tmp_path.iterdir())) == 4 and not torch.equal(without_past.sdf, first.sdf)
     for name in ("images", "K", "T_ego_cam", "T_world_ego", "stamp"):
         other = dataclasses.replace(now, **{name: getattr(now, name) + 1})
         kept.known(dataclasses.replace(clip, current=other), compute)
     assert len(list(tmp_path.iterdir())) == 14
+
+
+def padded(frame: Frame) -> Frame:
+    """The same with a camera that is absent, as in a batch with a clip of more cameras."""
+    more = {name: getattr(frame, name) for name in ("images", "camera_valid", "K", "T_ego_cam")}
+    more = {name: torch.cat([x, torch.zeros_like(x[:, :1])], dim=1) for name, x in more.items()}
+    more["K"][:, -1], more["T_ego_cam"][:, -1] = frame.K[:, 0], frame.T_ego_cam[:, 0]
+    return dataclasses.replace(frame, **more)
 
 
 def targets(grid: GridSpec) -> MotionTargets:
