@@ -141,10 +141,10 @@ def to_point_cloud(answer: OccFlow, frame_id: str, lowest: float = -np.inf, high
 
     Only those between two heights (m, in the ego frame), and none that is hidden.
     """
-    index = np.argwhere(answer.surfaces & Band(lowest, highest).layers(answer))
-    rows = np.column_stack(
-        [answer.grid.centres_of(index), answer.probability[tuple(index.T)], answer.velocity[tuple(index.T)]]
-    )
+    shown = np.flatnonzero(answer.surfaces & Band(lowest, highest).layers(answer))
+    rows = np.empty((len(shown), len(POINT_FIELDS)), np.float32)
+    rows[:, :3] = answer.grid.centres_of(np.stack(np.unravel_index(shown, answer.grid.shape), axis=-1))
+    rows[:, 3], rows[:, 4:] = answer.probability.reshape(-1)[shown], answer.velocity.reshape(-1, 2)[shown]
     return _cloud(make_header(answer.stamp_ns, frame_id), POINT_FIELDS, rows)
 
 

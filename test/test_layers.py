@@ -38,7 +38,7 @@ LAYERS = {  # package or module of letocc_core: what else it may import
     "metrics": {"geometry", "stream", "losses", "data"},
     "training": {"geometry", "model", "checkpoint", "rendering", "losses", "cues", "data", "viz"},
     "evaluation": {
-        *("geometry", "model", "checkpoint", "stream", "rendering"),
+        *("compiled", "geometry", "model", "checkpoint", "stream", "rendering"),
         *("cues", "data", "viz", "metrics", "training"),
     },
     "export": {"model", "engines", "checkpoint", "stream", "evaluation"},

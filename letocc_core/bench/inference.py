@@ -14,7 +14,7 @@ from letocc_core.stream import pipeline as stream
 from letocc_core.stream.pipeline import OccFlowPipeline
 from letocc_core.stream.types import Calibration, FrameSet
 
-PERIOD = 0.1  # s between sets
+PERIOD = 0.1  # s between sets, unless told otherwise
 SPEED = 8.0  # m/s
 CAMERA_HEIGHT = 1.5  # m
 
@@ -45,8 +45,8 @@ class Drive:
 
     def __init__(self, pipeline: OccFlowPipeline, cameras: int, parts: Parts, eager: bool = False):
         self.pipeline, self.parts, self.eager = pipeline, parts, eager
-        self.sets = frame_sets(*pipeline.input.image_size, cameras)
-        for _ in range(2 + round(pipeline.model.config.temporal.frames * pipeline.input.history_interval / PERIOD)):
+        self.sets = frame_sets(*pipeline.input.image_size, cameras, pipeline.input.history_interval)
+        for _ in range(1 + pipeline.model.config.temporal.frames):
             self.step()
 
     def step(self) -> float:
@@ -95,8 +95,12 @@ def model_places(model: LetOccFlow) -> list[Place]:
     ]
 
 
-def frame_sets(height: int, width: int, cameras: int) -> Iterator[FrameSet]:
-    """Noise of 8 pixels a grain seen by cameras of 70 degrees all around a vehicle that drives straight on, without end."""
+def frame_sets(height: int, width: int, cameras: int, period: float = PERIOD) -> Iterator[FrameSet]:
+    """Noise of 8 pixels a grain seen by cameras of 70 degrees all around a vehicle that drives straight on, without end.
+
+    Args:
+        period: s between sets.
+    """
     focal = width / 2 / np.tan(np.radians(35))
     calibration = Calibration(width, height, np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]]))
     mounts = np.stack([_mount(2 * np.pi * i / cameras) for i in range(cameras)])
@@ -106,9 +110,9 @@ def frame_sets(height: int, width: int, cameras: int) -> Iterator[FrameSet]:
     i = 0
     while True:
         T_world_ego = np.eye(4)
-        T_world_ego[0, 3] = SPEED * PERIOD * i
+        T_world_ego[0, 3] = SPEED * period * i
         shifted = tuple(np.roll(image, i, axis=1) for image in images)
-        yield FrameSet(round(PERIOD * i * 1e9), shifted, (calibration,) * cameras, mounts, T_world_ego)
+        yield FrameSet(round(period * i * 1e9), shifted, (calibration,) * cameras, mounts, T_world_ego)
         i += 1
 
 

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from letocc_core.compiled.threads import FAST, flat, shared
 
-ZERO, U = np.float32(0), np.uintp
+ZERO, HALF, ONE, U = np.float32(0), np.float32(0.5), np.float32(1), np.uintp
+HALVED = np.float32(np.log(2))  # -log of a probability of a half
 TINY = np.float32(1e-6)
 
 
@@ -77,3 +78,42 @@ def _first_zero(first, last, shape, steps, sdf, origins, directions, near, far, 
                 out[U(ray)] = t + step * behind / (before - behind)
                 break
             number += 1
+
+
+def half_free(
+    odds: Float[Tensor, "1 1 X Y Z"],
+    origins: Float[Tensor, "r 3"],
+    directions: Float[Tensor, "r 3"],
+    near: Float[Tensor, "r"],
+    far: Float[Tensor, "r"],
+    samples: int,
+) -> Float[Tensor, "r"]:
+    """t at which rays (voxel indices) between near and far are free with the probability of a half; far, if never.
+
+    Args:
+        odds: logarithms of those of matter, at the voxels' centres.
+        samples: equal intervals of a ray; the odds count at their middles.
+    """
+    out = torch.empty(near.shape)
+    given = map(flat, (odds, origins, directions, near, far))
+    shared(_half_free, near.numel(), (*odds.shape[2:], near.numel()), samples, *given, flat(out))
+    return out
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
+def _half_free(first, last, shape, samples, odds, origins, directions, near, far, out):
+    for ray in range(first, last):
+        i = 3 * ray
+        ox, oy, oz = origins[U(i)], origins[U(i + 1)], origins[U(i + 2)]
+        dx, dy, dz = directions[U(i)], directions[U(i + 1)], directions[U(i + 2)]
+        step = (far[U(ray)] - near[U(ray)]) / np.float32(samples)
+        voxels, passed = step * np.sqrt(dx * dx + dy * dy + dz * dz), ZERO
+        out[U(ray)] = far[U(ray)]
+        for number in range(samples):
+            t = near[U(ray)] + step * (np.float32(number) + HALF)
+            here = _read(odds, 0, shape, ox + t * dx, oy + t * dy, oz + t * dz)
+            met = (max(here, ZERO) + np.log(ONE + np.exp(-abs(here)))) * voxels
+            if passed + met >= HALVED:
+                out[U(ray)] = near[U(ray)] + step * (np.float32(number) + (HALVED - passed) / met)
+                break
+            passed += met

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from letocc_core.compiled.threads import serves
 from letocc_core.evaluation.config import EvaluationConfig
 from letocc_core.evaluation.samples import Sample
 from letocc_core.geometry.grid import GridSpec
@@ -109,9 +110,16 @@ def read_depth(
 
     rays = _rays(target, grid)
     p = np.clip(probability.astype(np.float64), *CERTAIN)
+    odds = _tensor(np.log(p / (1 - p)))[None]
+    if serves(odds):
+        from letocc_core.compiled.surfaces import half_free
+
+        where, along = grid.to_index(rays.origins), rays.directions / grid.voxel_size
+        given = (x.flatten(0, 2) for x in (where, along, rays.near, rays.far))
+        return half_free(odds, *given, config.samples).view_as(rays.near)[0].numpy()
     edges = sample_edges(rays, config.samples)
     points = rays.in_units(grid).at(torch.lerp(edges[..., :-1], edges[..., 1:], 0.5))
-    odds = sample_unit(_tensor(np.log(p / (1 - p)))[None], points, "border")[..., 0]
+    odds = sample_unit(odds, points, "border")[..., 0]
     voxels = edges.diff(dim=-1) * rays.directions.norm(dim=-1)[..., None] / grid.voxel_size
     passed = torch.cumsum(softplus(odds) * voxels, dim=-1)  # -log of the probability that a ray is free until there
     found, at = (passed >= log(2)).max(dim=-1, keepdim=True)

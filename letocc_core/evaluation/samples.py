@@ -120,8 +120,8 @@ class RecordedDrive:
 
     @cached_property
     def track(self) -> Float[np.ndarray, "n 3"]:
-        """Where the LiDAR is at each set, m in the fixed frame; reads the whole bag."""
-        return lidar_track(self._sample(item, with_truth=False) for item in self.recording)
+        """Where the LiDAR is at each set, m in the fixed frame; reads the whole bag, but decodes one image a camera."""
+        return lidar_track(self._sample(item, with_truth=False) for item in self.recording.sets(stills=True))
 
     def _sample(self, item: RecordedSet, with_truth: bool = True) -> Sample:
         truth = self.truth.at(item.frame_set.stamp_ns) if self.truth and with_truth else None

@@ -28,11 +28,13 @@ class PackedAnswer:
 
 def pack(answer: OccFlow) -> PackedAnswer:
     """The arrays of the message that carries an answer."""
-    probability = np.rint(answer.probability * PROBABILITY_STEPS).astype(np.uint8)
-    probability[~answer.observed] = NOT_SEEN
+    unobserved, steps = ~answer.observed, answer.probability * np.float32(PROBABILITY_STEPS)
+    probability = np.rint(steps, out=steps).astype(np.uint8)
+    np.copyto(probability, np.uint8(NOT_SEEN), where=unobserved)
     visibility = np.zeros(0, np.uint8)
     if answer.hidden is not None:
-        visibility = np.where(answer.observed, np.where(answer.hidden, HIDDEN, SEEN), NOT_SEEN).astype(np.uint8)
+        visibility = answer.hidden.astype(np.uint8)  # SEEN and HIDDEN are 0 and 1
+        np.copyto(visibility, np.uint8(NOT_SEEN), where=unobserved)
     occupied = np.flatnonzero(answer.occupied)
     labels = np.zeros(0, np.uint8) if answer.labels is None else answer.labels.reshape(-1)[occupied]
     velocity = answer.velocity.reshape(-1, 2)[occupied]

@@ -2,14 +2,17 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from letocc_core.compiled import threads
+from letocc_core.evaluation import depth
 from letocc_core.geometry import grid as grids
 from letocc_core.geometry import surfaces
 from letocc_core.geometry.grid import GridSpec, sample_volume
+from letocc_core.metrics.frame_score import DepthTruth
 from letocc_core.model import deformable_attention, motion_branch, plane_sweep
 from letocc_core.model.deformable_attention import DeformableAttention
 from letocc_core.model.motion_branch import View
@@ -213,3 +216,17 @@ def test_expected_velocities(monkeypatch):
     velocities = torch.randn(21, 2)
     compute = lambda: [motion_branch.expected_velocities(lists, velocities)]  # noqa: E731
     assert_close(*both(monkeypatch, motion_branch, compute), 1e-5)
+
+
+def test_where_rays_have_met_matter(monkeypatch):
+    """Through noise, through what is free everywhere, and past the box."""
+    rng = np.random.default_rng(0)
+    T = np.tile(np.eye(4), (2, 1, 1))
+    T[:, :3, :3] = [[0, 0, 1], [-1, 0, 0], [0, -1, 0]]
+    T[1, :3, 3] = [-9.0, 0.0, 1.5]
+    K = np.tile(np.array([[20.0, 0, 15.5], [0, 20.0, 11.5], [0, 0, 1]]), (2, 1, 1))
+    pixels = rng.uniform(0, [31, 23], (2, 60, 2))
+    target = DepthTruth(K, T, pixels, np.zeros((2, 60)))
+    for probability in (rng.random(BOX.shape) ** 4, np.zeros(BOX.shape)):
+        plain, compiled = both(monkeypatch, depth, lambda p=probability: depth.read_depth(p, BOX, target))
+        np.testing.assert_allclose(compiled, plain, atol=1e-4)
