@@ -152,7 +152,7 @@ def rviz(values: dict[str, str]) -> list[Action]:
 
 def write_rviz_config(values: dict[str, str]) -> tuple[str, list[Action]]:
     """A file that shows this node's topics and cameras, and what is to be said of it."""
-    from letocc_ros.rviz import node_config
+    from letocc_ros.view.rviz import node_config
 
     share = get_package_share_path("letocc_ros")
     shown = installed("compressed_image_transport")

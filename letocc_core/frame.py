@@ -3,9 +3,9 @@
 One class serves a single frame and a batch of them: `*batch` below is nothing, or [B]. N cameras of one size H x W.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -133,7 +133,8 @@ def stack(items: Sequence[Item]) -> Item:
             values = [_with_absent(v, cameras - len(v)) for v in values]
         return torch.stack(values)
 
-    return type(items[0])(**{f.name: join(f.name) for f in fields(items[0])})
+    joined: dict[str, Any] = {f.name: join(f.name) for f in fields(items[0])}
+    return type(items[0])(**joined)
 
 
 _OF_CAMERAS = ("images", "camera_valid", "K", "T_ego_cam", "masked", "movable", "own", "semantics", "flow", "valid")
@@ -149,17 +150,26 @@ def _with_absent(values: Tensor, count: int) -> Tensor:
 
 def collate(clips: Sequence[Clip]) -> Clip:
     """Batch clips of equal structure (`DataLoader(collate_fn=collate)`)."""
-    history, sources, cues = (
-        tuple(stack(list(items)) for items in zip(*(getattr(c, name) for c in clips), strict=True))
-        for name in ("history", "sources", "cues")
-    )
-    rendered = None if clips[0].rendered is None else stack([c.rendered for c in clips])
-    return Clip(stack([c.current for c in clips]), history, sources, cues, rendered)
+
+    def together(groups: Iterable[Sequence[Item]]) -> tuple[Item, ...]:
+        return tuple(stack(list(items)) for items in zip(*groups, strict=True))
+
+    history, sources, cues = (together(getattr(c, name) for c in clips) for name in ("history", "sources", "cues"))
+    rendered = together(() if c.rendered is None else (c.rendered,) for c in clips)
+    return Clip(stack([c.current for c in clips]), history, sources, cues, *rendered)
 
 
 def _to(item: Item, device: torch.device | str) -> Item:
-    return type(item)(**{f.name: None if (v := getattr(item, f.name)) is None else v.to(device) for f in fields(item)})
+    return _each(item, lambda values: values.to(device))
 
 
 def _rows(item: Item, rows: list[int]) -> Item:
-    return type(item)(**{f.name: None if (v := getattr(item, f.name)) is None else v[rows] for f in fields(item)})
+    return _each(item, lambda values: values[rows])
+
+
+def _each(item: Item, change: Callable[[Tensor], Tensor]) -> Item:
+    """The same with every field changed that it has."""
+    changed: dict[str, Any] = {
+        f.name: None if (v := getattr(item, f.name)) is None else change(v) for f in fields(item)
+    }
+    return type(item)(**changed)

@@ -27,8 +27,8 @@ from letocc_core.geometry.grid import GridSpec
 from letocc_core.stream.consumers.costmap import Band
 from letocc_core.stream.types import FrameSet, OccFlow
 from letocc_ros import conversions
-from letocc_ros.markers import MarkerMaker
 from letocc_ros.session import header_stamp_ns, message_class, session
+from letocc_ros.view.markers import MarkerMaker
 
 WARM_UP = 5  # sets
 PATIENCE = 5.0  # s for an answer

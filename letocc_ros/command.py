@@ -49,7 +49,7 @@ def _arguments(p: argparse.ArgumentParser) -> None:
         "--wait",
         type=float,
         metavar="S",
-        help="wait so long for what listens (10 s; with --as-fast, for a node: 100 s)",
+        help="how long to wait for subscribers (10 s; with --as-fast, for a node: 100 s)",
     )
     add_recording(p, "cameras are played alone, with the topics that are named; the others are for what listens")
     p.set_defaults(run=_play)

@@ -20,10 +20,10 @@ from letocc_core.stream.consumers.objects import moving_objects
 from letocc_core.stream.types import OccFlow
 from letocc_ros import conversions
 from letocc_ros.conversions import make_header
-from letocc_ros.markers import MarkerMaker, ObstacleTypes, obstacle_types, to_object_markers, to_obstacles
 from letocc_ros.msg import OccFlowGrid
 from letocc_ros.parameters import NodeParameters
 from letocc_ros.session import overridable
+from letocc_ros.view.markers import MarkerMaker, ObstacleTypes, obstacle_types, to_object_markers, to_obstacles
 
 
 @dataclass

@@ -53,7 +53,7 @@ def depth_anything(cameras: int, size: tuple[int, int], parts: Parts, device: to
     except ImportError as error:
         raise MissingDependencyError("--compare depth-anything needs transformers: pip install 'letocc[hf]'") from error
 
-    backbone = Dinov2Config(
+    backbone = Dinov2Config(  # type: ignore[call-arg]  # the stubs know out_indices by its private name
         hidden_size=384, num_attention_heads=6, num_hidden_layers=12, image_size=518, patch_size=14,
         out_indices=[3, 6, 9, 12], reshape_hidden_states=False, apply_layernorm=True,
     )  # fmt: skip

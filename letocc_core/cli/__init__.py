@@ -123,6 +123,6 @@ def _add_installed(commands: "argparse._SubParsersAction[argparse.ArgumentParser
         def refuse(options: argparse.Namespace) -> None:
             raise LetOccError(message)
 
-        p = commands.add_parser(entry.name, help="of the ROS 2 package, which is not installed here")
+        p = commands.add_parser(entry.name, help="comes with the ROS 2 package, which is not installed here")
         p.add_argument("arguments", nargs="*")
         p.set_defaults(run=refuse)

@@ -13,12 +13,12 @@ def add_recording(p: argparse.ArgumentParser, default: str = "") -> None:
         default: where the values come from that are not given; empty: they are those of `Recording`.
     """
     group = p.add_argument_group("how the bag is read", default or None)
-    group.add_argument("--cameras", type=cameras, metavar="NAME,...", help="some cameras only, the anchor first")
+    group.add_argument("--cameras", type=cameras, metavar="NAME,...", help="use only these cameras, the anchor first")
     group.add_argument("--base-frame", metavar="FRAME", help="ego frame, on the road (base_link)")
     group.add_argument("--fixed-frame", metavar="FRAME", help="frame in which the world stands still (odom)")
-    group.add_argument("--odometry-topic", metavar="TOPIC", help="ego poses from there instead of /tf")
-    group.add_argument("--lidar-topic", metavar="TOPIC", help="of the LiDAR (/points, or else the first)")
-    group.add_argument("--body-masks", metavar="DIR", help="masks of the vehicle's own body, of `letocc bag mask`")
+    group.add_argument("--odometry-topic", metavar="TOPIC", help="take the ego poses from this topic, not from /tf")
+    group.add_argument("--lidar-topic", metavar="TOPIC", help="topic of the LiDAR (/points, or else the first)")
+    group.add_argument("--body-masks", metavar="DIR", help="masks of the vehicle's own body (`letocc bag mask`)")
     group.add_argument("--slop", type=float, metavar="S", help="largest distance of stamps in an image set, s (0.02)")
 
 

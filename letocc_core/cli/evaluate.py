@@ -20,7 +20,9 @@ def add_eval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         "overrides", nargs="*", metavar="key=value", help="with --table: data.root=..., protocol.threshold=0.1"
     )
     p.add_argument("--table", action="append", metavar="NAME", help="a table of the papers, or all; may be repeated")
-    p.add_argument("--dataset", metavar="D", help="of --table: nuscenes, kitti_odometry, ... (default: the table's)")
+    p.add_argument(
+        "--dataset", metavar="D", help="data set for --table: nuscenes, kitti_odometry, ... (default: its own)"
+    )
     p.add_argument("--data", default="simulator", help="'simulator' or a bag (default: simulator)")
     p.add_argument("--seeds", type=seed_range, default=range(9000, 9008), help="streets (default: 9000-9007)")
     p.add_argument("--frames", type=seed_range, help="with a bag: score only these sets, for example 45-59")
@@ -28,7 +30,7 @@ def add_eval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         "--boxes",
         type=Path,
         metavar="FILE",
-        help="with a bag: labelled objects (.npz); velocities are compared with theirs",
+        help="with a bag: labelled objects (.npz) to compare velocities with",
     )
     p.add_argument("--json", type=Path, help="write the result to this file")
     p.add_argument("--workers", type=int, default=2, help="processes (default: 2)")

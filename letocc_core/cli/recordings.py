@@ -33,7 +33,7 @@ def _simulate(options: argparse.Namespace) -> None:
         "seed": options.seed,
         "scenes": options.scenes,
         "seconds": options.seconds,
-        "image_size": options.size,
+        "image_size": None if options.size is None else tuple(options.size),
         "workers": options.workers,
     }
     if options.format == "bag":
@@ -62,10 +62,17 @@ def add_bag(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     mask.add_argument("--out", type=Path, required=True, help="folder to write to: a PNG a camera, white = the vehicle")
     add_recording(mask)
     mask.set_defaults(run=_bag_mask)
-    video = kinds.add_parser("images", help="video of a bag's cameras into single images, in a new bag")
+    video = kinds.add_parser("images", help="turn the video of a bag into single images, in a new bag")
     video.add_argument("bag", type=Path)
     video.add_argument("--out", type=Path, required=True, help="bag folder to write")
-    video.add_argument("--quality", type=int, default=95, choices=range(1, 101), metavar="1-100", help="of JPEG (95)")
+    video.add_argument(
+        "--quality",
+        type=int,
+        default=95,
+        choices=range(1, 101),
+        metavar="1-100",
+        help="quality of the JPEGs (default: 95)",
+    )
     video.set_defaults(run=_bag_images)
     for name, what in (
         ("kitti-tracking", "sequence"),
@@ -73,7 +80,7 @@ def add_bag(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         ("kitti-raw", "drive"),
         ("nuscenes", "scene"),
     ):
-        p = kinds.add_parser(name, help=f"a {what} of {name} in its own layout into a bag")
+        p = kinds.add_parser(name, help=f"convert a {what} of {name} into a bag")
         p.add_argument("root", type=Path, help="folder of the data set")
         p.add_argument(f"--{what}", dest="part", required=name != "nuscenes", help=f"{what} to convert")
         p.add_argument("--out", type=Path, required=True, help="bag folder to write")

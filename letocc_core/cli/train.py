@@ -26,7 +26,6 @@ def add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     p.add_argument("--loader-workers", type=int, default=1, help="processes that load clips (default: 1)")
     p.add_argument(
         *("--micro-batch", "--clips-at-once"),
-        dest="clips_at_once",
         type=int,
         metavar="N",
         help="clips that a process has in memory at once; gradients add up (default: its share of the batch)",
@@ -59,7 +58,7 @@ def _train(options: argparse.Namespace) -> None:
         init=options.init,
         device=options.device,
         loader_workers=options.loader_workers,
-        clips_at_once=options.clips_at_once,
+        micro_batch=options.micro_batch,
         command=options.command_line,
     )
     if os.environ.get("RANK", "0") == "0":  # one line, however many processes torchrun started

@@ -64,8 +64,9 @@ class Dis:
         a, b = (
             cv2.resize(cv2.cvtColor(x, cv2.COLOR_RGB2GRAY), size, interpolation=cv2.INTER_CUBIC) for x in (image, other)
         )
-        method = cv2.DISOpticalFlow_create(getattr(cv2, f"DISOPTICAL_FLOW_PRESET_{self.preset.upper()}"))
-        flow = cv2.resize(method.calc(a, b, None), (width, height), interpolation=cv2.INTER_AREA)
+        method = cv2.DISOpticalFlow.create(getattr(cv2, f"DISOPTICAL_FLOW_PRESET_{self.preset.upper()}"))
+        found = method.calc(a, b, None)  # type: ignore[call-overload]  # the stubs want a flow to start from
+        flow = cv2.resize(found, (width, height), interpolation=cv2.INTER_AREA)
         return flow / self.enlarge
 
 
@@ -90,7 +91,7 @@ class Chained:
         for a, b in pairwise((image, *between, other)):
             there = np.nan_to_num(start + flow, nan=-1e4)
             step = self.step(a, b).astype(np.float32)
-            flow = flow + cv2.remap(
+            flow = flow + cv2.remap(  # type: ignore[call-overload]  # the stubs want x and y apart
                 step, there, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=_LOST
             )
         return flow
@@ -104,7 +105,9 @@ def consistent(
     v, u = np.mgrid[:height, :width].astype(np.float32)
     there = np.nan_to_num(np.stack([u, v], -1) + forward.astype(np.float32), nan=-1e4)
     inside = (there >= 0).all(-1) & (there[..., 0] <= width - 1) & (there[..., 1] <= height - 1)
-    back = cv2.remap(backward.astype(np.float32), there, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    back = cv2.remap(  # type: ignore[call-overload]  # the stubs want x and y apart
+        backward.astype(np.float32), there, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )
     return inside & (np.linalg.norm(forward + back, axis=-1) <= tolerance)
 
 
@@ -200,7 +203,7 @@ def flow_estimator(name: str, weights: Path | None = None, device: str = "cpu") 
         raise ConfigError(
             f"optical flow by '{name}' needs weights: --weights FILE, or cue_weights in the configuration"
         )
-    return LEARNED[name](weights, device=device)
+    return LEARNED[name](weights, device)
 
 
 def settings_key(estimator: object) -> str:

@@ -76,10 +76,11 @@ def _load(part: str, folder: Path, device: str) -> tuple[Any, Any]:
         from transformers import GroundingDinoForObjectDetection, GroundingDinoProcessor, SamModel, SamProcessor
     except ImportError as error:
         raise MissingDependencyError(f"masks need transformers ({error}): pip install 'letocc[hf]'") from error
-    processor, model = {
+    classes: dict[str, tuple[Any, Any]] = {
         "detector": (GroundingDinoProcessor, GroundingDinoForObjectDetection),
         "segmenter": (SamProcessor, SamModel),
-    }[part]
+    }
+    processor, model = classes[part]
     try:
         loaded = model.from_pretrained(str(folder), local_files_only=True).eval().to(device)
         return processor.from_pretrained(str(folder), local_files_only=True), loaded

@@ -67,6 +67,10 @@ class _Learned:
     weights: Path  # file with the network's tensors (.pth, .ckpt or .safetensors)
     device: str = field(default="cpu", repr=False)  # cpu, cuda, cuda:1, ...
 
+    def load(self) -> FlowNetwork:
+        """The network with its weights; each class says what it raises."""
+        raise NotImplementedError
+
     def __call__(
         self,
         image: UInt8[np.ndarray, "H W 3"],

@@ -58,7 +58,7 @@ class FlowResidual:
             far = (_ground_depth(frame) * self.tolerance).clamp(self.nearest, FARTHEST)
         if frame.lidar is None:
             return near, far
-        nearest, farthest = (_around(depth, self.reach) for depth in _lidar_depth(frame))
+        nearest, farthest = (_around(depth, self.reach) for depth in _lidar_depth(frame, frame.lidar))
         nearest, known = -nearest, farthest > 0
         return torch.where(known, nearest / self.tolerance, near), torch.where(known, farthest * self.tolerance, far)
 
@@ -98,10 +98,10 @@ def _ground_depth(frame: Frame) -> Float[Tensor, "N H W"]:
     return depth.view(-1, height, width)
 
 
-def _lidar_depth(frame: Frame) -> tuple[Float[Tensor, "N H W"], Float[Tensor, "N H W"]]:
+def _lidar_depth(frame: Frame, lidar: Float[Tensor, "P 3"]) -> tuple[Float[Tensor, "N H W"], Float[Tensor, "N H W"]]:
     """Depth (m) of the nearest return on each pixel, negated, and of the farthest; -inf where there is none."""
     N, _, height, width = frame.images.shape
-    points = se3.transform(se3.inverse(frame.T_ego_cam), frame.lidar.expand(N, -1, 3))
+    points = se3.transform(se3.inverse(frame.T_ego_cam), lidar.expand(N, -1, 3))
     pixels, depth = camera.project(points, frame.K)
     seen = camera.in_image(pixels, depth, height, width)
     u, v = pixels.nan_to_num().round().long().unbind(-1)

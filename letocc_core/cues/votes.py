@@ -140,11 +140,7 @@ def instant(frame: Frame, others: Sequence[Frame], config: VotesConfig, witnesse
     found = Instant(frame.T_world_ego.numpy())
     if config.source in ("camera", "both"):
         found = camera_votes(frame, others, config, witnesses)
-    if config.source == "lidar" and frame.lidar is None:
-        raise DataError(
-            "votes of a LiDAR are wanted, but a frame has no sweep; set data.votes.source to both or camera"
-        )
-    if config.source in ("lidar", "both") and frame.lidar is not None:
+    if config.source == "lidar" or (config.source == "both" and frame.lidar is not None):
         found = replace(found, sweep=lidar_votes(frame, config))
     return found
 
@@ -154,6 +150,10 @@ def lidar_votes(frame: Frame, config: VotesConfig) -> RayVotes:
 
     A ray that ends near the road grazes it: it says nothing of what is lower than `margin` above its end.
     """
+    if frame.lidar is None or frame.lidar_origin is None:
+        raise DataError(
+            "votes of a LiDAR are wanted, but a frame has no sweep; set data.votes.source to both or camera"
+        )
     points = frame.lidar.double().numpy()
     points = points[np.isfinite(points).all(1)]
     origin = frame.lidar_origin.double().numpy()
@@ -187,7 +187,7 @@ def cast(
             if instant is not now and rays is not None:
                 _cast(rays, T_now_world @ instant.T_world_ego, grid, votes)
     if now.moving_pixels is not None and now.moving_pixels.any():
-        votes[:, _shown(now, grid)] = 0
+        votes[:, _shown(now, now.moving_pixels, grid)] = 0
     for rays in (now.still, now.moving):
         if rays is not None:
             _cast(rays, np.eye(4), grid, votes)
@@ -269,8 +269,8 @@ def _camera_rays(
     moving_rays, mask = None, None
     if frame.movable is not None:
         movable = frame.movable[n]
-        contact = contact_depth(movable[None, None], frame.K[None, n : n + 1], frame.T_ego_cam[None, n : n + 1])[0, 0]
-        on, contact = movable.numpy()[nearest], contact.numpy()[nearest]
+        depths = contact_depth(movable[None, None], frame.K[None, n : n + 1], frame.T_ego_cam[None, n : n + 1])
+        on, contact = movable.numpy()[nearest], depths[0, 0].numpy()[nearest]
         with np.errstate(divide="ignore"):
             stands = on & counted & (np.abs(np.log(depth / contact)) < STANDING)
         stands[stands] = _stays(frame, T[:3, 3] + directions[stands] * contact[stands][:, None], witnesses)
@@ -347,12 +347,12 @@ def _concatenate(rays: Sequence[RayVotes]) -> RayVotes:
     return out
 
 
-def _shown(now: Instant, grid: GridSpec) -> Bool[np.ndarray, "X Y Z"]:
+def _shown(now: Instant, moving: Bool[np.ndarray, "N H W"], grid: GridSpec) -> Bool[np.ndarray, "X Y Z"]:
     """Voxels whose centre some camera shows on what moves."""
     K, T = torch.from_numpy(now.K).float(), torch.from_numpy(now.T_ego_cam).float()
     pixels, depth = camera.project_lattice(grid.axes(), K, T)
-    inside = camera.in_image(pixels, depth, *now.moving_pixels.shape[-2:])
-    on = camera.at_nearest(torch.from_numpy(now.moving_pixels)[None], pixels[None])[0]
+    inside = camera.in_image(pixels, depth, *moving.shape[-2:])
+    on = camera.at_nearest(torch.from_numpy(moving)[None], pixels[None])[0]
     return (inside & on).any(0).numpy()
 
 

@@ -18,7 +18,7 @@ from letocc_core.data.config import (
 from letocc_core.data.datasets import kitti
 from letocc_core.data.datasets.drive import Drive
 from letocc_core.data.datasets.nuscenes import CHANNELS, NuScenes
-from letocc_core.errors import DataError
+from letocc_core.errors import ConfigError, DataError
 from letocc_core.frame import InputConfig
 from letocc_core.geometry.grid import GridSpec
 
@@ -110,6 +110,8 @@ def simulated_clips(
     from letocc_core.data.simulator.clips import SimulatorClips
 
     streets = config.simulator
+    if streets is None:
+        raise ConfigError(f"the source is data.{config.source}, expected data.simulator")
     return SimulatorClips(
         seeds=range(streets.first_seed, streets.first_seed + streets.scenes),
         rig=streets.rig,
@@ -141,6 +143,8 @@ def recorded_clips(config: DataConfig, input_config: InputConfig, past_frames: i
     if config.bag is not None:
         return BagClips(config.bag, input_config, past_frames, config.cache, config.instants)
     data = config.recorded
+    if data is None:
+        raise ConfigError(f"the source is data.{config.source}, expected recordings")
     drives = open_drives(data, config.cache)
     stores = [DriveFrames(drive, input_config, data.lidar is not False, config.cache) for drive in drives]
     return RecordedClips(stores, data, input_config, past_frames, config.instants)

@@ -20,7 +20,8 @@ from letocc_core.processes import single_threaded
 def save(path: Path, arrays: Mapping[str, np.ndarray], compressed: bool = False) -> None:
     """Write an .npz in one step, so that a killed writer leaves nothing half-written under that name."""
     temporary = path.with_name(f".{path.stem}_{os.getpid()}.npz")
-    (np.savez_compressed if compressed else np.savez)(temporary, **arrays)
+    write: Callable[..., None] = np.savez_compressed if compressed else np.savez
+    write(temporary, **arrays)
     temporary.replace(path)
 
 

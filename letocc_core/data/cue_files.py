@@ -84,7 +84,7 @@ class PictureFiles:
 
 def write_flow(path: Path, frames: "FrameStore", i: int, j: int, estimator: FlowEstimator) -> None:
     """One file: the flow from frame i to frame j and back, unknown for cameras that lack either image."""
-    there = frames.camera_valid[[i, j]].all(axis=0)
+    there = np.logical_and.reduce(frames.camera_valid[[i, j]])
     between = [frames.pictures(k) for k in range(i + 1, j) if frames.camera_valid[k].all()] if estimator.between else []
     flows = trusted_flow(estimator, frames.pictures(i), frames.pictures(j), between=between)
     known = np.stack([np.where(there[:, None, None, None], flow, UNKNOWN) for flow in flows]).astype(np.int16)

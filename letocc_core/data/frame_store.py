@@ -13,11 +13,25 @@ from letocc_core.frame import Frame
 class FrameStore(Protocol):
     """The F frames of one recording with N cameras, at the network's size. It goes to other processes cheaply."""
 
-    name: str  # of the recording, for messages
-    folder: Path  # where cues of these frames are kept
-    stamps_ns: Int[np.ndarray, "F"]
-    T_world_ego: Float[np.ndarray, "F 4 4"]  # m
-    camera_valid: Bool[np.ndarray, "F N"]
+    @property
+    def name(self) -> str:
+        """Of the recording, for messages."""
+
+    @property
+    def folder(self) -> Path:
+        """Where cues of these frames are kept."""
+
+    @property
+    def stamps_ns(self) -> Int[np.ndarray, "F"]:
+        """ns"""
+
+    @property
+    def T_world_ego(self) -> Float[np.ndarray, "F 4 4"]:
+        """m"""
+
+    @property
+    def camera_valid(self) -> Bool[np.ndarray, "F N"]:
+        """Cameras that have an image."""
 
     @property
     def T_ego_cam(self) -> Float[np.ndarray, "F N 4 4"]:

@@ -100,7 +100,7 @@ class RecordedClips(Dataset):
         self.residual = data.masks if isinstance(data.masks, FlowResidual) else None
         if self.residual and not self.flows:
             raise ConfigError("masks by the residual of optical flow want optical flow; set cue, for example to dis")
-        of_images = None if self.residual else data.masks
+        of_images = None if isinstance(data.masks, FlowResidual) else data.masks
         labellers: dict[PictureKind, Labeller | None] = {"movable": of_images, "semantics": data.semantics}
         self.pictures = {
             kind: [PictureFiles(store, kind, labeller) for store in self.stores]
@@ -232,6 +232,7 @@ class RecordedClips(Dataset):
         T = np.asarray(self.stores[number].T_world_ego)
         distance = np.linalg.norm(T[:, :3, 3] - T[clip.current, :3, 3], axis=-1)
         with_sources = np.isin(np.arange(len(T)), list(sources))
+        assert self.instants is not None  # asked for only then
         then = self.instants.choose(distance, clip.current, with_sources, np.random.default_rng(index))
         return then, clip.sources if then == clip.current else sources[then]
 
@@ -300,13 +301,14 @@ def choose_clips(
             left_out += 1
             continue
         generator = np.random.default_rng(current)
-        sides = [(side, _cumulative(distance[side], data)) for side in (before, after)]
-        pairs = {tuple(_draw(*side, generator) for side in sides): None for _ in range(DRAWS)}
-        found = {pair: _cues(current, pair, before, after, complete, data) for pair in pairs}
-        if None in found.values():
+        behind, ahead = ((side, _cumulative(distance[side], data)) for side in (before, after))
+        pairs = dict.fromkeys((_draw(*behind, generator), _draw(*ahead, generator)) for _ in range(DRAWS))
+        found = [(pair, _cues(current, pair, before, after, complete, data)) for pair in pairs]
+        known = [ClipIndices(current, history, pair, cues) for pair, cues in found if cues is not None]
+        if len(known) < len(found):
             left_out += 1
             continue
-        clips += [ClipIndices(current, history, pair, cues) for pair, cues in found.items()]
+        clips += known
     return clips, left_out
 
 

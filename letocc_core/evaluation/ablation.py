@@ -162,7 +162,7 @@ def run(job: Job) -> str:
         train(config, name, job.folder, resume, init, loader_workers=0, command=job.command)
         init = latest / "model.safetensors"
     evaluate_checkpoint(
-        init,
+        job.folder / job.stages[-1].stages[0].name / "latest" / "model.safetensors",
         seeds=job.seeds,
         json=job.result,
         workers=1,

@@ -54,7 +54,7 @@ class Candidate:
         self.name, self.checkpoint, self.folder = name, checkpoint, folder
         self.metadata = read_metadata(checkpoint)
         self.pipeline = OccFlowPipeline.from_checkpoint(checkpoint, device=device, backend=backend)
-        self.scorer = Scorer(self.pipeline, drive.track if drive.truth else np.zeros((0, 3)))
+        self.scorer = Scorer(drive.track)
         self.tally = Tally(scenes=1)
         self.instants: list[Instant] = []
         self.bag = AnswerBag(folder / "answers", drive.recording.config.base_frame, drive.recording.config.fixed_frame)

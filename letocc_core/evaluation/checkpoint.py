@@ -4,7 +4,6 @@ letocc eval models/street.safetensors --data simulator --seeds 9000-9007 --json 
 """
 
 import hashlib
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from letocc_core import config as configuration
+from letocc_core.data.cache import save
 from letocc_core.errors import DataError
 from letocc_core.evaluation.config import EvaluationConfig
 from letocc_core.evaluation.samples import RecordedDrive, simulated_street
@@ -81,8 +81,7 @@ def evaluate_checkpoint(
         read = bag_frames(metadata["config"], with_masks(metadata, checkpoint, reading))
         drive = RecordedDrive(Path(data), **read, boxes=boxes)
         chosen = range(warmup, sys.maxsize) if frames is None else frames
-        track = drive.track if drive.truth else np.zeros((0, 3))
-        tally = score_sequence(pipeline, drive, chosen, config=config, track=track)
+        tally = score_sequence(pipeline, drive, chosen, config=config, track=drive.track)
         print(drive.recording.report(), file=sys.stderr)
     if not tally.frames:
         raise DataError(f"{data}: nothing was scored; expected image sets after the warm-up, or after the first one")
@@ -122,7 +121,9 @@ def _write_best_threshold(path: Path, counts: ProbabilityCounts) -> None:
     print(f"{path}: model.occupancy_threshold is {best[0]:g} now (IoU {best[1]:.3f} here)")
 
 
-def with_masks(metadata: Mapping[str, Any], checkpoint: Path, reading: Mapping[str, Any] | None) -> dict[str, Any]:
+def with_masks(
+    metadata: Mapping[str, Any], checkpoint: str | Path, reading: Mapping[str, Any] | None
+) -> dict[str, Any]:
     """`reading`, with the masks of the vehicle's body that a checkpoint was trained with where it has none."""
     return {"body_masks": body_masks.from_text(metadata.get("body_masks", {}), str(checkpoint)), **(reading or {})}
 
@@ -205,13 +206,11 @@ def training_mean(
         bar = tqdm(jobs, unit="street", desc="mean of the training streets", file=sys.stderr)
         share = np.asarray(np.mean([job.result() for job in bar], axis=0, dtype=np.float64), np.float32)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}_{os.getpid()}.npz")
-    np.savez_compressed(temporary, share=share)
-    temporary.replace(path)
+    save(path, {"share": share}, compressed=True)
     return share
 
 
 def _street_occupancy(seed: int, rig: str, grid: GridSpec, seconds: float) -> Float[np.ndarray, "X Y Z"]:
     """Mean occupancy of three moments of one street."""
     moments = simulated_street(seed, rig, grid, (32, 56), (0.0, seconds / 2, seconds))
-    return baselines.mean_of(sample.truth.occupancy for sample in moments)
+    return baselines.mean_of(s.truth.occupancy for s in moments if s.truth is not None)

@@ -28,10 +28,10 @@ def depth_truth(sample: Sample, stride: int, most: int = MAX_SWEEP_PIXELS) -> De
     """Every `stride`-th pixel of the true depth, or `most` of the pixels a camera that LiDAR returns fall on, at most."""
     frame_set = sample.frame_set
     present = [i for i, image in enumerate(frame_set.images) if image is not None]
-    K = np.stack([frame_set.calibrations[i].K for i in present]).astype(np.float64)
+    K = np.stack([frame_set.calibration(i).K for i in present]).astype(np.float64)
     T_ego_cam = frame_set.T_ego_cam[present].astype(np.float64)
     if sample.truth is None:
-        return _sweep_depth(sample.lidar, frame_set, present, K, T_ego_cam, most)
+        return _sweep_depth(sample.sweep, frame_set, present, K, T_ego_cam, most)
     truth = sample.truth
     lattice = (present, slice(stride // 2, None, stride), slice(stride // 2, None, stride))
     rows, columns = (np.arange(n)[lattice[1]] for n in truth.depth.shape[1:])
@@ -60,8 +60,8 @@ def _sweep_depth(
     from letocc_core.geometry.camera import project_lidar
 
     maps = [
-        project_lidar(lidar, K[row], T_ego_cam[row], frame_set.calibrations[i].height, frame_set.calibrations[i].width)
-        for row, i in enumerate(present)
+        project_lidar(lidar, K[row], T_ego_cam[row], calibration.height, calibration.width)
+        for row, calibration in enumerate(frame_set.calibration(i) for i in present)
     ]
     places = [p[:: len(p) // most + 1] for p in (np.argwhere(m > 0) for m in maps)]
     size = max(map(len, places))
@@ -147,10 +147,11 @@ def depth_images(
     At every second pixel, of large images at fewer: at most `columns` a row.
     """
     out: list[np.ndarray | None] = []
-    for image, calibration, T in zip(frame_set.images, frame_set.calibrations, frame_set.T_ego_cam, strict=True):
+    for i, (image, T) in enumerate(zip(frame_set.images, frame_set.T_ego_cam, strict=True)):
         if image is None:
             out.append(None)
             continue
+        calibration = frame_set.calibration(i)
         stride = max(2, -(-calibration.width // columns))
         v, u = np.mgrid[stride // 2 : calibration.height : stride, stride // 2 : calibration.width : stride]
         pixels = np.stack([u, v], axis=-1).reshape(1, -1, 2).astype(np.float64)

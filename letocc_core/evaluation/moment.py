@@ -78,6 +78,6 @@ def _true_depth_images(truth: Truth, frame_set: FrameSet, grid: GridSpec) -> lis
         v, u = np.indices(truth.depth[i].shape)
         pixels = np.stack([u, v], axis=-1).reshape(1, -1, 2).astype(np.float64)
         depth = np.where(np.isfinite(truth.depth[i]), truth.depth[i], np.nan).reshape(1, -1)
-        target = DepthTruth(frame_set.calibrations[i].K[None], frame_set.T_ego_cam[i][None], pixels, depth)
+        target = DepthTruth(frame_set.calibration(i).K[None], frame_set.T_ego_cam[i][None], pixels, depth)
         out.append(np.where(target.inside(grid), depth, np.nan).reshape(truth.depth[i].shape))
     return out

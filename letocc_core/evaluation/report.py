@@ -119,8 +119,11 @@ def _charts(candidates: "Sequence[Candidate]", start: int) -> list[str]:
         }
         return line_chart(lines, title, (0.0, end), marks)
 
+    def figure(group: str, key: str) -> "Callable[[Instant], float]":
+        return lambda i: i.figures.get(group, {}).get(key, float("nan"))
+
     out = [
-        chart(title, lambda i, group=group, key=key: i.figures.get(group, {}).get(key, float("nan")))
+        chart(title, figure(group, key))
         for group, key, title in CHARTS
         if any(key in i.figures.get(group, {}) for c in candidates for i in c.instants)
     ]

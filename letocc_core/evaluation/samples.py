@@ -47,6 +47,13 @@ class Sample:
     lidar_seconds: float | None = None  # s until then
     boxes: Boxes | None = None  # labelled objects, in the ego axes of this set and where they are at its stamp
 
+    @property
+    def sweep(self) -> Float[np.ndarray, "P 3"]:
+        """`lidar`; raises `DataError` where there is none."""
+        if self.lidar is None:
+            raise DataError(f"the set at {self.frame_set.stamp_ns} ns has no LiDAR sweep, expected one to compare with")
+        return self.lidar
+
 
 def simulated_street(
     seed: int, rig: str, grid: GridSpec, image_size: tuple[int, int], times: Iterable[float]
@@ -120,7 +127,12 @@ class RecordedDrive:
 
     @cached_property
     def track(self) -> Float[np.ndarray, "n 3"]:
-        """Where the LiDAR is at each set, m in the fixed frame; reads the whole bag, but decodes one image a camera."""
+        """Where the LiDAR is at each set, m in the fixed frame; empty without truth, which alone asks for it.
+
+        Reads the whole bag, but decodes one image a camera.
+        """
+        if self.truth is None:
+            return np.zeros((0, 3))
         return lidar_track(self._sample(item, with_truth=False) for item in self.recording.sets(stills=True))
 
     def _sample(self, item: RecordedSet, with_truth: bool = True) -> Sample:

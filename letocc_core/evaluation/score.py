@@ -119,7 +119,7 @@ def score_sequence(
     """
     track = lidar_track(sequence) if track is None else track
     pipeline.reset("a new sequence begins")
-    tally, scorer = Tally(scenes=1), Scorer(pipeline, track, mean_occupancy, config)
+    tally, scorer = Tally(scenes=1), Scorer(track, mean_occupancy, config)
     for position, sample in enumerate(sequence):
         output = pipeline.step(sample.frame_set)
         if scores := scorer.score(sample, output, wanted=position in scored):
@@ -128,7 +128,7 @@ def score_sequence(
 
 
 class Scorer:
-    """Scores the outputs of a pipeline, set by set in time order.
+    """Scores answers, set by set in time order.
 
     Args:
         track: where the LiDAR is during the drive, m in the fixed frame: RayIoU's rays start there.
@@ -137,17 +137,16 @@ class Scorer:
 
     def __init__(
         self,
-        pipeline: Predictor,
         track: Float[np.ndarray, "n 3"],
         mean_occupancy: Float[np.ndarray, "X Y Z"] | None = None,
         config: EvaluationConfig = EvaluationConfig(),
     ):
-        self.pipeline, self.track, self.mean_occupancy, self.config = pipeline, track, mean_occupancy, config
+        self.track, self.mean_occupancy, self.config = track, mean_occupancy, config
         self._earlier: Earlier | None = None
         self._depths: dict[str, tuple[bytes, np.ndarray]] = {}
 
     def score(self, sample: Sample, output: OccFlow | None, wanted: bool = True) -> dict[str, frame_score.Score]:
-        """Scores of the model and the baselines on the set that the pipeline has just answered, by method.
+        """Scores of the model and the baselines on the set that `output` answers, by method.
 
         Against a simulator's truth or the LiDAR; where there is neither, against the set's own images, as the set before
         foretells them. Empty for a set that was dropped or about which nothing is known; without `wanted` none are made.
@@ -158,10 +157,9 @@ class Scorer:
         if sample.truth is not None or sample.lidar is not None:
             arguments = (sample, self.track, output, self.mean_occupancy, self.config, self._depths)
             return score_frame(*arguments) if wanted else {}
-        snapshot = getattr(self.pipeline, "last", None)
-        if snapshot is None:  # recorded outputs: nobody knows what the network saw
+        frames = output.rectified
+        if frames is None:  # recorded outputs: nobody knows what the network saw
             return {}
-        frames = snapshot.sets[-1]
         self._earlier = Earlier(frames, output.probability, output.grid)
         return {} if earlier is None or not wanted else earlier.score(frames, read_depth, render_depth)
 
@@ -192,8 +190,7 @@ def score_frame(
         found = frame_score.add(found, frame_score.score_voxels(voxels, prediction, grid, true_velocity))
         if sample.truth is not None:
             found = frame_score.add(found, frame_score.score_voxel_motion(sample.truth, prediction))
-        if sample.lidar is not None and sample.lidar_later is not None:
-            found = frame_score.add(found, _score_sweeps(sample, prediction, output))
+        found = frame_score.add(found, _score_sweeps(sample, prediction, output))
         if sample.boxes is not None:
             given = (prediction.occupied, prediction.velocity, output.observed, grid)
             found = frame_score.add(found, {"boxes": BoxMotionScore.of(sample.boxes, *given)})
@@ -219,7 +216,9 @@ def score_frame(
 
 
 def _score_sweeps(sample: Sample, prediction: Prediction, output: OccFlow) -> frame_score.Score:
-    """`sweep_motion`: whether the velocities take the LiDAR's returns to where the later sweep has them."""
+    """`sweep_motion`: whether the velocities take the LiDAR's returns to where the later sweep has them, if there is one."""
+    if sample.lidar is None or sample.lidar_later is None or sample.lidar_seconds is None:
+        return {}
     score = SweepMotionScore.of_answer(
         sample.lidar,
         sample.lidar_later,
@@ -235,7 +234,7 @@ def _score_sweeps(sample: Sample, prediction: Prediction, output: OccFlow) -> fr
 def _ray_truth(sample: Sample, track: np.ndarray, output: OccFlow, cues: DepthTruth) -> RayTruth:
     grid = output.grid
     if sample.truth is None:
-        return RayTruth.from_sweep(sample.lidar, sample.lidar_origin, grid, output.observed)
+        return RayTruth.from_sweep(sample.sweep, sample.lidar_origin, grid, output.observed)
     if sample.truth.occupancy.shape != grid.shape:
         raise DataError(
             f"the truth's grid is {sample.truth.occupancy.shape}, the model's {grid.shape}; record it on the model's"
@@ -247,5 +246,5 @@ def _ray_truth(sample: Sample, track: np.ndarray, output: OccFlow, cues: DepthTr
 
 def _voxel_truth(sample: Sample, output: OccFlow) -> VoxelTruth:
     if sample.truth is None:
-        return VoxelTruth.from_sweep(sample.lidar, sample.lidar_origin, output.grid, output.observed)
+        return VoxelTruth.from_sweep(sample.sweep, sample.lidar_origin, output.grid, output.observed)
     return VoxelTruth.from_grid(sample.truth)

@@ -60,7 +60,7 @@ def project_fisheye(
     across = np.hypot(x, y)
     angle = np.arctan2(across, z)
     series = np.polynomial.Polynomial([0, 1, *(c for d in np.ravel(D) for c in (0, d))])
-    turns = series.deriv().roots()
+    turns = np.asarray(series.deriv().roots(), complex).tolist()
     reach = min((r.real for r in turns if abs(r.imag) < 1e-9 and r.real > 0), default=np.pi)
     radius = np.where(angle <= reach, series(angle), np.nan)
     scale = np.where(across > 0, radius / np.maximum(across, 1e-12), 1.0)

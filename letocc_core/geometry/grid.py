@@ -70,12 +70,20 @@ class GridSpec:
         shape = torch.as_tensor(self.shape, device=points.device)
         return index, ((index >= 0) & (index < shape)).all(-1)
 
+    def voxels_of(self, points: Float[np.ndarray, "n 3"]) -> tuple[Int[np.ndarray, "n 3"], Bool[np.ndarray, "n"]]:
+        """Index of the voxel that holds each point (m, ego axes), and whether it is inside the box.
+
+        Of points outside, and of those that are not finite, the index is that of voxel (0, 0, 0).
+        """
+        index = np.floor((points.astype(np.float64) - self.lower) / self.voxel_size)
+        inside = np.logical_and.reduce((index >= 0) & (index < self.shape), axis=1)
+        return np.where(inside[:, None], index, 0).astype(np.int64), inside
+
     def holding(self, points: Float[np.ndarray, "n 3"]) -> Bool[np.ndarray, "X Y Z"]:
         """The voxels that hold at least one of the points (m, ego axes); those outside or not finite are left out."""
-        points = points[np.isfinite(points).all(1)].astype(np.float64)
-        voxel = np.floor((points - self.lower) / self.voxel_size).astype(np.int64)
+        voxel, inside = self.voxels_of(points)
         held = np.zeros(self.shape, bool)
-        held[tuple(voxel[((voxel >= 0) & (voxel < self.shape)).all(1)].T)] = True
+        held[tuple(voxel[inside].T)] = True
         return held
 
     def to_unit(self, points: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 3"]:

@@ -116,7 +116,8 @@ class Rectifier:
         v, u = np.mgrid[: self.height, : self.width].astype(np.float64)
         rays = np.stack([u, v, np.ones_like(u)], -1) @ (T_cam_view[:3, :3] @ np.linalg.inv(K)).T
         pixels = np.nan_to_num(project_fisheye(rays, K_in, D), nan=-1e4)  # outside of the image
-        x, y = cv2.convertMaps(pixels.astype(np.float32), None, cv2.CV_16SC2)
+        u, v = np.moveaxis(pixels.astype(np.float32), -1, 0)
+        x, y = cv2.convertMaps(u, v, cv2.CV_16SC2)
         return _Table(shrunk, x, y, K, T_cam_view)
 
 

@@ -257,12 +257,12 @@ def _tell(
     votes = [_votes(rays, t, there, frame, cue) for cue in cues]
     groups = len(pixels)
     velocity, error = _velocity(votes, group, groups)
-    count = _sum(sum(vote.known.float() for vote in votes), group, groups)
+    count = _sum(torch.stack([vote.known for vote in votes]).float().sum(0), group, groups)
 
     def mean(values: Sequence[Tensor]) -> Tensor:
         """Mean [groups] of what the pixels [B, N, p] that know each cue say."""
-        known = sum(vote.known * value for vote, value in zip(votes, values, strict=True))
-        return _sum(known, group, groups) / count.clamp(min=1)
+        known = [vote.known * value for vote, value in zip(votes, values, strict=True)]
+        return _sum(torch.stack(known).sum(0), group, groups) / count.clamp(min=1)
 
     share = mean([vote.moves for vote in votes])
     misfit = mean([(vote.target - vote.flow(velocity[group])).norm(dim=-1) for vote in votes])
@@ -284,7 +284,7 @@ def _velocity(
     velocity = torch.zeros(groups, 2, device=group.device)
     prior = PRIOR**2 * torch.eye(2).to(velocity)
     for _ in range(ROUNDS):
-        normal, right = 0.0, 0.0
+        normal, right = torch.zeros_like(prior), torch.zeros_like(velocity)
         for vote in votes:
             flow, slope = vote.slope(velocity[group])
             left = vote.target - flow

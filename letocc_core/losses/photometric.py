@@ -86,7 +86,7 @@ def _look_up(rays: Rays, t: Tensor, target: Tensor, current: Frame, source: Fram
 
 def _mean(views: Sequence[Match]) -> Match:
     """Over the views that have a sample inside."""
-    count = sum(view.inside for view in views).clamp(min=1)
+    count = torch.stack([view.inside for view in views]).sum(0).clamp(min=1)
     return Match(
         sum(view.colours * view.inside[..., None] for view in views) / count[..., None],
         sum(view.cost * view.inside for view in views) / count,

@@ -84,7 +84,7 @@ class RayTruth:
         rays, hits = rays.select(hits.hit), _select(hits, hits.hit)
         voxel = tuple(hits.voxel.T)
         label = truth.occupancy[voxel]
-        centres = np.asarray(grid.lower) + (hits.voxel + 0.5) * grid.voxel_size
+        centres = grid.centres_of(hits.voxel)
         return cls(
             rays,
             hits,
@@ -108,8 +108,7 @@ class RayTruth:
         `OBJECT_HEIGHT`.
         """
         points = points[np.isfinite(points).all(1)].astype(np.float64)
-        voxel = np.floor((points - grid.lower) / grid.voxel_size).astype(np.int64)
-        inside = ((voxel >= 0) & (voxel < grid.shape)).all(1)
+        voxel, inside = grid.voxels_of(points)
         inside[inside] = observed[tuple(voxel[inside].T)]
         points = points[inside]
         occupied, objects = grid.holding(points), grid.holding(points[points[:, 2] > OBJECT_HEIGHT])
@@ -126,7 +125,7 @@ def score_rays(truth: RayTruth, prediction: Prediction) -> dict[str, Any]:
         "ray_iou": RayCounts.geometric(truth.hits.hit, hits.hit, error),
         "ray_iou_objects": RayCounts.geometric(truth.is_object, hits.hit, error),
     }
-    if truth.label is not None:
+    if truth.label is not None and truth.velocity is not None and truth.supervised is not None:
         matched = hits.hit & (error < MATCH_DISTANCE) & (truth.label >= 0)
         score["motion"] = MotionScore.of_rays(
             truth.label[matched],
@@ -166,23 +165,30 @@ def score_voxel_motion(truth: Truth, prediction: Prediction) -> dict[str, Any]:
 
 
 def score_depth(truth: DepthTruth, prediction: Prediction, grid: GridSpec, limits: DepthRange) -> dict[str, Any]:
-    """`depth`, also `_by_distance`, and, where the true flow is known, `flow2d`; at pixels whose true point lies in the box."""
+    """`depth`, also `_by_distance`, and, where the true flow is known, `flow2d`, of whoever tells a depth.
+
+    At pixels whose true point lies in the box.
+    """
+    if prediction.depth is None:
+        return {}
     inside = truth.inside(grid)
     by_distance = DepthByDistance.of(truth.depth, prediction.depth, inside, truth.foreground, limits)
     score: dict[str, Any] = {
         "depth": DepthScore.of_images(truth.depth, prediction.depth, inside, limits),
         "depth_by_distance": by_distance,
     }
-    if truth.flow is not None and truth.T_next_ego is not None:
-        flow = implied_flow(truth, prediction, grid)
+    if truth.flow is not None and truth.T_next_ego is not None and truth.foreground is not None:
+        flow = implied_flow(truth, prediction.depth, prediction.velocity, grid)
         score["flow2d"] = FlowScore.of(truth.flow, flow, inside, truth.foreground)
     return score
 
 
-def implied_flow(truth: DepthTruth, prediction: Prediction, grid: GridSpec) -> Float[np.ndarray, "N M 2"]:
-    """Optical flow (px) that the predicted depth, velocity and the ego motion imply; NaN behind the camera."""
-    points = truth.points(prediction.depth)
-    return flow_of_points(truth, points, velocity_at(points, prediction.velocity, grid))
+def implied_flow(
+    truth: DepthTruth, depth: Float[np.ndarray, "N M"], velocity: Float[np.ndarray, "X Y Z 2"], grid: GridSpec
+) -> Float[np.ndarray, "N M 2"]:
+    """Optical flow (px) that a depth (m), velocities (m/s) and the ego motion imply; NaN behind the camera."""
+    points = truth.points(depth)
+    return flow_of_points(truth, points, velocity_at(points, velocity, grid))
 
 
 def velocity_at(

@@ -50,10 +50,10 @@ class NovelViewScore:
 
     def summary(self) -> dict[str, float]:
         """`l1` and `dssim` in [0, 1], means over images; `psnr` (dB) of the mean squared error."""
-        if not self.l1.count:
+        l1, dssim, squared = self.l1.value(), self.dssim.value(), self.squared.value()
+        if l1 is None or dssim is None or squared is None:
             return {}
-        psnr = -10 * np.log10(max(self.squared.value(), 1e-10))
-        return {"l1": self.l1.value(), "dssim": self.dssim.value(), "psnr": float(psnr)}
+        return {"l1": l1, "dssim": dssim, "psnr": float(-10 * np.log10(max(squared, 1e-10)))}
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,53 +76,57 @@ class Earlier:
         T_then_now = np.linalg.inv(self.frames.T_world_ego) @ now.T_world_ego
         total: dict[str, NovelViewScore] = {}
         for i, image in enumerate(now.images):
-            if image is None or self.frames.images[i] is None:
+            before = self.frames.images[i]
+            if image is None or before is None:
                 continue
             target = _lattice(now, i, T_then_now, stride)
-            shape = tuple(len(range(0, n, stride)) for n in image.shape[:2])
+            rows, columns = (len(range(0, n, stride)) for n in image.shape[:2])
             depths = {
                 "letocc": read(self.probability, self.grid, target)[0],
                 "flat_road": render(baselines.flat_road(self.grid).sdf, self.grid, target)[0],
                 **{f"{c:g} m": np.full(target.pixels.shape[1], c) for c in CONSTANTS},
             }
-            for method, score in self._compare(i, target, depths, image[::stride, ::stride], shape).items():
+            for method, score in self._compare(
+                i, before, target, depths, image[::stride, ::stride], (rows, columns)
+            ).items():
                 total[method] = total.get(method, NovelViewScore()) + score
         return {method: {"novel_view": score} for method, score in total.items()}
 
     def _compare(
         self,
         camera: int,
+        before: UInt8[np.ndarray, "h w 3"],
         target: DepthTruth,
         depths: dict[str, Float[np.ndarray, "M"]],
-        image: UInt8[np.ndarray, "h w 3"],
+        image: UInt8[np.ndarray, "rows columns 3"],
         shape: tuple[int, int],
     ) -> dict[str, NovelViewScore]:
         """Scores of one image, at the pixels that every method finds in the old one."""
         looked_up = {
-            name: self._look_up(camera, target.points(depth[None])[0], shape) for name, depth in depths.items()
+            name: self._look_up(camera, before, target.points(depth[None])[0], shape) for name, depth in depths.items()
         }
         counted = np.logical_and.reduce([found for _, found in looked_up.values()])
         scores = {name: NovelViewScore.of(image / 255, guess, counted) for name, (guess, _) in looked_up.items()}
         constants = [scores.pop(f"{c:g} m") for c in CONSTANTS]
         return scores | {"constant_depth": min(constants, key=lambda s: s.l1.sum)}
 
-    def _look_up(self, camera: int, points: Float[np.ndarray, "M 3"], shape: tuple[int, int]) -> tuple:
-        """Colours in [0, 1] of points (m, ego axes then) in the old image [h, w, 3], and whether they are in it."""
+    def _look_up(self, camera: int, image: np.ndarray, points: np.ndarray, shape: tuple[int, int]) -> tuple:
+        """Colours in [0, 1] of points [M, 3] (m, ego axes then) in the old image [h, w, 3], and whether they are in it."""
         T_cam_ego = np.linalg.inv(self.frames.T_ego_cam[camera])
         x, y, z = (points @ T_cam_ego[:3, :3].T + T_cam_ego[:3, 3]).T
-        K = self.frames.calibrations[camera].K
+        K = self.frames.calibration(camera).K
         z = np.where(z > 0.1, z, np.nan)
         u, v = (K[0, 0] * x / z + K[0, 2]).reshape(shape), (K[1, 1] * y / z + K[1, 2]).reshape(shape)
-        height, width = self.frames.images[camera].shape[:2]
+        height, width = image.shape[:2]
         with np.errstate(invalid="ignore"):
             inside = (u >= 0) & (u <= width - 1) & (v >= 0) & (v <= height - 1)
         columns, rows = (np.where(inside, w, 0).astype(np.float32) for w in (u, v))
-        return cv2.remap(self.frames.images[camera], columns, rows, cv2.INTER_LINEAR) / 255, inside
+        return cv2.remap(image, columns, rows, cv2.INTER_LINEAR) / 255, inside
 
 
 def _lattice(frames: FrameSet, camera: int, T_then_now: np.ndarray, stride: int) -> DepthTruth:
     """Every `stride`-th pixel of one camera, placed in the ego axes of the set before."""
-    calibration = frames.calibrations[camera]
+    calibration = frames.calibration(camera)
     v, u = np.mgrid[: calibration.height : stride, : calibration.width : stride]
     pixels = np.stack([u, v], axis=-1).reshape(1, -1, 2).astype(np.float64)
     T = (T_then_now @ frames.T_ego_cam[camera])[None]

@@ -69,8 +69,7 @@ class SweepMotionScore:
     ) -> "SweepMotionScore":
         """Judge the velocities of an answer by two sweeps (m, ego axes of the answer)."""
         sweep, later = _of_traffic(sweep), _of_traffic(later)
-        voxel = np.floor((sweep - grid.lower) / grid.voxel_size).astype(np.int64)
-        seen = ((voxel >= 0) & (voxel < grid.shape)).all(1)
+        voxel, seen = grid.voxels_of(sweep)
         seen[seen] = observed[tuple(voxel[seen].T)]
         points = sweep[seen]
         return cls.of(points, later, _velocity_at(points, occupied, velocity, grid), seconds)
@@ -99,7 +98,7 @@ def _velocity_at(points: np.ndarray, occupied: np.ndarray, velocity: np.ndarray,
     index = np.argwhere(occupied)
     out = np.zeros((len(points), 2))
     if len(index) and len(points):
-        centres = np.asarray(grid.lower) + (index + 0.5) * grid.voxel_size
+        centres = grid.centres_of(index)
         distance, nearest = KDTree(centres).query(points, distance_upper_bound=REACH)
         found = np.isfinite(distance)
         out[found] = velocity[tuple(index[nearest[found]].T)]

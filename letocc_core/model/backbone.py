@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,7 @@ class BackboneConfig:
     weights: Path | None = None  # folder of a transformers checkpoint to start from; None: random
 
 
-def build_backbone(config: BackboneConfig) -> nn.Module:
+def build_backbone(config: BackboneConfig) -> Any:
     """The transformers model that `config` describes.
 
     Raises:
@@ -33,10 +33,11 @@ def build_backbone(config: BackboneConfig) -> nn.Module:
     """
     from transformers import ConvNextBackbone, ConvNextConfig, ResNetBackbone, ResNetConfig
 
-    model_class, config_class = {
+    classes: dict[str, tuple[Any, Any]] = {
         "convnext": (ConvNextBackbone, ConvNextConfig),
         "resnet": (ResNetBackbone, ResNetConfig),
-    }[config.kind]
+    }
+    model_class, config_class = classes[config.kind]
     stages = [f"stage{i + 1}" for i in range(len(config.widths))]
     if config.weights is not None:
         if not (config.weights / "config.json").is_file():

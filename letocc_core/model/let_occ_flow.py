@@ -67,6 +67,15 @@ class EncodedFrame:
     grey: Float[Tensor, "B N H W"] | None  # brightness, kept for the sweeps
     masked: Bool[Tensor, "B N H W"] | None = None  # pixels without evidence
 
+    @property
+    def brightness(self) -> Float[Tensor, "B N H W"]:
+        """`grey`; raises `ConfigError` for a frame that was encoded by a model without sweeps."""
+        if self.grey is None:
+            raise ConfigError(
+                "this frame was encoded by a model without sweeps; encode it with the model that decodes it"
+            )
+        return self.grey
+
 
 class LetOccFlow(nn.Module):
     """Images -> TPV volume (encode); volumes of now and the past -> fields (decode)."""
@@ -144,7 +153,8 @@ class LetOccFlow(nn.Module):
 
     def _look(self, frame: Frame) -> dict[str, Looked]:
         """Which queries the cameras see; kept from set to set while calibration and masks stay the same."""
-        given, size = (frame.K, frame.T_ego_cam, frame.camera_valid, frame.masked), tuple(frame.images.shape[-2:])
+        given = (frame.K, frame.T_ego_cam, frame.camera_valid, frame.masked)
+        size = frame.images.shape[-2], frame.images.shape[-1]
         if not torch.is_inference_mode_enabled():
             return self.encoder.look(*given[:3], size, frame.masked)
         if self._looked is None or self._looked[0] != size or not all(map(_same, self._looked[1], given)):
@@ -170,9 +180,9 @@ class LetOccFlow(nn.Module):
         # Plane-sweep evidence, at both resolutions
         fine = self._sweep(current, past, T_past_now)
         fields, columns = self.fields_of(current.volume, [p.volume for p in past], T_past_now, fine, motion)
-        if self.motion is None or not motion:
+        if self.motion is None or columns is None:
             return fields
-        now, *then = (View(f.stamp, f.grey, f.K, f.T_ego_cam, f.camera_valid, f.masked) for f in (current, *past))
+        now, *then = (View(f.stamp, f.brightness, f.K, f.T_ego_cam, f.camera_valid, f.masked) for f in (current, *past))
         evidence = self.motion.evidence(columns, fields.sdf.detach(), now, then, T_past_now)
         return replace(fields, flow=self.motion(evidence, fields.sdf.detach(), turned), evidence=evidence)
 
@@ -196,7 +206,7 @@ class LetOccFlow(nn.Module):
         # 3D refinement and upsampling, then the fields (eq. 7)
         refined = self.refinement(fused, fine)
         fields = self.fields(refined, motion)
-        if self.config.sweep and self.config.sweep.prior:
+        if self.config.sweep and self.config.sweep.prior and fine is not None:
             fields = self._with_prior(fields, fine)
         if self.motion is None or not motion:
             return fields, None
@@ -211,7 +221,7 @@ class LetOccFlow(nn.Module):
         K, *past_K = (plane_sweep.half_intrinsics(frame.K) for frame in (current, *past))
         T = [se3.inverse(p.T_ego_cam) @ t[:, None] @ current.T_ego_cam for p, t in zip(past, T_past_now, strict=True)]
         valid = [p.camera_valid & current.camera_valid for p in past]
-        grey, *past_grey = (F.avg_pool2d(frame.grey, 2) for frame in (current, *past))
+        grey, *past_grey = (F.avg_pool2d(frame.brightness, 2) for frame in (current, *past))
         masked = [None if f.masked is None else plane_sweep.half_masked(f.masked) for f in (current, *past)]
         swept = plane_sweep.sweep_depth(grey, past_grey, K, past_K, T, valid, masked=masked)
         return plane_sweep.lift(swept, self.config.grid, K, current.T_ego_cam)

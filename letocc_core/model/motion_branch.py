@@ -112,7 +112,7 @@ class MotionBranch(nn.Module):
         self.up = nn.ModuleList([ResidualBlock2d(7 * width, 3 * width), ResidualBlock2d(5 * width, 2 * width)])
         self.last = nn.Conv2d(2 * width, 2 * layers, 1)
         nn.init.normal_(self.last.weight, std=1e-3)
-        nn.init.zeros_(self.last.bias)
+        nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]  # it has one
 
     @torch.no_grad()
     def columns(self, volume: Float[Tensor, "B C X Y Z"], sdf: Float[Tensor, "B 1 X Y Z"]) -> Float[Tensor, "B c x y"]:
@@ -301,10 +301,11 @@ def _compiled_sums(
     column = torch.where(other.camera_valid.flatten()[:, None], column, -1)
     there = [descriptors(other.grey, size) for size in PATCHES]
     columns = len(now.grey) * grid.shape[0] * grid.shape[1]
-    lines = P.flatten(0, 1), moves.flatten(0, 1)
-    given = surfaces.points.flatten(0, 1), column, *lines, tuple(other.grey.shape[-2:]), camera.MIN_DEPTH
+    points, patches = surfaces.points.flatten(0, 1), [patch[..., 0] for patch in here]
+    height, width = other.grey.shape[-2:]
+    view = P.flatten(0, 1), moves.flatten(0, 1), (height, width), camera.MIN_DEPTH
     masked = None if other.masked is None else other.masked.flatten(0, 1)
-    return alike_by_column(*given, [patch[..., 0] for patch in here], there, PATCHES, columns, masked)
+    return alike_by_column(points, column, *view, patches, there, PATCHES, columns, masked)
 
 
 def descriptors(grey: Float[Tensor, "B N H W"], size: int) -> Float[Tensor, "V 9 h w"]:

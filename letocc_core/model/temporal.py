@@ -97,7 +97,7 @@ class TemporalFusion(nn.Module):
         return fused + torch.sigmoid(self.gate(fused)) * fused.mean(-1, keepdim=True)
 
     def _attend(
-        self, volumes: Sequence[Float[Tensor, "B D x y s"]], backward_steps: Iterable[PairAttention]
+        self, volumes: Sequence[Float[Tensor, "B D x y s"]], backward_steps: Iterable[nn.Module]
     ) -> Float[Tensor, "B D x y s"]:
         """Backward pass current -> past, forward pass past -> current, slice by slice (eq. 5); the current frame's."""
         B, D, X, Y, slices = volumes[0].shape

@@ -109,20 +109,21 @@ def lidar_rays(
     Returns are drawn without replacement (the first ones without `draws`); where a sweep has fewer inside the
     box, the rest is not `valid`. Raises `DataError` for a frame without LiDAR.
     """
-    if _batched(frame).lidar is None or frame.lidar_origin is None:
+    lidar, origin = _batched(frame).lidar, frame.lidar_origin
+    if lidar is None or origin is None:
         raise DataError(
             "this frame holds no LiDAR sweep with its origin; leave out the LiDAR loss (weight 0) or record it"
         )
-    inside = torch.isfinite(frame.lidar).all(-1) & grid.to_voxel(frame.lidar.nan_to_num(nan=torch.inf))[1]
+    inside = torch.isfinite(lidar).all(-1) & grid.to_voxel(lidar.nan_to_num(nan=torch.inf))[1]
     order = torch.zeros(inside.shape, device=inside.device)
     if draws is not None:
         order = draws.uniform(inside.shape[1])
     chosen = (order + (~inside) * 2).argsort(dim=1, stable=True)[:, :count]
-    points = frame.lidar.gather(1, chosen[..., None].expand(-1, -1, 3))
+    points = lidar.gather(1, chosen[..., None].expand(-1, -1, 3))
     valid = inside.gather(1, chosen)
-    offsets = torch.where(valid[..., None], points - frame.lidar_origin[:, None], torch.ones_like(points))
+    offsets = torch.where(valid[..., None], points - origin[:, None], torch.ones_like(points))
     ranges = offsets.norm(dim=-1).clamp(min=MIN_DEPTH)
-    origins = frame.lidar_origin[:, None].expand_as(offsets)
+    origins = origin[:, None].expand_as(offsets)
     rays = _rays_in_box(origins, offsets / ranges[..., None], grid, None)
     return dataclasses.replace(rays, valid=rays.valid & valid), ranges
 
@@ -156,7 +157,7 @@ def _batched(frame: Frame) -> Frame:
 def _where_evidence(rays: Rays, frame: Frame) -> Rays:
     """Without the rays of absent cameras, and those that meet the vehicle itself."""
     valid = rays.valid & frame.camera_valid[(...,) + (None,) * (rays.valid.dim() - 2)]
-    if frame.own is not None:
+    if frame.own is not None and rays.pixels is not None:
         valid = valid & ~at_nearest(frame.own, rays.pixels)
     return dataclasses.replace(rays, valid=valid)
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from letocc_core.errors import ConfigError
 from letocc_core.geometry.grid import GridSpec, sample_unit
 from letocc_core.rendering.draws import Draws
 from letocc_core.rendering.neus import neus_weights, selfocc_weights
@@ -56,6 +57,14 @@ class Rendered:
         return self.rays.at(self.t)
 
 
+def _field(values: Tensor | None, name: str) -> Tensor:
+    if values is None:
+        raise ConfigError(
+            f"{name} is to be rendered, but these fields have none; expected a model that was asked for it"
+        )
+    return values
+
+
 def render(
     fields: SceneFields,
     grid: GridSpec,
@@ -84,7 +93,7 @@ def render(
     unit = rays.in_units(grid)
     points = unit.at(edges)
     if seconds is not None:
-        points = _where_it_was(fields.flow, grid, points, seconds)
+        points = _where_it_was(_field(fields.flow, "flow"), grid, points, seconds)
     sdf = sample_unit(fields.sdf, points, "border")[..., 0]
     t = torch.lerp(edges[..., :-1], edges[..., 1:], 0.5)
     weights = _weights(sdf, edges, rays, beta, weighting)
@@ -92,10 +101,10 @@ def render(
     depth = torch.linalg.vecdot(weights, t)
     if background == "far":
         depth = depth + (1 - opacity).clamp(min=0) * rays.far
-    velocity = sample_unit(fields.flow, unit.at(t), "border") if motion else None
+    velocity = sample_unit(_field(fields.flow, "flow"), unit.at(t), "border") if motion else None
     classes = None
     if semantics:
-        classes = sample_unit(fields.semantics, unit.at(t), "border").softmax(-1)
+        classes = sample_unit(_field(fields.semantics, "semantics"), unit.at(t), "border").softmax(-1)
     return Rendered(
         rays,
         depth,

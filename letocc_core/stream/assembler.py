@@ -193,7 +193,8 @@ class FrameAssembler:
         """Place the oldest sets for as long as they can be decided."""
         while self._queue:
             group = self._queue[0]
-            waited = final or self._synchronizer.newest_ns >= group.stamp_ns + round(self.config.max_pose_wait * 1e9)
+            newest_ns = self._synchronizer.newest_ns or 0
+            waited = final or newest_ns >= group.stamp_ns + round(self.config.max_pose_wait * 1e9)
             if not self._place(group, waited):
                 return
             self._queue.popleft()

@@ -122,7 +122,9 @@ class OccFlowPipeline:
         self._history.add(frames.stamp_ns, Past(current, rectified))
         self._previous = frames
         self.steps += 1
-        answer = OccFlow(stamp_ns=frames.stamp_ns, reset_reason=reason, seconds=dict(self._seconds), **values)
+        answer = OccFlow(
+            frames.stamp_ns, reset_reason=reason, seconds=dict(self._seconds), rectified=rectified, **values
+        )
         self.last = Snapshot((*(p.frames for p in reversed(past)), rectified), answer)
         return answer
 
@@ -171,6 +173,7 @@ class OccFlowPipeline:
 
     def _answer(self, frame: Frame, fields: Fields) -> dict:
         """The fields of an `OccFlow` as numpy arrays."""
+        assert fields.flow is not None  # `decode` was asked for motion
         config = self.model.config
         labels = None if fields.semantics is None else fields.semantics[0].argmax(0).byte().cpu().numpy()
         probability = fields.probability(config.occupancy_scale)[0].float().cpu().numpy()

@@ -44,17 +44,17 @@ def rectify(frames: FrameSet, input: InputConfig, rectifier: Rectifier | None = 
     calibrations: list[Calibration | None] = []
     poses: list[np.ndarray] = []
     masks: list[np.ndarray | None] = []
-    for i, (image, calibration) in enumerate(zip(frames.images, frames.calibrations, strict=True)):
+    for i, image in enumerate(frames.images):
         if image is None:
-            count = rectifier.count(calibration)
+            count = rectifier.count(frames.calibrations[i])
             images += [None] * count
             calibrations += [None] * count
             poses += [np.eye(4)] * count
             masks += [None] * count
             continue
-        views = rectifier(image, calibration, f"camera {i} at {frames.stamp_ns} ns")
+        views = rectifier(image, frames.calibration(i), f"camera {i} at {frames.stamp_ns} ns")
         masked = _masked_views(frames, i, rectifier)
-        masks += masked or [None] * len(views)
+        masks += [*masked] if masked else [None] * len(views)
         for number, view in enumerate(views):
             image = np.where(masked[number][..., None], np.uint8(0), view.image) if masked else view.image
             images.append(np.ascontiguousarray(image))
@@ -76,7 +76,7 @@ def _masked_views(frames: FrameSet, i: int, rectifier: Rectifier) -> list[np.nda
         return []
     picture = np.repeat(mask.astype(np.uint8)[..., None] * 255, 3, axis=2)
     what = f"mask of the vehicle's body in camera {i}"
-    return [view.image[..., 0] > 0 for view in rectifier(picture, frames.calibrations[i], what)]
+    return [view.image[..., 0] > 0 for view in rectifier(picture, frames.calibration(i), what)]
 
 
 def to_tensors(rectified: FrameSet) -> Frame:

@@ -66,15 +66,15 @@ class Snapshot:
             "threshold": answer.threshold,
             "class_names": list(answer.class_names),
         }
-        np.savez(
-            path,
+        arrays: dict[str, Any] = {
             **_stack(self.sets),
-            probability=answer.probability,
-            velocity=answer.velocity,
-            observed=answer.observed,
-            about=np.array(json.dumps(about)),
+            "probability": answer.probability,
+            "velocity": answer.velocity,
+            "observed": answer.observed,
+            "about": np.array(json.dumps(about)),
             **{name: values for name, values in known.items() if values is not None},
-        )
+        }
+        np.savez(path, **arrays)
         return path
 
     @classmethod

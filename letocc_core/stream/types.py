@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from letocc_core.errors import DataError
 from letocc_core.geometry.calibration import Calibration
 from letocc_core.geometry.grid import GridSpec
 
@@ -22,6 +23,15 @@ class FrameSet:
     ] = ()  # bool [h, w]: pixels without evidence, the vehicle's own body; empty: none
     arrived: float | None = None  # s (`time.monotonic`), when its first image came; None: read from a file
 
+    def calibration(self, camera: int) -> Calibration:
+        """Of a camera that has an image; raises `DataError` for one without."""
+        found = self.calibrations[camera]
+        if found is None:
+            raise DataError(
+                f"frame set at {self.stamp_ns} ns: camera {camera} has no calibration, expected that of its image"
+            )
+        return found
+
 
 @dataclass(frozen=True, eq=False)
 class OccFlow:
@@ -38,6 +48,7 @@ class OccFlow:
     hidden: np.ndarray | None = None  # bool [X, Y, Z]: observed, but behind an occupied voxel; None: not recorded
     reset_reason: str | None = None  # why the past was forgotten before this set, if it was
     seconds: dict[str, float] = field(default_factory=dict)  # s spent by stage
+    rectified: FrameSet | None = None  # the set as the network saw it, without distortion; None: not recorded
 
     @property
     def occupied(self) -> np.ndarray:

@@ -3,7 +3,7 @@
     letocc train config/street.yaml                       a new run below runs/
     letocc train config/street.yaml --resume              go on with the newest run, same losses as without the break
     letocc train config/street.yaml data.simulator.scenes=20 stages.0.steps=100
-    torchrun --nproc-per-node 8 -m letocc_core.cli train config/nuscenes.yaml --device cuda --clips-at-once 1
+    torchrun --nproc-per-node 8 -m letocc_core.cli train config/nuscenes.yaml --device cuda --micro-batch 1
 
 Every step draws its batch and its random numbers from (seed, step) alone, so a run that was killed and resumed repeats
 the uninterrupted run exactly (same machine, same number of threads), and any number of processes trains the same model.
@@ -63,7 +63,7 @@ def train(
     init: Path | None = None,
     device: str = "cpu",
     loader_workers: int = 1,
-    clips_at_once: int | None = None,
+    micro_batch: int | None = None,
     command: str = "",
 ) -> Path:
     """Run all stages of `config`; returns the folder of the run.
@@ -76,7 +76,7 @@ def train(
         init: checkpoint whose weights to start from, as far as this model has them.
         device: `cpu`, or `cuda`: of several processes each takes the GPU with its number.
         loader_workers: processes that load clips; 0 loads them between the steps.
-        clips_at_once: clips that a process has in memory; the rest of its share of a batch follows, gradients are added
+        micro_batch: clips that a process has in memory; the rest of its share of a batch follows, gradients are added
             up. None: its whole share.
 
     Raises:
@@ -95,7 +95,7 @@ def train(
             if config.needs_sweeps():
                 dataset.require_sweeps()
             model = build_model(config, world.device)
-            run = _Run(folder, model, plain, config, world, clips_at_once, command)
+            run = _Run(folder, model, plain, config, world, micro_batch, command)
             run.cameras, run.body_masks = dataset.cameras, getattr(dataset, "body_masks", {})
             if init is not None:
                 run.start_from(init)
@@ -171,12 +171,12 @@ class _Run:
         plain: dict,
         config: TrainConfig,
         world: World,
-        clips_at_once: int | None,
+        micro_batch: int | None,
         command: str,
     ):
         self.folder, self.model, self.plain, self.config = folder, model, plain, config
         self.world, self.device, self.command = world, world.device, command
-        self.parts = [shares(stage.batch_size, world.rank, world.size, clips_at_once) for stage in config.stages]
+        self.parts = [shares(stage.batch_size, world.rank, world.size, micro_batch) for stage in config.stages]
         self.stage, self.step = 0, 0
         self.cameras: tuple[str, ...] = ()  # whose images it learns from
         self.body_masks: body_masks.Masks = {}  # what is masked in them

@@ -103,10 +103,10 @@ def draw_arrow(
 ) -> None:
     """An arrow between pixels (x, y) in the colour of a velocity's direction, outlined in black and white."""
     length = max(float(np.linalg.norm(end - start)), 1.0)
-    points = [tuple(round(c * 16) for c in p) for p in (start, end)]
+    tail, tip = ((round(p[0] * 16), round(p[1] * 16)) for p in (start, end))
     inside = tuple(int(c) for c in colours.direction_colours(np.array(velocity)))
     for colour, width in ((colours.PAPER, 6), (colours.INK, 4), (inside, 2)):
-        cv2.arrowedLine(picture, *points, colour, width, cv2.LINE_AA, 4, min(0.35, 9 / length))
+        cv2.arrowedLine(picture, tail, tip, colour, width, cv2.LINE_AA, 4, min(0.35, 9 / length))
 
 
 def _rings(picture: np.ndarray, place: Place, grid: GridSpec, metre: float) -> None:

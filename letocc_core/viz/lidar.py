@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
+from torch import Tensor
 
 from letocc_core.errors import DataError
 from letocc_core.frame import Frame
@@ -38,17 +39,17 @@ def sweep_picture(frame: Frame, cameras: Sequence[str], title: str) -> UInt8[np.
         x = MARGIN + place % columns * (width + MARGIN)
         y = MARGIN + 40 + place // columns * (height + HEAD + MARGIN)
         page.text(cameras[n], x, y, 15, colours.FAINT)
-        page.picture(_with_dots(images[n].copy(), frame, n), x, y + HEAD)
+        page.picture(_with_dots(images[n].copy(), frame, frame.lidar, n), x, y + HEAD)
     depths = np.geomspace(colours.NEAREST, colours.FARTHEST, 256)
     marks = {float(np.searchsorted(depths, m) / 256): f"{m} m" for m in (2, 5, 10, 20, 40)}
     page.scale(colours.depth_colours(depths), MARGIN, page.array().shape[0] - MARGIN - 20, 360, marks)
     return page.array()
 
 
-def _with_dots(image: np.ndarray, frame: Frame, camera: int) -> np.ndarray:
+def _with_dots(image: np.ndarray, frame: Frame, lidar: Float[Tensor, "P 3"], camera: int) -> np.ndarray:
     height, width = image.shape[:2]
     K, T = frame.K[camera].double().numpy(), frame.T_ego_cam[camera].double().numpy()
-    depth = project_lidar(frame.lidar.numpy(), K, T, height, width)
+    depth = project_lidar(lidar.numpy(), K, T, height, width)
     place = np.argwhere(np.isfinite(depth))
     nearest_last = place[np.argsort(-depth[tuple(place.T)])]
     table = colours.depth_colours(depth[tuple(nearest_last.T)])

@@ -84,7 +84,7 @@ def left_to_right(T_ego_cam: Float[np.ndarray, "N 4 4"]) -> list[int]:
 def _volumes(moment: Moment) -> list[tuple]:
     """Name, occupied, velocity, looked-at and hidden voxels of what is drawn."""
     output = moment.output
-    out = [("Computed from the images", output.occupied, output.velocity, output.observed, output.hidden)]
+    out: list[tuple] = [("Computed from the images", output.occupied, output.velocity, output.observed, output.hidden)]
     if moment.true_occupied is not None:
         still = np.zeros((*output.grid.shape, 2), np.float32)
         velocity = still if moment.true_velocity is None else moment.true_velocity

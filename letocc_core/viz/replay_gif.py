@@ -53,9 +53,9 @@ def gif_frame(moment: Moment, title: str) -> UInt8[np.ndarray, "h w 3"]:
     page.text(title, GAP, 17, 17, anchor="lm")
     page.text(f"{output.stamp_ns * 1e-9 % 1000:.1f} s", WIDTH - GAP, 17, 15, colours.FAINT, "rm")
     for column, camera in enumerate(order):
-        if moment.images[camera] is not None:
-            page.picture(moment.images[camera], GAP + column * (tile + GAP), 34, (tile, tile_height))
-    maps = [("from above, computed", output.occupied, output.velocity, output.observed, output.hidden)]
+        if (image := moment.images[camera]) is not None:
+            page.picture(image, GAP + column * (tile + GAP), 34, (tile, tile_height))
+    maps: list[tuple] = [("from above, computed", output.occupied, output.velocity, output.observed, output.hidden)]
     if moment.true_occupied is not None:
         velocity = np.zeros_like(output.velocity) if moment.true_velocity is None else moment.true_velocity
         maps.append(("from above, truth", moment.true_occupied, velocity, moment.true_seen, None))

@@ -385,7 +385,7 @@ def test_the_papers_configurations_train_on_their_data_sets(roots, tmp_path, nam
                  "objective.lidar_samples=16")  # fmt: skip
     overrides = [
         *TINY, f"model.grid.voxel_size={voxel}", f"data.{section}.root={roots[layout]}", f"data.cache={tmp_path}",
-        "data.workers=1", *changes, *(f"stages.{i}.{change}" for i in range(stages) for change in objective),
+        "data.workers=0", *changes, *(f"stages.{i}.{change}" for i in range(stages) for change in objective),
     ]  # fmt: skip
     config = configuration.load(TrainConfig, path, overrides)
     folder = train(config, name, tmp_path / "runs", loader_workers=0)

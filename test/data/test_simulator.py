@@ -182,7 +182,7 @@ def test_clips_are_cached_and_hold_their_neighbours(tmp_path):
 def test_cues_of_a_clip_lead_to_the_instants_around_it(tmp_path):
     """True flow as rendered; estimated flow agrees with it on most pixels; streets that are there are not rendered again."""
     options = {
-        "rig": "kitti", "input": InputConfig((48, 160)), "past_frames": 1, "frames": 3, "lidar": False, "workers": 1,
+        "rig": "kitti", "input": InputConfig((48, 160)), "past_frames": 1, "frames": 3, "lidar": False, "workers": 0,
         "cache": tmp_path,
     }  # fmt: skip
     plain = SimulatorClips(range(3, 4), **options)[0]
@@ -208,7 +208,7 @@ def test_cues_of_a_clip_lead_to_the_instants_around_it(tmp_path):
 
 
 def test_bag_holds_what_was_rendered(tmp_path):
-    [bag] = simulate(tmp_path, seed=7, seconds=0.4, rate_hz=5, image_size=(48, 84), workers=1)
+    [bag] = simulate(tmp_path, seed=7, seconds=0.4, rate_hz=5, image_size=(48, 84), workers=0)
     names = tuple(Rig.load("nuscenes").cameras)
     sets = [recorded.frame_set for recorded in Recording(bag, names, "base_link", "odom")]
     street = Street(7, Rig.load("nuscenes").resized(48, 84), GRID, 0.2)

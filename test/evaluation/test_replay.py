@@ -14,11 +14,14 @@ import yaml
 from letocc_core import checkpoint, cli
 from letocc_core import config as configuration
 from letocc_core.data.bags.reader import open_bag
+from letocc_core.data.config import BagData, DataConfig
 from letocc_core.data.simulator.bags import simulate, truth_folder
 from letocc_core.errors import DataError
 from letocc_core.evaluation import score as evaluate
 from letocc_core.evaluation.replay import replay_to_folder
-from letocc_core.evaluation.samples import RecordedDrive
+from letocc_core.evaluation.samples import RecordedDrive, lidar_track, simulated_street
+from letocc_core.evaluation.tables.run import open_drives
+from letocc_core.frame import InputConfig
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.metrics import results
 from letocc_core.model.let_occ_flow import LetOccFlow, ModelConfig
@@ -84,8 +87,6 @@ def test_figures_are_those_of_the_evaluation(replayed: Path, bag: Path, models: 
 
 def test_a_bag_evaluates_like_the_street_it_was_recorded_from(bag: Path, models: list[Path]):
     """JPEG and the interpolation of poses aside."""
-    from letocc_core.evaluation.samples import simulated_street
-
     street = simulated_street(9000, "nuscenes", GRID, (32, 56), np.arange(SETS) / 5)
     for sample, recorded in zip(street, RecordedDrive(bag), strict=True):
         for a, b in zip(sample.frame_set.images, recorded.frame_set.images, strict=True):
@@ -97,8 +98,17 @@ def test_a_bag_evaluates_like_the_street_it_was_recorded_from(bag: Path, models:
     ahead = list(RecordedDrive(bag))
     moved = np.linalg.inv(ahead[-2].frame_set.T_world_ego) @ ahead[-2].T_world_ego_next
     np.testing.assert_allclose(moved, np.linalg.inv(last_but_one) @ last, atol=1e-3)
+    np.testing.assert_allclose(RecordedDrive(bag).track, lidar_track(ahead), atol=1e-5)
     assert ahead[-1].T_world_ego_next is None and ahead[-1].lidar_later is None
     assert [s.lidar_seconds for s in ahead[:3]] == pytest.approx([0.4] * 3)  # the first sweep 0.3 s later, at 5 Hz
+
+
+def test_a_table_reads_a_bag_as_its_section_says(bag: Path):
+    section = BagData(bags=(bag,), cameras=("camera_front", "camera_back"), lidar_topic="/points")
+    [drive] = open_drives(DataConfig(bag=section), GRID, InputConfig(image_size=(32, 56)))
+    samples = list(drive.samples)
+    assert len(samples) == len(drive.track) == SETS and SETS - 1 in drive.positions
+    assert len(samples[0].frame_set.images) == 6 and samples[0].lidar is not None  # the truth knows its cameras
 
 
 def test_the_same_numbers_every_time(replayed: Path, bag: Path, models: list[Path], folder: Path):

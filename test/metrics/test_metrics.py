@@ -440,7 +440,7 @@ def test_implied_flow_of_a_moving_point_seen_from_a_moving_ego():
     )  # fmt: skip
     velocity = np.zeros((*GRID.shape, 2))
     velocity[..., 0], velocity[..., 1] = 10.0, -2.0  # 1 m away and 0.2 m to the right
-    flow = frame_score.implied_flow(cues, Prediction(np.ones(GRID.shape, bool), velocity, np.array([[2.5, 5.0]])), GRID)
+    flow = frame_score.implied_flow(cues, np.array([[2.5, 5.0]]), velocity, GRID)
     np.testing.assert_allclose(flow[0, 0], [20 * 0.7 / 3.0 - 4, 0], atol=1e-9)
     np.testing.assert_allclose(flow[0, 1], [20 * 1.2 / 5.5 - 4, 0], atol=1e-9)  # outside the box: the nearest voxel's
 

@@ -4,14 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from letocc_core.evaluation import score as evaluate
 from letocc_core.evaluation.depth import read_depth, render_depth
 from letocc_core.evaluation.samples import Sample
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.metrics.novel_view import Earlier, NovelViewScore
-from letocc_core.stream.snapshot import Snapshot
 from letocc_core.stream.types import Calibration, FrameSet, OccFlow
 
 GRID = GridSpec((0.0, -8.0, -3.2), (12.8, 8.0, 3.2), 0.4)
@@ -78,13 +76,11 @@ class Rigid:
     def step(self, frame_set: FrameSet) -> OccFlow:
         sdf = wall(WALL - frame_set.T_world_ego[0, 3])
         shape, seen = GRID.shape, np.ones(GRID.shape, bool)
-        answer = OccFlow(frame_set.stamp_ns, GRID, (sdf < 0).astype(np.float32), np.zeros((*shape, 2)), seen, 0.5)
-        self.fields = type("Fields", (), {"sdf": torch.from_numpy(sdf)[None, None]})
-        self.last = Snapshot((frame_set,), answer)
-        return answer
+        velocity = np.zeros((*shape, 2))
+        return OccFlow(frame_set.stamp_ns, GRID, (sdf < 0).astype(np.float32), velocity, seen, 0.5, rectified=frame_set)
 
     def reset(self, reason: str) -> None:
-        self.last = None
+        """Nothing to forget."""
 
 
 def test_a_drive_with_nothing_but_images_is_scored_from_its_second_set():

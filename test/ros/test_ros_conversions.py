@@ -32,9 +32,16 @@ from letocc_core.stream.consumers.objects import MovingObject
 from letocc_core.stream.types import OccFlow
 from letocc_ros import conversions, parameters
 from letocc_ros.health import RECENT, REPEAT, Health
-from letocc_ros.markers import MarkerMaker, ObstacleTypes, colour_ramp, obstacle_types, to_object_markers, to_obstacles
 from letocc_ros.msg import OccFlowGrid
 from letocc_ros.session import header_stamp_ns
+from letocc_ros.view.markers import (
+    MarkerMaker,
+    ObstacleTypes,
+    colour_ramp,
+    obstacle_types,
+    to_object_markers,
+    to_obstacles,
+)
 from letocc_ros.worker import LatestWorker
 
 STAMP = 1_234_567_890_987_654_321

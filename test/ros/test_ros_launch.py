@@ -24,7 +24,7 @@ from letocc_ros import conversions
 from letocc_ros.msg import OccFlowGrid
 from letocc_ros.parameters import STREET_CAMERAS
 from letocc_ros.recorder import OUTPUTS
-from letocc_ros.rviz import node_config
+from letocc_ros.view.rviz import node_config
 
 LAUNCH_FILE = rig.REPOSITORY / "launch" / "occ_flow.launch.py"
 RUN = """

@@ -86,7 +86,7 @@ def test_the_truth_of_a_street_gives_its_traffic(seed: int):
     found = moving_objects(OccFlow(0, grid, occupied.astype(np.float32), frame.truth.velocity, seen, 0.5), 0.5, 3)
     T_ego_world = np.linalg.inv(frame.T_world_ego)
     places = np.array([T_ego_world @ actor.pose(street.world.line, 1.0)[:, 3] for actor in street.world.actors])
-    inside = np.flatnonzero((np.abs(places[:, :2]) < 19).all(1))
+    inside = np.flatnonzero((np.abs(places[:, :2]) < 19).all(1)).tolist()
     assert len(inside) == len(found) == 9
     for i in inside:
         near = min(found, key=lambda item: np.linalg.norm(item.position[:2] - places[i, :2]))

@@ -210,7 +210,7 @@ def test_what_is_not_finite_stops_the_run_and_can_be_seen_again(cache, tmp_path,
 
     monkeypatch.setattr(training, "stage_losses", broken)
     with pytest.raises(training.TrainingError, match=f"stage static: {term} is (nan|inf) at step 1") as stopped:
-        training.train(config, "nan", out=tmp_path, loader_workers=0, clips_at_once=1)
+        training.train(config, "nan", out=tmp_path, loader_workers=0, micro_batch=1)
     file = tmp_path.resolve() / "nan/latest/batch_static_1_0.pt"
     command = str(stopped.value).rpartition(": ")[2].split()
     assert command[:2] == ["letocc", "reproduce"] and Path(command[2]).samefile(file)
@@ -248,7 +248,7 @@ def test_two_processes_and_parts_of_a_batch_train_as_one(cache, tmp_path):
     path = REPOSITORY / "config/street.yaml"
     config = configuration.load(TrainConfig, path, [*TINY, f"data.cache={cache}", *changes])
     alone, parts = (
-        training.train(config, name, out=tmp_path, loader_workers=0, clips_at_once=at_once)
+        training.train(config, name, out=tmp_path, loader_workers=0, micro_batch=at_once)
         for name, at_once in (("alone", None), ("parts", 1))
     )
     printed = torchrun(*command(tmp_path, cache)[1:], *changes)

@@ -5,7 +5,7 @@ the live node.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -365,7 +365,8 @@ class _Look:
         stamps: dict[tuple[str, str, bool], list[int]] = defaultdict(list)
         damaged: list[DataError] = []
         odometry = self.bag.odometry(odometry_topic, damaged.append) if odometry_topic else ()
-        for message in chain(self.bag.transforms(damaged=damaged.append), odometry):
+        messages: Iterator[bags.Message] = chain(self.bag.transforms(damaged=damaged.append), odometry)
+        for message in messages:
             if isinstance(message, bags.TransformMessage):
                 stamps[message.parent, message.child, message.static].append(message.stamp_ns)
             try:

@@ -179,8 +179,8 @@ def _mask(evidence: _Evidence) -> np.ndarray:
         cv2.GaussianBlur(np.where(known, x / np.maximum(evidence.shown, 1), 0), (0, 0), SPREAD) / weight
         for x in (evidence.same, evidence.road)
     )
-    body = (known & (road > NOISE) & (same < RATIO * road)).astype(np.uint8)
-    body = cv2.morphologyEx(body, cv2.MORPH_CLOSE, np.ones((9, 9), np.uint8))
+    found = (known & (road > NOISE) & (same < RATIO * road)).astype(np.uint8)
+    body = cv2.morphologyEx(found, cv2.MORPH_CLOSE, np.ones((9, 9), np.uint8))
     body = cv2.morphologyEx(body, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
     count, labels = cv2.connectedComponents(body)
     kept = np.zeros(body.shape, bool)

@@ -1,7 +1,7 @@
 """`sensor_msgs/PointCloud2` payloads <-> numpy, without ROS."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -95,6 +95,6 @@ def pack(columns: Mapping[str, np.ndarray]) -> tuple[list[tuple[str, int, int]],
     points = np.empty(len(next(iter(columns.values()))), kind)
     for name, column in columns.items():
         points[name] = column
-    placed = kind.fields or {}
+    placed: Mapping[str, Any] = kind.fields or {}
     fields = [(name, placed[name][1], NUMBERS[np.dtype(kind[name].str[1:])]) for name in columns]
     return fields, kind.itemsize, np.frombuffer(points.tobytes(), np.uint8)

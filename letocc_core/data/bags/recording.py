@@ -239,7 +239,8 @@ def all_poses(
     """
     assembler = FrameAssembler(replace(config, tf_duration=WHOLE_RECORDING))
     odometry = bag.odometry(odometry_topic, damaged) if odometry_topic else ()
-    for message in chain(bag.transforms(damaged=damaged), odometry):
+    messages: Iterator[bags.Message] = chain(bag.transforms(damaged=damaged), odometry)
+    for message in messages:
         try:
             feed(assembler, message)
         except DataError as error:

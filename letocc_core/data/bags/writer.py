@@ -18,7 +18,7 @@ from letocc_core.geometry import se3
 from letocc_core.stream import images
 from letocc_core.stream.types import Calibration
 
-BAG_VERSION = 8  # of rosbag2's metadata; version 9 writes QoS in a way that Humble does not read
+BAG_VERSION: Literal[8] = 8  # of rosbag2's metadata; version 9 writes QoS in a way that Humble does not read
 
 
 def optical_frame(camera: str) -> str:

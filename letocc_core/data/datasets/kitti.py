@@ -225,7 +225,9 @@ def _drive(
 ) -> Drive:
     """One camera's images with the scans that are there: a few of the benchmarks' scans are missing."""
     count = len(files)
-    T_ego_cam0 = T_BASE_CAM0 if ego == "road" else np.linalg.inv(T_cam0_velo)
+    if ego == "lidar" and T_cam0_velo is None:
+        raise CalibrationError(f"{name}: no pose of the LiDAR, whose axes are to be the ego frame; expected ego: road")
+    T_ego_cam0 = T_BASE_CAM0 if ego == "road" or T_cam0_velo is None else np.linalg.inv(T_cam0_velo)
     T_ego_lidar = np.eye(4) if T_cam0_velo is None else T_ego_cam0 @ T_cam0_velo
     height, width = read_image(files[0]).shape[:2]
     there = {p.name for p in scans.glob("*.bin")}

@@ -15,6 +15,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import GenericAlias
 from typing import Any, Literal
 
 import numpy as np
@@ -382,7 +383,8 @@ def _decode(data: bytes | bytearray, path: Path, kinds: dict[str, Any]) -> list[
         raise MissingDependencyError(f"nuScenes needs msgspec ({error}): pip install msgspec") from error
 
     try:
-        return msgspec.json.decode(data, type=list[msgspec.defstruct("Row", list(kinds.items()), gc=False)])
+        row: Any = msgspec.defstruct("Row", list(kinds.items()), gc=False)
+        return msgspec.json.decode(data, type=GenericAlias(list, (row,)))
     except msgspec.MsgspecError as error:
         raise DataError(f"{path}: not a table of nuScenes (a JSON list of rows): {error}; extract it again") from error
 

@@ -50,7 +50,7 @@ def mesh(asset: Asset) -> tuple[np.ndarray, np.ndarray]:
 
 def part_mesh(part: Part | Solid) -> tuple[np.ndarray, np.ndarray]:
     """Vertices [V, 3] (m) and triangles [F, 3] of one part."""
-    if part.kind == "mesh":
+    if isinstance(part, Solid):
         return part.vertices, part.triangles
     v, t = _unit_mesh(part.kind)
     return v * np.array(part.size) + np.array(part.centre), t
@@ -63,7 +63,7 @@ def solid_points(asset: Asset, spacing: float, top: float = 6.0, shell: float = 
     """
     out = []
     for part in asset.parts:
-        if part.kind == "mesh":
+        if isinstance(part, Solid):
             out.append(part.points(spacing, top))
             continue
         size = np.array(part.size)
@@ -93,7 +93,8 @@ def _unit_mesh(kind: str) -> tuple[np.ndarray, np.ndarray]:
 
     create = o3d.geometry.TriangleMesh
     if kind == "box":
-        solid = create.create_box(1, 1, 1).translate((-0.5, -0.5, -0.5))
+        solid = create.create_box(1, 1, 1)
+        solid.translate((-0.5, -0.5, -0.5))
     elif kind == "cylinder":
         solid = create.create_cylinder(0.5, 1, resolution=10, split=1)
     else:

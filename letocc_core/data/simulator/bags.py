@@ -136,9 +136,9 @@ def _write_frame(bag: BagWriter, frame: SimFrame, names: list[str]) -> None:
     for name, image, calibration in zip(names, frame.images, frame.calibrations, strict=True):
         bag.write_camera_info(name, frame.stamp_ns, calibration)
         bag.write_image(name, frame.stamp_ns, image)
-    if frame.lidar is None:
+    if frame.lidar is None or frame.lidar_velocity is None:
         return
-    x, y, z = (frame.lidar - frame.lidar_origin.astype(np.float32)).T
+    x, y, z = frame.returns.T
     vx, vy = frame.lidar_velocity.T
     bag.write_points(frame.stamp_ns, "lidar", {"x": x, "y": y, "z": z, "vx": vx, "vy": vy})
 

@@ -174,8 +174,9 @@ def render_street(path: Path, seed: int, variety: bool, rig: Rig, interval: floa
         data["camera_valid"] = np.stack([s.camera_valid for s in sets])
         data["own"] = np.packbits(sets[0].own, axis=-1)
     if lidar:
-        data["lidar_count"] = np.array([len(s.lidar) for s in sets])
-        data["lidar"] = np.concatenate([s.lidar for s in sets])
+        sweeps = [s.lidar for s in sets if s.lidar is not None]
+        data["lidar_count"] = np.array([len(sweep) for sweep in sweeps])
+        data["lidar"] = np.concatenate(sweeps)
     save(path, data)
 
 
@@ -200,8 +201,8 @@ def write_street_votes(
     data = _read(path.with_name(f"{seed:06d}.npz"))
     if config.source == "truth":
         street = open_street(seed, rig, grid, variety=variety)
-        truths = [street.render(i * interval, lidar=False).truth for i in currents]
-        return save(path, {f"{i:06d}": _true_votes(t) for i, t in zip(currents, truths, strict=True)}, compressed=True)
+        truths = {f"{i:06d}": street.render(i * interval, lidar=False).truth for i in currents}
+        return save(path, {name: _true_votes(t) for name, t in truths.items() if t is not None}, compressed=True)
     write_votes(path, lambda i: _frame(data, i), data["stamp"], currents, grid, config)
 
 
@@ -223,20 +224,21 @@ def render_cues(
     kept = _Kept(_read(path.with_name(f"{seed:06d}.npz")))
     known: dict[tuple[int, int], Int[np.ndarray, "N H W 2"]] = {}  # both ways of a pair are computed at once
 
-    def between(a: _Picture | SimFrame, b: _Picture | SimFrame) -> Int[np.ndarray, "N H W 2"]:
+    def between(estimator: FlowEstimator, a: _Picture | SimFrame, b: _Picture | SimFrame) -> Int[np.ndarray, "N H W 2"]:
         way = a.stamp_ns, b.stamp_ns
         if way not in known:
             known[way], known[way[::-1]] = trusted_flow(estimator, a.images, b.images)
         return known[way].copy()
 
     flows, stamps, poses, mounts = [], [], [], []
+    now: _Picture | SimFrame
     for t in times:
-        now = street.render(t, lidar=False) if estimator is None else kept.at(t, street)
         others = [kept.at(t + sign * interval, street) for sign in (-1, 1)]
         if estimator is None:
-            found = [encode(f) for f in (now.truth.flow_backward, now.truth.flow_forward)]
+            now, found = _true_flows(street, t)
         else:
-            found = [between(now, other) for other in others]
+            now = kept.at(t, street)
+            found = [between(estimator, now, other) for other in others]
         for flow, other in zip(found, others, strict=True):
             flow[now.own | ~(now.camera_valid & other.camera_valid)[:, None, None]] = UNKNOWN
         flows.append(found)
@@ -245,6 +247,13 @@ def render_cues(
         mounts.append([other.T_ego_cam for other in others])
     data = {"flow": np.array(flows), "stamp": np.array(stamps), "T_world_ego": np.array(poses)}
     save(path, {**data, "T_ego_cam": np.array(mounts)} if variety else data)
+
+
+def _true_flows(street: Street, t: float) -> tuple[SimFrame, list[np.ndarray]]:
+    """The frame at t (s), and its flow to the frame before and the one after."""
+    frame = street.render(t, lidar=False)
+    assert frame.truth is not None and frame.truth.flow_backward is not None and frame.truth.flow_forward is not None
+    return frame, [encode(frame.truth.flow_backward), encode(frame.truth.flow_forward)]
 
 
 @dataclass(frozen=True, eq=False)

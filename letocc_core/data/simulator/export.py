@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from letocc_core.data import cache
 from letocc_core.data.datasets.kitti import EARTH_RADIUS, TRACKING_RATE
 from letocc_core.data.datasets.nuscenes import CHANNELS, LIDAR
 from letocc_core.data.datasets.voxel_labels import NUSCENES_GRID, OCC3D_CLASSES, OPENOCC_CLASSES, SEMANTIC_KITTI_GRID
@@ -191,7 +192,7 @@ class NuScenesWriter:
         ending = "pcd.bin" if channel == LIDAR else "jpg"
         name = f"{'samples' if key else 'sweeps'}/{channel}/{scene}__{channel}__{stamp}.{ending}"
         if channel == LIDAR:
-            points = frame.lidar - frame.lidar_origin.astype(np.float32)
+            points = frame.returns
             data = np.pad(points, ((0, 0), (0, 2))).astype(np.float32).tobytes()
         else:
             data = images.encode(frame.images[position], "jpeg")
@@ -246,7 +247,7 @@ class _KittiWriter:
 
     def _write_frame(self, i: int, frame: SimFrame, image_folder: Path, scan_folder: Path) -> None:
         _write(image_folder / f"{i:06d}.png", images.encode(frame.images[0], "png"))
-        points = frame.lidar - frame.lidar_origin.astype(np.float32)
+        points = frame.returns
         reflectance = np.full((len(points), 1), 0.5)
         _write(scan_folder / f"{i:06d}.bin", np.hstack([points, reflectance]).astype(np.float32).tobytes())
 
@@ -255,11 +256,11 @@ class KittiOdometryWriter(_KittiWriter):
     """`sequences/NN/{calib.txt, times.txt, image_2, velodyne, voxels}` and `poses/NN.txt`."""
 
     def grid(self, rig: Rig) -> GridSpec:
-        lower, upper = (
-            tuple(float(v) for v in np.add(corner, rig.lidar_origin))
+        (x, y, z), (far_x, far_y, far_z) = (
+            np.add(corner, rig.lidar_origin).tolist()
             for corner in (SEMANTIC_KITTI_GRID.lower, SEMANTIC_KITTI_GRID.upper)
         )
-        return GridSpec(lower, upper, SEMANTIC_KITTI_GRID.voxel_size)
+        return GridSpec((x, y, z), (far_x, far_y, far_z), SEMANTIC_KITTI_GRID.voxel_size)
 
     def labelled(self, frame: int) -> bool:
         return frame % VOXEL_STRIDE == 0
@@ -388,4 +389,4 @@ def _write_text(path: Path, lines: Sequence[str]) -> None:
 
 def _save(folder: Path, **arrays: np.ndarray) -> None:
     folder.mkdir(parents=True)
-    np.savez_compressed(folder / "labels.npz", **arrays)
+    cache.save(folder / "labels.npz", arrays, compressed=True)

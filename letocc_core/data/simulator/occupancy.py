@@ -76,7 +76,7 @@ class OccupancyTruth:
             self._cache[id(asset)] = assets.solid_points(asset, self._spacing, self.grid.upper[2], self._shell)
         yield self._voxels(_place(self._cache[id(asset)], T_ego_thing))
         for part in asset.parts:
-            if part.kind == "box" and min(part.size[:2]) > 2 * self._shell:
+            if isinstance(part, assets.Part) and part.kind == "box" and min(part.size[:2]) > 2 * self._shell:
                 yield self._inside(part, T_ego_thing)
 
     def _inside(self, box: assets.Part, T_ego_thing: np.ndarray) -> tuple:

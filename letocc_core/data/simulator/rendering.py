@@ -43,4 +43,5 @@ def _open(seed: int, rig: Rig, grid: GridSpec, flow_interval: float) -> None:
 
 
 def _render(t: float, truth: bool) -> SimFrame:
+    assert _street is not None  # `_open` came first
     return _street.render(t, truth=truth, lidar=True)

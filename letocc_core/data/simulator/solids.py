@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
-from numpy.typing import ArrayLike
 
 Colour = tuple[float, float, float]  # RGB in [0, 1]
+Triple = tuple[float, float, float] | Float[np.ndarray, "3"]  # x, y, z
 INWARD = 1e-3  # m that samples of a surface lie below it
 
 
@@ -20,8 +20,6 @@ class Solid:
     paint: str = "plain"  # of varied.paints.PAINTS
     colour: Colour | None = None  # None: the asset's
     style: tuple[float, ...] = ()  # of the paint
-
-    kind = "mesh"
 
     @property
     def centre(self) -> tuple[float, float, float]:
@@ -44,7 +42,7 @@ class Solid:
         corners = (corners - INWARD * (normals / np.maximum(length, 1e-12))[:, None])[length[:, 0] > 1e-9]
         longest = np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=2).max(1)
         counts = np.ceil(longest / spacing).astype(int)
-        return np.concatenate([(_lattice(n) @ corners[counts == n]).reshape(-1, 3) for n in np.unique(counts)])
+        return np.concatenate([(_lattice(n) @ corners[counts == n]).reshape(-1, 3) for n in np.unique(counts).tolist()])
 
     def _inside(self, spacing: float) -> np.ndarray:
         import open3d as o3d
@@ -56,9 +54,10 @@ class Solid:
             return points
         scene = o3d.t.geometry.RaycastingScene(nthreads=1)
         scene.add_triangles(
-            o3d.core.Tensor(self.vertices.astype(np.float32)), o3d.core.Tensor(self.triangles.astype(np.uint32))
+            o3d.core.Tensor.from_numpy(self.vertices.astype(np.float32)),
+            o3d.core.Tensor.from_numpy(self.triangles.astype(np.uint32)),
         )
-        rays = o3d.core.Tensor(points.astype(np.float32))
+        rays = o3d.core.Tensor.from_numpy(points.astype(np.float32))
         return points[scene.compute_occupancy(rays, nthreads=1).numpy() > 0]
 
 
@@ -143,7 +142,7 @@ def gable(length: float, depth: float, base: float, rise: float, colour: Colour,
 
 
 def lump(
-    rng: np.random.Generator, centre: ArrayLike, size: ArrayLike, paint: str, colour: Colour, rough: float = 0.2
+    rng: np.random.Generator, centre: Triple, size: Triple, paint: str, colour: Colour, rough: float = 0.2
 ) -> Solid:
     """An ellipsoid (m) with dents and bumps of `rough` of its radius."""
     directions, triangles = _SPHERE

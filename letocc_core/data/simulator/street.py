@@ -9,9 +9,10 @@ from jaxtyping import Float, Int, UInt
 
 from letocc_core.data.simulator import assets, texture
 from letocc_core.data.simulator.occupancy import OccupancyTruth
-from letocc_core.data.simulator.rig import Rig
+from letocc_core.data.simulator.rig import LidarMount, Rig
 from letocc_core.data.simulator.world import KERB, PAVEMENT, ROAD, World
 from letocc_core.data.truth import CLASS_NAMES, FREE, MOVABLE_CLASSES, Truth
+from letocc_core.errors import DataError
 from letocc_core.geometry.calibration import Calibration
 from letocc_core.geometry.grid import GridSpec
 
@@ -33,7 +34,6 @@ class SimFrame:
     calibrations: tuple[Calibration, ...]  # the same, with the cameras' lenses
     T_ego_cam: np.ndarray  # [N, 4, 4] m, from each camera when it fired to the ego frame at `stamp_ns`
     T_world_ego: np.ndarray  # [4, 4] m
-    camera_stamps_ns: np.ndarray  # int64 [N]: when each camera fired
     camera_valid: np.ndarray  # bool [N]: False where a camera gave no image; that is all zeros
     own: np.ndarray  # bool [N, H, W]: pixels that show the ego vehicle itself
     lidar_origin: np.ndarray  # [3] m, ego axes
@@ -42,6 +42,13 @@ class SimFrame:
     truth: Truth | None = None
     T_world_ego_next: np.ndarray | None = None  # [4, 4] m, pose at the frame that truth.flow_forward leads to
     flow_interval: float | None = None  # s until then
+
+    @property
+    def returns(self) -> Float[np.ndarray, "P 3"]:
+        """The sweep (m) from the sensor; raises `DataError` for a frame without one."""
+        if self.lidar is None:
+            raise DataError(f"the frame at {self.stamp_ns} ns was rendered without LiDAR; expected a rig that has one")
+        return self.lidar - self.lidar_origin.astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +133,7 @@ class Street:
 
     @cached_property
     def _occupancy(self) -> OccupancyTruth:
+        assert self.grid is not None  # `_truth` asks for it only then
         return OccupancyTruth(self.grid, self.world, self.statics)
 
     def pose(self, t: float) -> Float[np.ndarray, "4 4"]:
@@ -142,12 +150,10 @@ class Street:
         shape = directions.shape[:3]
         labels = self._labels[self._row(hits.thing)].reshape(shape)
         movable = np.isin(labels, [CLASS_NAMES.index(c) for c in MOVABLE_CLASSES])
-        origin = self.rig.lidar_origin
         images = self._colour(t, hits, directions, K)
         images[absent] = 0
         stamp_ns = EPOCH_NS + round(t * 1e9)
-        stamps = [stamp_ns + round(i.offset * 1e9) for i in self._instants for _ in i.rig.cameras]
-        result = {
+        result: dict[str, Any] = {
             "stamp_ns": stamp_ns,
             "images": images,
             "movable": movable,
@@ -156,19 +162,19 @@ class Street:
             "calibrations": self.rig.calibrations(),
             "T_ego_cam": T_ego_cam,
             "T_world_ego": T_world_ego,
-            "camera_stamps_ns": np.array(stamps),
             "camera_valid": ~absent,
             "own": self._own[0],
-            "lidar_origin": origin,
+            "lidar_origin": self.rig.lidar_origin,
         }
-        with_lidar = self.rig.lidar and (truth if lidar is None else lidar)
-        dynamic = self._actor_scene(t, T_world_ego) if with_lidar or truth else None
-        if with_lidar:
-            result["lidar"], result["lidar_velocity"] = self._sweep(t, dynamic, T_world_ego, origin)
-        if truth:
-            result["truth"] = self._truth(t, dynamic, hits, labels, movable, T_ego_cam, T_world_ego, origin, absent)
-            result["T_world_ego_next"] = self.pose(t + self.flow_interval)
-            result["flow_interval"] = self.flow_interval
+        mount = self.rig.lidar if (truth if lidar is None else lidar) else None
+        if mount or truth:
+            dynamic = self._actor_scene(t, T_world_ego)
+            if mount:
+                result["lidar"], result["lidar_velocity"] = self._sweep(t, mount, dynamic, T_world_ego)
+            if truth:
+                result["truth"] = self._truth(t, dynamic, hits, labels, movable, T_ego_cam, T_world_ego, absent)
+                result["T_world_ego_next"] = self.pose(t + self.flow_interval)
+                result["flow_interval"] = self.flow_interval
         return SimFrame(**result)
 
     def _truth(
@@ -180,7 +186,6 @@ class Street:
         movable: np.ndarray,
         T_ego_cam: np.ndarray,
         T_world_ego: np.ndarray,
-        origin: np.ndarray,
         absent: np.ndarray,
     ) -> Truth:
         """Truth of one frame from what the camera rays met."""
@@ -202,7 +207,8 @@ class Street:
         visible = self._occupancy.visible(sight, self.rig, T_ego_cam)
         hidden = np.nonzero(~visible)
         if self.rig.lidar:
-            visible[hidden] = self._lidar_reaches(dynamic, self._occupancy.centres[hidden], T_world_ego, origin)
+            centres = self._occupancy.centres[hidden]
+            visible[hidden] = self._lidar_reaches(self.rig.lidar, dynamic, centres, T_world_ego)
         return Truth(depth, forward, backward, movable, labels, occupancy, velocity, visible)
 
     # -- geometry -------------------------------------------------------------------------------------------------
@@ -214,7 +220,9 @@ class Street:
         scene = o3d.t.geometry.RaycastingScene(nthreads=1)
         for vertices, triangles, T in meshes:
             placed = (vertices @ T[:3, :3].T + T[:3, 3]).astype(np.float32)
-            scene.add_triangles(o3d.core.Tensor(placed), o3d.core.Tensor(triangles.astype(np.uint32)))
+            scene.add_triangles(
+                o3d.core.Tensor.from_numpy(placed), o3d.core.Tensor.from_numpy(triangles.astype(np.uint32))
+            )
         return scene
 
     def _T_ego_cam(self, t: float) -> Float[np.ndarray, "N 4 4"]:
@@ -273,7 +281,9 @@ class Street:
 
         rays = np.concatenate([origins.reshape(-1, 3), directions.reshape(-1, 3)], 1).astype(np.float32)
         scene, things = dynamic
-        still = {k: v.numpy() for k, v in self._static_scene.cast_rays(o3d.core.Tensor(rays), nthreads=1).items()}
+        still = {
+            k: v.numpy() for k, v in self._static_scene.cast_rays(o3d.core.Tensor.from_numpy(rays), nthreads=1).items()
+        }
         distance, normals, triangles, uv = (
             still[k] for k in ("t_hit", "primitive_normals", "primitive_ids", "primitive_uvs")
         )
@@ -281,7 +291,7 @@ class Street:
         tried = np.arange(len(rays)) if asked is None else np.flatnonzero(asked)
         if len(things) > 1 and len(tried):
             chosen = rays if asked is None else rays[tried]
-            moving = {k: v.numpy() for k, v in scene.cast_rays(o3d.core.Tensor(chosen), nthreads=1).items()}
+            moving = {k: v.numpy() for k, v in scene.cast_rays(o3d.core.Tensor.from_numpy(chosen), nthreads=1).items()}
             nearer = np.flatnonzero(moving["t_hit"] < distance[tried])
             rows = tried[nearer]
             distance, thing, normals, triangles, uv = (x.copy() for x in (distance, thing, normals, triangles, uv))
@@ -371,10 +381,10 @@ class Street:
         return moved
 
     def _sweep(
-        self, t: float, dynamic: Scene, T_world_ego: np.ndarray, origin: np.ndarray
+        self, t: float, mount: LidarMount, dynamic: Scene, T_world_ego: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """LiDAR returns in ego axes [P, 3] (m) and the velocity of what they hit [P, 2] (m/s)."""
-        mount = self.rig.lidar
+        origin = self.rig.lidar_origin
         elevation = np.radians(np.linspace(mount.lowest, mount.highest, mount.beams))
         azimuth = np.arange(mount.columns) * (2 * np.pi / mount.columns)
         e, a = (x.ravel() for x in np.meshgrid(elevation, azimuth, indexing="ij"))
@@ -391,17 +401,18 @@ class Street:
         return points, (speeds[self._row(hits.thing[kept])] @ R)[:, :2].astype(np.float32)
 
     def _lidar_reaches(
-        self, dynamic: Scene, points: np.ndarray, T_world_ego: np.ndarray, origin: np.ndarray
+        self, mount: LidarMount, dynamic: Scene, points: np.ndarray, T_world_ego: np.ndarray
     ) -> np.ndarray:
         """Which points (m, ego axes) the LiDAR sees, within its vertical field of view."""
+        origin = self.rig.lidar_origin
         offsets = points - origin
         distance = np.linalg.norm(offsets, axis=1)
         elevation = np.degrees(np.arcsin(np.clip(offsets[:, 2] / distance, -1, 1)))
-        reached = (elevation >= self.rig.lidar.lowest) & (elevation <= self.rig.lidar.highest)
+        reached = (elevation >= mount.lowest) & (elevation <= mount.highest)
         start = T_world_ego[:3, :3] @ origin + T_world_ego[:3, 3]
         directions = (offsets[reached] / distance[reached, None]) @ T_world_ego[:3, :3].T
         hits = self._cast(dynamic, np.broadcast_to(start, directions.shape), directions)
-        reached[reached] = hits.distance >= distance[reached] - 0.5 * self.grid.voxel_size
+        reached[reached] = hits.distance >= distance[reached] - 0.5 * self._occupancy.grid.voxel_size
         return reached
 
 

@@ -7,8 +7,9 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from letocc_core.data.simulator import assets
-from letocc_core.data.simulator.assets import Asset
+from letocc_core.data.simulator.assets import Asset, Part
 from letocc_core.data.simulator.path import CentreLine
+from letocc_core.data.simulator.solids import Solid
 from letocc_core.data.truth import CLASS_NAMES
 
 LENGTH = 420.0  # m of street; the ego vehicle starts in the middle
@@ -177,7 +178,7 @@ def _speeds(rng: np.random.Generator) -> Float[np.ndarray, "n"]:
     return speed
 
 
-def _footprint(part: assets.Part) -> list[tuple[float, float]]:
+def _footprint(part: Part | Solid) -> list[tuple[float, float]]:
     (x, y, _), (a, b, _) = part.centre, part.size
     return [(x + i * a / 2, y + j * b / 2) for i in (-1, 0, 1) for j in (-1, 0, 1)]
 

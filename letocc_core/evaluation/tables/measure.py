@@ -16,7 +16,13 @@ from letocc_core.errors import DataError
 from letocc_core.evaluation.config import EvaluationConfig
 from letocc_core.evaluation.depth import depth_truth
 from letocc_core.evaluation.samples import Sample
-from letocc_core.evaluation.tables.protocol import DepthProtocol, Protocol, cropped
+from letocc_core.evaluation.tables.protocol import (
+    DepthProtocol,
+    NovelDepthProtocol,
+    Protocol,
+    SceneFlowProtocol,
+    cropped,
+)
 from letocc_core.frame import InputConfig
 from letocc_core.geometry.grid import GridSpec, sample_volume
 from letocc_core.geometry.rectify import Rectifier
@@ -74,6 +80,7 @@ class Measurement:
     ):
         self.class_names = class_names
         self.protocol, self.grid, self.input, self.evaluation = protocol, grid, input, evaluation
+        self._flow = protocol.scene_flow or SceneFlowProtocol()
         self.score: dict[str, Any] = {}
         self.missing: dict[str, str] = {}
         self.frames = 0
@@ -90,15 +97,16 @@ class Measurement:
         self._position += 1
         found: dict[str, Any] = {}
         if self.protocol.novel_depth is not None:
-            found |= self._novel_depth(sample)
+            found |= self._novel_depth(sample, self.protocol.novel_depth)
         if self.protocol.scene_flow is not None:
             found |= self._scene_flow(sample)
         if fields is not None:
             found |= self._now(sample, fields)
             if self.protocol.novel_depth is not None:
                 self._earlier.append(_Earlier(sample, fields, last=sample.frame_set.T_world_ego))
-        judged = fields is not None and self.protocol.scene_flow is not None
-        self._before = _Earlier(sample, fields) if judged else None
+        self._before = None
+        if fields is not None and self.protocol.scene_flow is not None:
+            self._before = _Earlier(sample, fields)
         self.frames += bool(found)
         self.score = frame_score.add(self.score, found)
 
@@ -115,7 +123,7 @@ class Measurement:
         """What the frame's own truth says of its fields."""
         found: dict[str, Any] = {}
         if self.protocol.depth is not None:
-            found |= self._depth(sample, fields)
+            found |= self._depth(sample, fields, self.protocol.depth)
         if self.protocol.rays != "none" or self.protocol.voxels != "none":
             voxels = labels_of(sample, self.grid)
             if voxels is None:
@@ -184,7 +192,7 @@ class Measurement:
     ) -> RayCounts:
         """Counts of one frame by the protocol's way of counting; rays labelled `FREE` do not count."""
         counted = label != FREE
-        if self.protocol.rays == "semantic":
+        if self.protocol.rays == "semantic" and guess is not None:
             return RayCounts.semantic(label, guess, error, classes)
         if self.protocol.rays == "class_given":
             return RayCounts.class_given(label, error, classes)
@@ -200,24 +208,25 @@ class Measurement:
         occupied = np.where(np.isin(truth, [*free, FREE]), FREE, 0).astype(np.uint8)
         predicted = np.where(answer.occupied, 0, FREE).astype(np.uint8)
         score = {"voxels": LabelCounts.of(occupied, predicted, voxels.scored, FREE)}
-        if self.protocol.voxels == "labels" and answer.labels is None:
+        if self.protocol.voxels != "labels":
+            return score
+        if answer.labels is None:
             self._lack(NO_CLASSES, "classes")
-        elif self.protocol.voxels == "labels":
-            score["classes"] = LabelCounts.of(truth, answer.labels, voxels.scored, FREE, len(names))
-        return score
+            return score
+        return score | {"classes": LabelCounts.of(truth, answer.labels, voxels.scored, FREE, len(names))}
 
     # Depth
 
-    def _depth(self, sample: Sample, fields: Fields) -> dict[str, Any]:
+    def _depth(self, sample: Sample, fields: Fields, config: DepthProtocol) -> dict[str, Any]:
         target = self._target(sample)
         if target is None:
             self._lack(NO_DEPTH, "depth")
             return {}
-        return {"depth": self._compare(target, sample, fields, self.protocol.depth)}
+        return {"depth": self._compare(target, sample, fields, config)}
 
-    def _novel_depth(self, sample: Sample) -> dict[str, Any]:
+    def _novel_depth(self, sample: Sample, config: NovelDepthProtocol) -> dict[str, Any]:
         """What earlier frames say of this one's depth, as long as it is near enough and far enough from the last one."""
-        config, total = self.protocol.novel_depth, DepthScore()
+        total = DepthScore()
         target = self._target(sample)
         if target is None:
             self._lack(NO_DEPTH, "novel_depth")
@@ -276,6 +285,7 @@ class Measurement:
             self._lack("the data has no flow or the checkpoint no flow field", "scene_flow")
             return {}
         seen, valid = self._render(target, fields, motion=True)
+        assert seen.flow is not None  # `motion` asks for it
         depth, velocity = seen.depth[0].numpy(), seen.flow[0].numpy()
         flow = flow_of_points(target, target.points(depth.astype(np.float64)), velocity)
         still = flow_of_points(target, target.points(target.depth), np.zeros_like(velocity))
@@ -293,17 +303,20 @@ class Measurement:
         input, rectifier = self._flow_images
         now, then = (rectify(s.frame_set, input, rectifier) for s in (sample, following))
         target = depth_truth(replace(sample, frame_set=now), self.evaluation.depth_stride, ALL_RETURNS)
-        present = [i for i, image in enumerate(now.images) if image is not None and then.images[i] is not None]
-        if len(present) < sum(image is not None for image in now.images):
+        present = [i for i, image in enumerate(now.images) if image is not None]
+        first, second = ([f.images[i] for i in present] for f in (now, then))
+        images, others = ([image for image in seen if image is not None] for seen in (first, second))
+        if len(others) < len(images):
             return target  # a camera is absent in the next set: no flow
-        images, others = (np.stack([frames.images[i] for i in present]) for frames in (now, then))
-        flow = decode(trusted_flow(self._estimator, images, others)[0])
+        flow = decode(trusted_flow(self._estimator, np.stack(images), np.stack(others))[0])
         u, v = target.pixels.astype(int).transpose(2, 0, 1)
         camera = np.arange(len(present))[:, None]
         return replace(
             target,
             flow=np.where(flow[1][camera, v, u][..., None], flow[0][camera, v, u], np.nan),
-            foreground=None if self.protocol.scene_flow.masks is None else self._masks(images)[camera, v, u],
+            foreground=None
+            if self._flow.masks is None
+            else np.stack(list(map(self._flow.masks, images)))[camera, v, u],
             T_next_ego=np.linalg.inv(then.T_world_ego) @ now.T_world_ego,
             flow_interval=(then.stamp_ns - now.stamp_ns) * 1e-9,
         )
@@ -311,15 +324,12 @@ class Measurement:
     @cached_property
     def _flow_images(self) -> tuple[InputConfig, Rectifier]:
         """Images in whose pixels scene flow is counted, and what makes them."""
-        input = replace(self.input, image_size=self.protocol.scene_flow.image_size)
+        input = replace(self.input, image_size=self._flow.image_size)
         return input, rectifier_of(input)
 
     @cached_property
     def _estimator(self) -> FlowEstimator:
-        return flow_estimator(self.protocol.scene_flow.estimator)
-
-    def _masks(self, images: UInt8[np.ndarray, "N H W 3"]) -> Bool[np.ndarray, "N H W"]:
-        return np.stack([self.protocol.scene_flow.masks(image) for image in images])
+        return flow_estimator(self._flow.estimator)
 
 
 class _Answer:
@@ -330,15 +340,16 @@ class _Answer:
         centres = voxels.grid.centres()
         inside = (grid.to_unit(centres).abs() <= 1).all(-1).numpy()
 
-        def on_labels(field: torch.Tensor | None) -> Float[np.ndarray, "X Y Z K"] | None:
-            return None if field is None else sample_volume(field, grid, centres[None], padding="border")[0].numpy()
+        def on_labels(field: torch.Tensor) -> Float[np.ndarray, "X Y Z K"]:
+            return sample_volume(field, grid, centres[None], padding="border")[0].numpy()
 
         occupied = (on_labels(fields.sdf)[..., 0] <= protocol.threshold) & inside
         self.occupied: Bool[np.ndarray, "X Y Z"] = cropped(occupied, protocol.crop_prediction, False)
-        self.velocity = on_labels(fields.flow)
-        logits = on_labels(fields.semantics)
-        best = None if logits is None else _renamed(logits.argmax(-1), names, class_names(voxels))
-        self.labels: UInt8[np.ndarray, "X Y Z"] | None = None if best is None else np.where(self.occupied, best, FREE)
+        self.velocity = None if fields.flow is None else on_labels(fields.flow)
+        self.labels: UInt8[np.ndarray, "X Y Z"] | None = None
+        if fields.semantics is not None:
+            best = _renamed(on_labels(fields.semantics).argmax(-1), names, class_names(voxels))
+            self.labels = np.where(self.occupied, best, FREE)
 
 
 def labels_of(sample: Sample, grid: GridSpec) -> VoxelLabels | None:
@@ -381,8 +392,8 @@ def _class_numbers(voxels: VoxelLabels) -> UInt8[np.ndarray, "X Y Z"]:
 
 
 def _on_cpu(fields: Fields) -> Fields:
-    values = (fields.sdf, fields.flow, fields.semantics)
-    return Fields(*(None if value is None else value.float().cpu() for value in values))
+    flow, semantics = (None if value is None else value.float().cpu() for value in (fields.flow, fields.semantics))
+    return Fields(fields.sdf.float().cpu(), flow, semantics)
 
 
 def _inside_area(

@@ -5,7 +5,7 @@ letocc eval CHECKPOINT --dataset simulator --table all data.scenes=2
 """
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,15 @@ from letocc_core.versions import versions
 if TYPE_CHECKING:
     from letocc_core.stream.pipeline import OccFlowPipeline
 
+OF_BAGS = (
+    "cameras",
+    "base_frame",
+    "fixed_frame",
+    "slop",
+    "odometry_topic",
+    "lidar_topic",
+    "body_masks",
+)  # of `data.bag`
 EVALUATION_STREETS = {"first_seed": 9000, "scenes": 8}  # simulated streets that no training sees
 
 
@@ -38,7 +47,7 @@ class Judged:
     name: str
     samples: Iterable[Sample]
     track: Float[np.ndarray, "n 3"]  # m, fixed frame, where the LiDAR is
-    positions: frozenset[int]
+    positions: Container[int]
 
 
 @dataclass(frozen=True)
@@ -97,7 +106,7 @@ def evaluate_tables(request: TableRequest) -> dict[str, Ours]:
     for name, table in tables.items():
         print(report(table, found.get(name)))
     if request.json is not None:
-        _write(request, found, metadata, count)
+        results.write_results(request.json, _whole(request, found, metadata, count))
     return found
 
 
@@ -131,10 +140,9 @@ def open_drives(data: DataConfig, grid: GridSpec, input: InputConfig) -> Iterato
             yield Judged(f"street {seed}", samples, lidar_track(samples), frozenset(range(len(samples))))
     elif data.bag is not None:
         for bag in data.bag.bags:
-            frames = (data.bag.cameras, data.bag.base_frame, data.bag.fixed_frame, data.bag.slop)
-            recorded = RecordedDrive(bag, *frames, data.bag.odometry_topic, input)
-            yield Judged(str(bag), recorded, recorded.track, frozenset(range(len(recorded.track))))
-    else:
+            recorded = RecordedDrive(bag, input=input, **{name: getattr(data.bag, name) for name in OF_BAGS})
+            yield Judged(str(bag), recorded, recorded.track, range(sys.maxsize))
+    elif data.recorded is not None:
         from letocc_core.data.build import open_drives
 
         for drive in open_drives(data.recorded, data.cache):
@@ -203,12 +211,12 @@ def _our_row(
     )
 
 
-def _write(
+def _whole(
     request: TableRequest, found: Mapping[str, Ours], metadata: Mapping[str, Any], drives: Mapping[str, int]
-) -> None:
+) -> dict[str, Any]:
     """A result file with our rows by table. Of its own groups only scene flow is what a table measures."""
     scene_flow = [ours.figures["scene_flow"] for ours in found.values() if "scene_flow" in ours.figures]
-    out = {
+    return {
         **({"scene_flow": scene_flow[0]} if scene_flow else {}),
         "tables": {name: asdict(ours) for name, ours in found.items()},
         "scenes": max(drives.values()),
@@ -219,4 +227,3 @@ def _write(
         "versions": versions(),
         "command": request.command,
     }
-    results.write_results(request.json, out)

@@ -61,9 +61,8 @@ def states_of(answer: OccFlow, points: ArrayLike) -> PointStates:
     points = np.asarray(points, np.float64)
     if points.ndim != 2 or points.shape[1] != 3:
         raise DataError(f"points of shape {list(points.shape)}, expected [n, 3]: x, y, z in metres")
-    index = np.floor((points - answer.grid.lower) / answer.grid.voxel_size)
-    inside = ((index >= 0) & (index < answer.grid.shape)).all(1)  # False for what is not finite
-    at = tuple(np.where(inside[:, None], index, 0).astype(int).T)
+    index, inside = answer.grid.voxels_of(points)
+    at = tuple(index.T)
     known = inside & answer.seen[at]
     occupied = inside & answer.occupied[at]
     return PointStates(

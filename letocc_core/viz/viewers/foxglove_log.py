@@ -26,7 +26,7 @@ from letocc_core.errors import DataError, MissingDependencyError
 from letocc_core.geometry import se3
 from letocc_core.stream import images
 from letocc_core.stream.consumers.objects import MovingObject
-from letocc_core.stream.types import OccFlow
+from letocc_core.stream.types import FrameSet, OccFlow
 from letocc_core.viz import colours
 from letocc_core.viz.viewers.scene import Scene, guessed, reduced, surface
 from letocc_core.viz.voxels import voxel_heights
@@ -90,7 +90,7 @@ class FoxgloveLog:
         stamp = m.Timestamp(sec=stamp_ns // 10**9, nsec=stamp_ns % 10**9)
         self._log_transforms(scene, stamp)
         if scene.frame_set is not None:
-            self._log_images(scene, stamp)
+            self._log_images(scene, scene.frame_set, stamp)
         self._log(f"{NODE}/voxels", "VoxelGridChannel", self._voxels(answer, stamp), stamp_ns)
         self._log(f"{NODE}/points", "PointCloudChannel", self._cloud(occupied_points(answer), stamp), stamp_ns)
         self._log(f"{NODE}/objects", "SceneUpdateChannel", self._objects(scene.objects, stamp), stamp_ns)
@@ -131,8 +131,8 @@ class FoxgloveLog:
         message = m.FrameTransforms(transforms=transforms)
         self._log("/tf", "FrameTransformsChannel", message, scene.answer.stamp_ns)
 
-    def _log_images(self, scene: Scene, stamp: Any) -> None:
-        m, stamp_ns, small = self._sdk.messages, scene.answer.stamp_ns, reduced(scene.frame_set)
+    def _log_images(self, scene: Scene, frame_set: FrameSet, stamp: Any) -> None:
+        m, stamp_ns, small = self._sdk.messages, scene.answer.stamp_ns, reduced(frame_set)
         for name, image, calibration in zip(scene.cameras, small.images, small.calibrations, strict=True):
             if image is None or calibration is None:
                 continue
@@ -186,7 +186,7 @@ class FoxgloveLog:
         codes = {np.dtype(np.uint8): numeric.Uint8, np.dtype(np.float32): numeric.Float32}
         return [
             m.PackedElementField(name=name, offset=offset, type=codes[part])
-            for name, (part, offset) in kind.fields.items()
+            for name, (part, offset, *_) in (kind.fields or {}).items()
         ]
 
     def _objects(self, objects: list[MovingObject], stamp: Any) -> Any:

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from letocc_core.errors import DataError
+from letocc_core.stream.types import FrameSet
 from letocc_core.viz import colours
 from letocc_core.viz.birdseye import arrows_in_view, birdseye, objects_of, voxel_colours
 from letocc_core.viz.canvas import Canvas
@@ -53,7 +54,7 @@ def animation_frame(scene: Scene) -> UInt8[np.ndarray, "h w 3"]:
     """One picture: a strip of the images, the voxels from behind the vehicle, and from above."""
     answer, grid = scene.answer, scene.answer.grid
     top = GAP
-    strip = None if scene.frame_set is None else _strip(scene)
+    strip = None if scene.frame_set is None else _strip(scene.frame_set)
     if strip is not None:
         top += strip.shape[0] + GAP
     page = Canvas(WIDTH, top + HEIGHT + GAP)
@@ -74,15 +75,15 @@ def animation_frame(scene: Scene) -> UInt8[np.ndarray, "h w 3"]:
     return page.array()
 
 
-def _strip(scene: Scene) -> UInt8[np.ndarray, "h w 3"]:
+def _strip(frame_set: FrameSet) -> UInt8[np.ndarray, "h w 3"]:
     """The images side by side, from left to right."""
-    small = reduced(scene.frame_set)
+    small = reduced(frame_set)
     order = left_to_right(small.T_ego_cam)
     shape = next(image.shape for image in small.images if image is not None)
     width = (WIDTH - GAP * (len(order) + 1)) // len(order)
     height = round(width * shape[0] / shape[1])
     page = Canvas(WIDTH - 2 * GAP, height)
     for place, camera in enumerate(order):
-        if small.images[camera] is not None:
-            page.picture(small.images[camera], place * (width + GAP), 0, (width, height), outline=False)
+        if (image := small.images[camera]) is not None:
+            page.picture(image, place * (width + GAP), 0, (width, height), outline=False)
     return page.array()

@@ -202,7 +202,8 @@ class RerunLog:
         found = look(scene.answer, small, stride)
         for i, name in enumerate(scene.cameras):
             entity, image, calibration = f"world/ego/cameras/{name}", small.images[i], small.calibrations[i]
-            if image is None or calibration is None:
+            seen = found[i]
+            if image is None or calibration is None or seen is None:
                 if name in self._shown:
                     self._log(entity, rr.Clear(recursive=True))
                     self._log(f"depth/{name}", rr.Clear(recursive=False))
@@ -214,7 +215,7 @@ class RerunLog:
             self._log(entity, _transform(rr, small.T_ego_cam[i]), pinhole)
             data = images.encode(image, "jpeg", JPEG_QUALITY)
             self._log(f"{entity}/image", rr.EncodedImage(contents=data, media_type="image/jpeg"))
-            self._log_seen(entity, name, found[i], stride, (height, width))
+            self._log_seen(entity, name, seen, stride, (height, width))
 
     def _log_seen(self, entity: str, name: str, seen: CameraVoxels, stride: int, size: tuple[int, int]) -> None:
         rr = self._rr

@@ -120,7 +120,9 @@ def look(answer: OccFlow, frame_set: FrameSet, stride: int = 2) -> list[CameraVo
     """For each image (without distortion) what its every `stride`-th pixel sees of the occupied voxels; None: no image."""
     occupied = answer.occupied
     return [
-        None if image is None else _look(occupied, answer.grid, image.shape[:2], calibration.K, T, stride)
+        None
+        if image is None or calibration is None
+        else _look(occupied, answer.grid, image.shape[:2], calibration.K, T, stride)
         for image, calibration, T in zip(frame_set.images, frame_set.calibrations, frame_set.T_ego_cam, strict=True)
     ]
 

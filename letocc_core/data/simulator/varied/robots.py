@@ -68,7 +68,7 @@ class Variety:
 
 
 def _varied_cameras(cameras: dict[str, CameraMount], rng: np.random.Generator) -> dict[str, CameraMount]:
-    height = rng.uniform(1.2, 2.1) - np.mean([c.position[2] for c in cameras.values()])
+    height = rng.uniform(1.2, 2.1) - float(np.mean([c.position[2] for c in cameras.values()]))
     shift, pitch = rng.uniform(-0.6, 0.4), rng.normal(0, 1.0)
     turns: dict[int, float] = {}  # by how much cameras that look to either side alike look more to the front
     out = {}
@@ -180,7 +180,7 @@ def develop(
     if look.quality is None:
         return out
     packed = cv2.imencode(".jpg", out[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, look.quality])[1]
-    return np.ascontiguousarray(cv2.imdecode(packed, cv2.IMREAD_COLOR)[..., ::-1])
+    return np.ascontiguousarray(np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR))[..., ::-1])
 
 
 @lru_cache(maxsize=256)

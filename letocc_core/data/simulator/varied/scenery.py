@@ -217,7 +217,7 @@ def house(rng: np.random.Generator, kind: str, colour: np.ndarray) -> Asset:
     elif rng.random() < 0.5:
         parts.append(Part("box", (0, 0, height + 0.15), (length + 0.3, depth + 0.3, 0.3), "plain"))
     if rng.random() < 0.4:  # a bay or a porch breaks the front
-        bay, top = rng.uniform(1.5, length / 2), floor * rng.integers(1, floors + 1)
+        bay, top = rng.uniform(1.5, length / 2), floor * int(rng.integers(1, floors + 1))
         x, out = rng.uniform(-length / 4, length / 4), rng.uniform(0.8, 2)
         parts.append(Part("box", (x, 0, (top - base) / 2), (bay, depth + out, top + base), "facade", None, style))
     return Asset(

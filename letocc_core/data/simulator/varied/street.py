@@ -40,6 +40,8 @@ class VariedStreet(Street):
     and voxels are of the stamp.
     """
 
+    world: VariedWorld
+
     def __init__(self, seed: int, rig: Rig, grid: GridSpec | None = None, flow_interval: float = 0.05):
         self._varied_world = VariedWorld(seed)
         self.variety = Variety.draw(rig, seed, self._varied_world.weather == "dusk")
@@ -88,8 +90,8 @@ class VariedStreet(Street):
             scene = o3d.t.geometry.RaycastingScene(nthreads=1)
             if solid is not None:
                 vertices, triangles = solid.vertices.astype(np.float32), solid.triangles.astype(np.uint32)
-                scene.add_triangles(o3d.core.Tensor(vertices), o3d.core.Tensor(triangles))
-            hit = {k: v.numpy() for k, v in scene.cast_rays(o3d.core.Tensor(lines), nthreads=1).items()}
+                scene.add_triangles(o3d.core.Tensor.from_numpy(vertices), o3d.core.Tensor.from_numpy(triangles))
+            hit = {k: v.numpy() for k, v in scene.cast_rays(o3d.core.Tensor.from_numpy(lines), nthreads=1).items()}
             there = np.isfinite(hit["t_hit"])
             if there.mean() > robots.LARGEST_OWN:
                 there[:] = False
@@ -213,10 +215,10 @@ class VariedStreet(Street):
             shift.astype(np.float32),
             rng.uniform(0.025, 0.07, len(parts)).astype(np.float32),
         )
-        corners = np.concatenate(corners).astype(np.float32)
-        faces = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        placed = np.concatenate(corners).astype(np.float32)
+        faces = np.cross(placed[:, 1] - placed[:, 0], placed[:, 2] - placed[:, 0])
         faces /= np.maximum(np.linalg.norm(faces, axis=1, keepdims=True), 1e-12)
-        self._triangles = Triangles(np.concatenate(owner).astype(np.int32), corners, faces)
+        self._triangles = Triangles(np.concatenate(owner).astype(np.int32), placed, faces)
         self._first_triangle = np.array(first)
 
     def _ground_part(self, strip: Strip, rng: np.random.Generator) -> tuple[int, Colour, np.ndarray]:
@@ -250,12 +252,15 @@ class VariedStreet(Street):
             distance[own], uv[own] = seen.distance[own], seen.uv[own]
             normal[own] = seen.normals[own] @ self.pose(t)[:3, :3].T
         sunlit = self._sunlit(t, hits, shape)
-        fields = (x.reshape(shape[0], -1, *x.shape[1:]) for x in (triangle, uv, normal, distance))
-        cameras = zip(*fields, directions.reshape(shape[0], -1, 3), 1 / K[:, 0, 0], sunlit, strict=True)
+        fields = [
+            x.reshape(shape[0], -1, *x.shape[1:]) for x in (triangle, uv, normal, distance, directions.reshape(-1, 3))
+        ]
+        cameras = list(zip(*fields, 1 / K[:, 0, 0], sunlit, strict=True))
         rng = np.random.default_rng([self.seed, 15, round(t * 1e6) % 2**32])
+        things: tuple[Any, ...] = (self._triangles, self._wardrobe, self.world.daylight)
         images = []
         for of_camera, look, counted in zip(cameras, self.variety.looks, ~self._own[0], strict=True):
-            radiance = paints.shade(*of_camera, self._triangles, self._wardrobe, self.world.light)
+            radiance = paints.shade(*(*of_camera, *things))
             images.append(robots.develop(radiance.reshape(*shape[1:], 3), look, counted, rng))
         return np.stack(images)
 
@@ -263,7 +268,7 @@ class VariedStreet(Street):
         """Share of the sun that reaches what was met: float32 [N, H W], cast at every second pixel each way."""
         import open3d as o3d
 
-        light = self.world.light
+        light = self.world.daylight
         lit = np.ones(shape, np.float32)
         points, met = hits.points.reshape(*shape, 3)[:, ::2, ::2], (hits.thing != SKY).reshape(shape)[:, ::2, ::2]
         direct = met.astype(np.float32)
@@ -271,11 +276,11 @@ class VariedStreet(Street):
             cameras, at = instant.cameras, t + instant.offset
             start = points[cameras][met[cameras]] + 0.03 * light.sun_direction
             rays = np.concatenate([start, np.broadcast_to(light.sun_direction, start.shape)], 1).astype(np.float32)
-            rays = o3d.core.Tensor(rays)
-            blocked = self._static_scene.test_occlusions(rays, nthreads=1).numpy()
+            cast = o3d.core.Tensor.from_numpy(rays)
+            blocked = self._static_scene.test_occlusions(cast, nthreads=1).numpy()
             scene, things = self._actor_scene(at, self.pose(at), instant.rig if instant.offset else None)
             if len(things) > 1:
-                blocked = blocked | scene.test_occlusions(rays, nthreads=1).numpy()
+                blocked = blocked | scene.test_occlusions(cast, nthreads=1).numpy()
             direct[cameras][met[cameras]] = ~blocked
         for full, half in zip(lit, direct, strict=True):
             cv2.warpAffine(

@@ -33,7 +33,7 @@ class Hills:
         slopes = rng.uniform(0, 0.6 * steepest, count)
         return cls(tilt, waves, rng.uniform(0, 2 * np.pi, count), slopes * length / (2 * np.pi))
 
-    def height(self, points: Float[np.ndarray, "*n 2"]) -> Float[np.ndarray, "*n"]:
+    def height(self, points: Float[np.ndarray, "*n 2"]) -> Float[np.ndarray, "*n"] | np.floating:
         """m at world points."""
         return points @ self.tilt + np.sin(points @ self.waves.T + self.phases) @ self.heights
 

@@ -1,7 +1,7 @@
 """Varied streets: hills, lanes, verges, districts of houses, halls, gardens and lots, weather, and traffic in all lanes."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -28,8 +28,8 @@ WALLS = np.array(  # colours of houses
 class HillActor(Actor):
     """A moving thing on hills."""
 
-    hills: Hills | None = None
-    upright: bool = False  # people stay so; vehicles lean with the road
+    hills: Hills = field(kw_only=True)
+    upright: bool = field(default=False, kw_only=True)  # people stay so; vehicles lean with the road
 
     def pose(self, line: CentreLine, t: float) -> Float[np.ndarray, "4 4"]:
         return self.hills.lifted(super().pose(line, t), self.upright)
@@ -95,7 +95,7 @@ class VariedWorld(World):
         self._travelled = np.concatenate([[0.0], np.cumsum(self.ego_speed) * 0.02])
         self._ego_lane = int(rng.integers(self.lanes.count))
         self.weather = str(rng.choice(list(WEATHER), p=list(WEATHER.values())))
-        self.light = weather(rng, self.weather)
+        self.daylight = weather(rng, self.weather)
         self.statics = [*self._roadside(rng), *self._parked_cars(rng)]
         self.actors = [*self._streams(rng), *self._walkers(rng)]
 
@@ -164,7 +164,7 @@ class VariedWorld(World):
 
     def _along_kerb(self, rng: np.random.Generator, trees: list[Asset], side: int) -> list[Placed]:
         lanes, out = self.lanes, []
-        post = rng.choice([scenery.lamp, scenery.mast])
+        post = (scenery.lamp, scenery.mast)[rng.integers(2)]
         kinds: list[tuple[Callable[[np.random.Generator], Asset], float, float]] = [
             (post, rng.uniform(18, 45), 0.5),
             (scenery.sign, rng.uniform(12, 50), 0.4),
@@ -313,7 +313,7 @@ class VariedWorld(World):
         z: float = 0.0,
         upright: bool = False,
     ) -> HillActor:
-        return HillActor(asset, along, d, reverse, z, self.hills, upright)
+        return HillActor(asset, along, d, reverse, z, hills=self.hills, upright=upright)
 
 
 def weather(rng: np.random.Generator, kind: str) -> Light:
