@@ -115,8 +115,8 @@ def read_depth(
         from letocc_core.compiled.surfaces import half_free
 
         where, along = grid.to_index(rays.origins), rays.directions / grid.voxel_size
-        given = (x.flatten(0, 2) for x in (where, along, rays.near, rays.far))
-        return half_free(odds, *given, config.samples).view_as(rays.near)[0].numpy()
+        origins, directions, near, far = (x.flatten(0, 2) for x in (where, along, rays.near, rays.far))
+        return half_free(odds, origins, directions, near, far, config.samples).view_as(rays.near)[0].numpy()
     edges = sample_edges(rays, config.samples)
     points = rays.in_units(grid).at(torch.lerp(edges[..., :-1], edges[..., 1:], 0.5))
     odds = sample_unit(odds, points, "border")[..., 0]
