@@ -121,16 +121,28 @@ class _Player:
         self.publishers[connection.topic] = self.node.create_publisher(kind, connection.topic, _qos(connection, count))
 
     def wait_for_subscribers(self, seconds: float) -> None:
-        """Until something listens to the bag's cameras, or to anything else but transforms, and no more join in."""
-        deadline, since, before = time.monotonic() + seconds, time.monotonic(), -1
+        """Until something listens to a camera and its `camera_info`, which who only shows images does not, or, where nobody
+        listens to images, to anything else but transforms; and no more join in."""
+        begin = since = time.monotonic()
+        deadline, before, said = begin + seconds, -1, False
+        topics = ", ".join(topic for topic in self.publishers if not topic.startswith("/tf")) or "this bag"
         while time.monotonic() < deadline:
+            if not said and time.monotonic() > begin + WAIT:
+                said = True
+                print(f"nobody listens to {topics} yet; waiting {seconds - WAIT:g} s more", file=sys.stderr)
             counts = {t: p.get_subscription_count() for t, p in self.publishers.items() if not t.startswith("/tf")}
             if sum(counts.values()) != before:
                 before, since = sum(counts.values()), time.monotonic()
-            if before and time.monotonic() - since >= SETTLE:
+            if self._awaited(counts) and time.monotonic() - since >= SETTLE:
                 return
             time.sleep(POLL)
-        print(f"nobody listens to {', '.join(self.publishers) or 'this bag'}; playing all the same", file=sys.stderr)
+        print(f"nobody listens to {topics}; playing all the same", file=sys.stderr)
+
+    def _awaited(self, listeners: dict[str, int]) -> bool:
+        pairs = [(listeners.get(image), listeners.get(info)) for image, info in self._calibrations.of_image.items()]
+        if any(image for image, _ in pairs):
+            return any(image and info for image, info in pairs)
+        return any(listeners.values())
 
     def once(self, pace: "_Recorded | _AsAnswered") -> None:
         """The bag from its beginning to its end."""

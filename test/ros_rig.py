@@ -198,7 +198,7 @@ class Peer:
     def call(self, kind: type, name: str, **fields) -> object:
         """The response of a service."""
         client = self.node.create_client(kind, name)
-        assert client.wait_for_service(20), f"no service {name}"
+        assert client.wait_for_service(60), f"no service {name}"
         time.sleep(0.5)  # for the server to know of us as well, or its answer is lost
         future = client.call_async(kind.Request(**fields))
         until(future.done, 30, f"an answer of {name}")
@@ -277,7 +277,10 @@ class NodeProcess:
 
     def wait_for(self, text: str, seconds: float = 120) -> None:
         """Until the node has written `text`."""
-        until(lambda: text in self.output or self.process.poll() is not None, seconds, f"'{text}' in:\n{self.output}")
+        deadline = time.monotonic() + seconds
+        while text not in self.output and self.process.poll() is None:
+            assert time.monotonic() < deadline, f"not within {seconds} s: '{text}' in:\n{self.output}"
+            time.sleep(0.01)
         if self.process.poll() is not None:
             self._reader.join(5)  # which may not have come to its last lines
         assert text in self.output, self.output

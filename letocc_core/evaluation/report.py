@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from letocc_core.evaluation.samples import Sample
     from letocc_core.stream.types import OccFlow
 
+MOST_COLUMNS = 8  # of a table
 CHARTS = (  # group, key, title
     ("ray_iou_objects", "mean", "RayIoU of objects"),
     ("ray_iou", "mean", "RayIoU"),
@@ -77,7 +78,12 @@ def _scores(candidates: "Sequence[Candidate]", summaries: Sequence[Mapping[str, 
         return []
     text = f"{summaries[0]['scored']} of {summaries[0]['sets']} sets have a truth to compare with."
     shown = results.tables(rows).items()
-    return [Table(heading, cells, "" if i else text) for i, (heading, cells) in enumerate(shown)]
+    return [Table(heading, _upright(cells), "" if i else text) for i, (heading, cells) in enumerate(shown)]
+
+
+def _upright(cells: list[list[str]]) -> list[list[str]]:
+    """A table that is too wide for a page, with a row for each of its columns."""
+    return [list(row) for row in zip(*cells, strict=True)] if len(cells[0]) > MOST_COLUMNS else cells
 
 
 def _course(candidates: "Sequence[Candidate]", summaries: Sequence[Mapping[str, Any]]) -> Table:
@@ -122,11 +128,12 @@ def _charts(candidates: "Sequence[Candidate]", start: int) -> list[str]:
     def figure(group: str, key: str) -> "Callable[[Instant], float]":
         return lambda i: i.figures.get(group, {}).get(key, float("nan"))
 
-    out = [
-        chart(title, figure(group, key))
-        for group, key, title in CHARTS
-        if any(key in i.figures.get(group, {}) for c in candidates for i in c.instants)
-    ]
+    def known(value: "Callable[[Instant], float]") -> bool:
+        """Of more than one set, so that there is a course."""
+        return any(sum(np.isfinite(value(i)) for i in c.instants) > 1 for c in candidates)
+
+    shown = [(title, value) for group, key, title in CHARTS if known(value := figure(group, key))]
+    out = [chart(title, value) for title, value in shown]
     return [*out, chart("time of a set (ms)", lambda i: 1e3 * sum(i.seconds.values()))]
 
 

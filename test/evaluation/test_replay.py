@@ -145,6 +145,7 @@ def test_the_report_needs_no_other_file(replayed: Path):
     for words in ("Replay of street_009000", "RayIoU", "zero_velocity", "image_size", "letocc replay", "trained"):
         assert words in page
     assert page.count("<svg") >= 5
+    assert "<th>flat_road</th>" in page and "<td>RayIoU@1</td>" in page  # a wide table stands upright
     rows = list(csv.DictReader((replayed / "frames.csv").open()))
     figures = [float(row["ray_iou_objects.mean"]) for row in rows[WARMUP:]]
     shown = [int(n) for n in re.findall(r"<h3>Set (\d+)", page)]

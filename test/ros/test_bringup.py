@@ -16,6 +16,7 @@ LAUNCH_FILE = ROOT / "launch" / "occ_flow.launch.py"
 # Stands in for Nav2's, which comes with Nav2 alone: what it asks of the nodes that it was given, without the bonds.
 MANAGER = """#!{python}
 import sys
+import time
 import rclpy
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
@@ -28,9 +29,10 @@ assert node.get_parameter("use_sim_time").value
 for name in node.get_parameter("node_names").value:
     client = node.create_client(ChangeState, name + "/change_state")
     assert client.wait_for_service(60)
+    time.sleep(1.0)  # for the node to know of this client as well, or its answer is lost
     for step in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
         answer = client.call_async(ChangeState.Request(transition=Transition(id=step)))
-        rclpy.spin_until_future_complete(node, answer, timeout_sec=60)
+        rclpy.spin_until_future_complete(node, answer, timeout_sec=120)
         assert answer.result().success
 print(node.get_fully_qualified_name() + ": managed nodes are active", flush=True)
 """
@@ -116,7 +118,7 @@ def test_brought_up_with_a_bag_it_answers_and_ends(namespace: str, tmp_path: Pat
     try:
         launched = rig.NodeProcess(command=command(BRINGUP, *arguments))
         try:
-            launched.wait_for(f"{namespace}/lifecycle_manager_occ_flow: managed nodes are active")
+            launched.wait_for(f"{namespace}/lifecycle_manager_occ_flow: managed nodes are active", 240)
             launched.wait_for(f"active: images from {namespace}/camera_front/image_raw/compressed", 5)
         finally:
             status = launched.stop()

@@ -441,11 +441,13 @@ def test_a_recording_that_cannot_be_read_is_named(checkpoint: Path, tmp_path: Pa
 def test_who_begins_to_listen_gets_the_camera_info_of_the_next_image(tmp_path: Path):
     """However seldom it was recorded: here once, before the second listener comes."""
     bag = rig.write_bag(tmp_path / "seldom", 60, infos=1)
-    player = threading.Thread(target=play, args=(bag,), kwargs={"rate": 2.0}, daemon=True)
+    player = threading.Thread(target=play, args=(bag,), kwargs={"rate": 2.0, "wait": 4.0}, daemon=True)
     info, image = (f"/{CAMERAS[0]}/{name}" for name in ("camera_info", "image_raw/compressed"))
-    with Peer({image: CompressedImage}) as first:
+    with Peer({image: CompressedImage}) as first:  # as RViz: it is not waited for, and does not begin the drive either
+        started = time.monotonic()
         player.start()
         rig.until(lambda: first.received[image], 30, "the first image")
+        assert time.monotonic() - started > 4.0
         with Peer({info: CameraInfo, image: CompressedImage}) as second:
             player.join(30)
     infos, images = second.received[info], second.received[image]
