@@ -101,7 +101,7 @@ COLUMNS = (  # heading, group, key, decimals
     ("calibration error", "probability", "calibration_error", 3),
     *((name, "probability", name, 3) for name in TENTHS),
     ("abs rel", "depth", "abs_rel", 3),
-    *((name, "depth_by_distance", name, 3) for name in (*RING_NAMES, "movable")),
+    *((f"abs rel {name}", "depth_by_distance", name, 3) for name in (*RING_NAMES, "movable")),
     *((name.replace("_", " "), "error_budget", name, 3) for name in CAUSES),
     ("RMSE (m)", "depth", "rmse", 2),
     ("mAVE (m/s)", "motion", "mave", 2),
