@@ -35,7 +35,7 @@ def load(cls: type[T], path: str | Path, overrides: Sequence[str] = ()) -> T:
     return from_dict(cls, data, str(path))
 
 
-def read(path: str | Path) -> dict[str, Any]:
+def read(path: str | Path) -> dict[Any, Any]:
     """The mapping in a YAML file; raises `ConfigError` for a missing file, bad YAML, or something else than a mapping."""
     path = Path(path)
     if not path.is_file():
@@ -58,7 +58,7 @@ def _parse(text: str) -> Any:
         raise yaml.YAMLError("brackets or keys too deep in each other") from None
 
 
-def from_dict(cls: type[T], data: Mapping[str, Any], source: str, prefix: str = "") -> T:
+def from_dict(cls: type[T], data: Any, source: str, prefix: str = "") -> T:
     """Build the dataclass `cls` from nested mappings; `source` (a file or topic) heads the messages of `ConfigError`."""
     if not isinstance(data, Mapping):
         raise ConfigError(f"{source}: '{prefix}' is {SHORT.repr(data)}, expected a mapping of keys")
