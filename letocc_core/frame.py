@@ -55,7 +55,7 @@ class Frame:
 
     def to(self, device: torch.device | str) -> "Frame":
         """The same frame on another device."""
-        return _to(self, device)
+        return _with_tensors(self, lambda x: x.to(device))
 
     def images_alone(self) -> "Frame":
         """The same without what is written in its own axes: LiDAR and votes."""
@@ -79,7 +79,7 @@ class FlowCue:
 
     def to(self, device: torch.device | str) -> "FlowCue":
         """The same cue on another device."""
-        return _to(self, device)
+        return _with_tensors(self, lambda x: x.to(device))
 
 
 @dataclass(frozen=True)
@@ -93,22 +93,19 @@ class Clip:
     rendered: Frame | None = None  # whose rays are rendered, of another instant or the same; None: the current frame's
 
     def to(self, device: torch.device | str) -> "Clip":
-        return Clip(
-            self.current.to(device),
-            tuple(f.to(device) for f in self.history),
-            tuple(f.to(device) for f in self.sources),
-            tuple(c.to(device) for c in self.cues),
-            None if self.rendered is None else self.rendered.to(device),
-        )
+        return self._with_tensors(lambda x: x.to(device))
 
     def rows(self, rows: list[int]) -> "Clip":
         """Some of a batch."""
+        return self._with_tensors(lambda x: x[rows])
+
+    def _with_tensors(self, change: Callable[[Tensor], Tensor]) -> "Clip":
         return Clip(
-            _rows(self.current, rows),
-            tuple(_rows(f, rows) for f in self.history),
-            tuple(_rows(f, rows) for f in self.sources),
-            tuple(_rows(c, rows) for c in self.cues),
-            None if self.rendered is None else _rows(self.rendered, rows),
+            _with_tensors(self.current, change),
+            tuple(_with_tensors(f, change) for f in self.history),
+            tuple(_with_tensors(f, change) for f in self.sources),
+            tuple(_with_tensors(c, change) for c in self.cues),
+            None if self.rendered is None else _with_tensors(self.rendered, change),
         )
 
 
@@ -159,17 +156,9 @@ def collate(clips: Sequence[Clip]) -> Clip:
     return Clip(stack([c.current for c in clips]), history, sources, cues, *rendered)
 
 
-def _to(item: Item, device: torch.device | str) -> Item:
-    return _each(item, lambda values: values.to(device))
-
-
-def _rows(item: Item, rows: list[int]) -> Item:
-    return _each(item, lambda values: values[rows])
-
-
-def _each(item: Item, change: Callable[[Tensor], Tensor]) -> Item:
-    """The same with every field changed that it has."""
-    changed: dict[str, Any] = {
-        f.name: None if (v := getattr(item, f.name)) is None else change(v) for f in fields(item)
+def _with_tensors(item: Item, change: Callable[[Tensor], Tensor]) -> Item:
+    """The same with another tensor in place of each of its own."""
+    values: dict[str, Any] = {
+        f.name: None if (value := getattr(item, f.name)) is None else change(value) for f in fields(item)
     }
-    return type(item)(**changed)
+    return type(item)(**values)

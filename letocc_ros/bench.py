@@ -22,7 +22,7 @@ from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CameraInfo, CompressedImage
 from tf2_msgs.msg import TFMessage
 
-from letocc_core.bench.parts import REST, Parts, Row, rows_of
+from letocc_core.bench.parts import REST, Parts, Row, rows_of, timed_runs
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.stream.consumers.costmap import Band
 from letocc_core.stream.types import FrameSet, OccFlow
@@ -47,18 +47,15 @@ def measure_messages(rounds: int, parts: Parts) -> list[Row]:
         "costmap": lambda: conversions.to_costmap(answer, "base_link", Band(0.3, 2.0)),
         "markers": lambda: markers(answer, "base_link", "height", (1.0, 0.0, 0.0), 0.5),
     }
-    runs = []
-    for number in range(rounds + 1):
-        parts.seconds.clear()
-        with parts.whole():
-            for name, make in makers.items():
-                with parts.part(f"{name}, made"):
-                    message = make()
-                with parts.part(f"{name}, serialised"):
-                    serialize_message(message)
-        if number:
-            runs.append(dict(parts.seconds))
-    return rows_of(runs)
+
+    def step() -> None:
+        for name, make in makers.items():
+            with parts.part(f"{name}, made"):
+                message = make()
+            with parts.part(f"{name}, serialised"):
+                serialize_message(message)
+
+    return rows_of(timed_runs(parts, step, rounds))
 
 
 def large_answer() -> OccFlow:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from letocc_core.bench.inference import frame_sets
-from letocc_core.bench.parts import Parts, Row, rows_of
+from letocc_core.bench.parts import Parts, Row, rows_of, timed_runs
 from letocc_core.frame import InputConfig
 from letocc_core.geometry.calibration import Calibration
 from letocc_core.geometry.grid import GridSpec
@@ -24,18 +24,15 @@ def measure_images(input: InputConfig, cameras: int, rounds: int, parts: Parts) 
     assert first is not None
     calibration = Calibration(WIDTH, HEIGHT, first.K, np.array(DISTORTION), "plumb_bob")
     rectifier = rectifier_of(input)
-    runs = []
-    for number in range(rounds + 1):
-        parts.seconds.clear()
-        with parts.whole():
-            for file in files:
-                with parts.part("JPEG decoded"):
-                    image = images.decode_compressed(file, "bench", "jpeg")
-                with parts.part("undistorted, resized"):
-                    rectifier(image, calibration, "bench")
-        if number:
-            runs.append(dict(parts.seconds))
-    return rows_of(runs)
+
+    def step() -> None:
+        for file in files:
+            with parts.part("JPEG decoded"):
+                image = images.decode_compressed(file, "bench", "jpeg")
+            with parts.part("undistorted, resized"):
+                rectifier(image, calibration, "bench")
+
+    return rows_of(timed_runs(parts, step, rounds))
 
 
 def measure_scores(rounds: int, parts: Parts) -> list[Row]:
@@ -44,16 +41,13 @@ def measure_scores(rounds: int, parts: Parts) -> list[Row]:
     height = NUSCENES.centres()[..., 2].numpy()
     across = np.abs(NUSCENES.centres()[..., 1].numpy())
     street = (height < 0) | ((across > 10) & (height < 3))
-    runs = []
-    for number in range(rounds + 1):
-        parts.seconds.clear()
-        with parts.whole():
-            with parts.part("rays made"):
-                rays = Rays.lidar(origins, NUSCENES)
-            with parts.part(f"{len(rays.origins)} rays, in a street"):
-                rays.cast(street)
-            with parts.part(f"{len(rays.origins)} rays, where nothing is"):
-                rays.cast(np.zeros(NUSCENES.shape, bool))
-        if number:
-            runs.append(dict(parts.seconds))
-    return rows_of(runs)
+
+    def step() -> None:
+        with parts.part("rays made"):
+            rays = Rays.lidar(origins, NUSCENES)
+        with parts.part(f"{len(rays.origins)} rays, in a street"):
+            rays.cast(street)
+        with parts.part(f"{len(rays.origins)} rays, where nothing is"):
+            rays.cast(np.zeros(NUSCENES.shape, bool))
+
+    return rows_of(timed_runs(parts, step, rounds))

@@ -82,6 +82,20 @@ class Parts:
         self._since = now
 
 
+def timed_runs(
+    parts: Parts, step: Callable[[], object], rounds: int, places: Iterable[Place] = ()
+) -> list[dict[str, float]]:
+    """Seconds of each part of a step in each round, after one that is not counted."""
+    runs = []
+    with parts.around(places):
+        for _ in range(rounds + 1):
+            parts.seconds.clear()
+            with parts.whole():
+                step()
+            runs.append(dict(parts.seconds))
+    return runs[1:]
+
+
 class Work(TorchDispatchMode):
     """Adds up the operations of products and convolutions (a multiply-add is two), and the bytes that operators read and write."""
 

@@ -165,7 +165,7 @@ def bench(request: Request, json_file: Path | None = None) -> dict[str, Any]:
         "machine": describe(run.device),
         "network": f"{request.checkpoint or request.config}",
         "backend": request.backend + (" without compiled loops" if request.eager else ""),
-        "precision": "float32",
+        "precision": f"float32, training {run.train.precision}",
         "images": f"{request.cameras} of {height} x {width}",
         "threads": request.threads,
         "seconds are": "CPU time" if request.threads == 1 and run.device.type == "cpu" else "wall time",

@@ -1,27 +1,26 @@
 """What a training step costs, by part, on noise with every supervision that the stage takes."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import islice
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from letocc_core.bench.inference import model_places
-from letocc_core.bench.parts import Parts, Place, Row, Work, rows_of
+from letocc_core.bench.inference import CAMERA_HEIGHT, frame_sets, model_places
+from letocc_core.bench.parts import Parts, Place, Row, Work, rows_of, timed_runs
 from letocc_core.compiled import threads
-from letocc_core.frame import Clip, FlowCue, Frame
+from letocc_core.frame import Clip, FlowCue, stack
 from letocc_core.losses import objective as objectives
 from letocc_core.losses import photometric
-from letocc_core.losses.objective import MotionConfig
 from letocc_core.model.let_occ_flow import LetOccFlow
 from letocc_core.rendering import render as rendering
 from letocc_core.rendering.draws import Draws
+from letocc_core.stream.preprocess import to_tensors
 from letocc_core.training import loop
 from letocc_core.training.config import StageConfig, TrainConfig
 
-SPEED = 5.0  # m/s of the vehicle
-CAMERA_HEIGHT = 1.5  # m
 RETURNS = 34_000  # of a LiDAR sweep
 
 
@@ -34,12 +33,9 @@ class Subject:
     device: torch.device
 
     @classmethod
-    def of(cls, config: TrainConfig, stage: int, device: torch.device, motion: bool = False) -> "Subject":
-        """Stage by number; `motion`: with the terms of a motion stage, whatever it says."""
-        chosen = config.stages[stage]
-        if motion and chosen.motion is None:
-            chosen = replace(chosen, motion=MotionConfig())
-        return cls(config, chosen, device)
+    def of(cls, config: TrainConfig, stage: int, device: torch.device) -> "Subject":
+        """Stage by number."""
+        return cls(config, config.stages[stage], device)
 
 
 def measure(subject: Subject, cameras: int, steps: int, parts: Parts) -> list[Row]:
@@ -50,8 +46,8 @@ def measure(subject: Subject, cameras: int, steps: int, parts: Parts) -> list[Ro
     clip = noise_clip(subject, cameras, 1)
     draws = Draws(0, torch.arange(1, device=subject.device))
 
-    def step(parts: Parts, number: int) -> None:
-        total = objective(clip, number, draws)["total"]
+    def step(parts: Parts) -> None:
+        total = objective(clip, 0, draws)["total"]
         with parts.part("backward"):
             total.backward()
         with parts.part("optimiser"):
@@ -59,17 +55,7 @@ def measure(subject: Subject, cameras: int, steps: int, parts: Parts) -> list[Ro
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-    runs = []
-    for number in range(steps + 1):
-        parts.seconds.clear()
-        with parts.around(places(model)), parts.whole():
-            step(parts, number)
-        if number:
-            runs.append(dict(parts.seconds))
-    counted = Parts(parts.clock)
-    with threads.plain_passes(), counted.around(places(model)), Work(counted):
-        step(counted, steps + 1)
-    return rows_of(runs, counted)
+    return _rows(step, steps, parts, places(model))
 
 
 def measure_rendering(subject: Subject, cameras: int, steps: int, parts: Parts) -> list[Row]:
@@ -84,15 +70,13 @@ def measure_rendering(subject: Subject, cameras: int, steps: int, parts: Parts) 
         with parts.part("backward"):
             total.backward()
 
-    runs = []
-    for number in range(steps + 1):
-        parts.seconds.clear()
-        with parts.around(rendering_places()), parts.whole():
-            step(parts)
-        if number:
-            runs.append(dict(parts.seconds))
+    return _rows(step, steps, parts, rendering_places())
+
+
+def _rows(step: Callable[[Parts], None], steps: int, parts: Parts, places: list[Place]) -> list[Row]:
+    runs = timed_runs(parts, lambda: step(parts), steps, places)
     counted = Parts(parts.clock)
-    with threads.plain_passes(), counted.around(rendering_places()), Work(counted):
+    with threads.plain_passes(), counted.around(places), Work(counted):
         step(counted)
     return rows_of(runs, counted)
 
@@ -143,7 +127,9 @@ def noise_clip(subject: Subject, cameras: int, batch: int) -> Clip:
     """Images of noise around a vehicle that drives straight on, with every supervision that the stage takes."""
     config, stage = subject.config, subject.stage
     past = config.model.temporal.frames
-    after, now, *before = (_noise_frame(config, cameras, batch, k - 1) for k in range(max(past, 1) + 2))
+    sets = frame_sets(*config.input.image_size, cameras, config.input.history_interval)
+    frames = [stack([to_tensors(item)] * batch) for item in islice(sets, max(past, 1) + 2)]
+    after, now, *before = frames[::-1]
     generator = torch.Generator().manual_seed(1)
     now = replace(now, movable=torch.rand(now.images[:, :, 0].shape, generator=generator) < 0.5)
     if stage.objective.lidar > 0 and config.data.bag is not None:
@@ -158,25 +144,3 @@ def noise_clip(subject: Subject, cameras: int, batch: int) -> Clip:
         known = torch.rand(now.images[:, :, 0].shape, generator=generator) < 0.7
         cues = tuple(FlowCue(f.stamp, f.K, f.T_ego_cam, f.T_world_ego, flow, known) for f in (before[0], after))
     return Clip(now, tuple(before[:past]), (before[0], after), cues).to(subject.device)
-
-
-def _noise_frame(config: TrainConfig, cameras: int, batch: int, back: int) -> Frame:
-    """`back` intervals before the current one; cameras of 70 degrees all around."""
-    height, width = config.input.image_size
-    yaw = torch.arange(cameras) * (2 * torch.pi / cameras)
-    c, s, zero = yaw.cos(), yaw.sin(), torch.zeros(cameras)
-    T_ego_cam = torch.eye(4).repeat(cameras, 1, 1)
-    T_ego_cam[:, :3, :3] = torch.stack([s, zero, c, -c, zero, s, zero, zero - 1, zero], 1).view(-1, 3, 3)
-    T_ego_cam[:, :3, 3] = torch.stack([c, s, zero + CAMERA_HEIGHT], 1)
-    focal = width / 2 / np.tan(np.radians(35))
-    K = torch.tensor([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]], dtype=torch.float32)
-    T_world_ego = torch.eye(4, dtype=torch.float64)
-    T_world_ego[0, 3] = -back * config.input.history_interval * SPEED
-    return Frame(
-        stamp=torch.full((batch,), -round(back * config.input.history_interval * 1e9)),
-        images=torch.rand(batch, cameras, 3, height, width, generator=torch.Generator().manual_seed(back + 7)),
-        camera_valid=torch.ones(batch, cameras, dtype=torch.bool),
-        K=K.repeat(batch, cameras, 1, 1),
-        T_ego_cam=T_ego_cam.repeat(batch, 1, 1, 1),
-        T_world_ego=T_world_ego.repeat(batch, 1, 1),
-    )

@@ -1,5 +1,6 @@
 """Learned estimators of optical flow, through the libraries that keep them; weights come from files on disk."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -59,7 +60,7 @@ class FlowNetwork(nn.Module):
 
 
 @dataclass(frozen=True)
-class _Learned:
+class _Learned(ABC):
     """An estimator that is a network."""
 
     longest: ClassVar[float] = 1.0
@@ -67,9 +68,9 @@ class _Learned:
     weights: Path  # file with the network's tensors (.pth, .ckpt or .safetensors)
     device: str = field(default="cpu", repr=False)  # cpu, cuda, cuda:1, ...
 
+    @abstractmethod
     def load(self) -> FlowNetwork:
         """The network with its weights; each class says what it raises."""
-        raise NotImplementedError
 
     def __call__(
         self,

@@ -277,25 +277,7 @@ def _camera_rays(
         counted &= ~on | stands
         moves = on & ~stands
         placed = moves & (contact < config.contact_farthest)
-        contact = np.where(placed, contact, 1.0)
-        above = max(T[2, 3], 2 * KERB)
-        row = CONTACT_ROW * contact**2 / (K[1, 1] * above)
-        front, back = contact * (1 - KERB / above) - row, contact + row + THICKNESS
-        moving_rays = _concatenate(
-            [
-                _rays(
-                    directions,
-                    T,
-                    placed,
-                    np.where(placed, front - config.margin, 0),
-                    front + (back - front) * share,
-                    np.zeros_like(depth),
-                    np.ones_like(depth) / len(DEEP),
-                    np.ones_like(depth),
-                )
-                for share in DEEP
-            ]
-        )
+        moving_rays = _moving_rays(directions, placed, contact, K, T, config)
         height, width = movable.shape
         grown = cv2.resize(moves.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
         mask = cv2.dilate(grown, np.ones((5, 5), np.uint8)).astype(bool)
@@ -303,6 +285,35 @@ def _camera_rays(
     end_weight = ends * sure * np.minimum(1, config.sure / across_plane) ** 2
     still = _rays(directions, T, counted, reach, depth, spread, sure, end_weight)
     return still, moving_rays, mask
+
+
+def _moving_rays(
+    directions: Float[np.ndarray, "h w 3"],
+    placed: Bool[np.ndarray, "h w"],
+    contact: Float[np.ndarray, "h w"],
+    K: Float[np.ndarray, "3 3"],
+    T_ego_cam: Float[np.ndarray, "4 4"],
+    config: VotesConfig,
+) -> RayVotes:
+    """Rays of what moves: its matter from where it may stand at the nearest, on a kerb, to its own thickness behind.
+
+    Args:
+        placed: pixels that vote.
+        contact: m, depth at which the objects on them meet the road.
+    """
+    contact = np.where(placed, contact, 1.0)
+    above = max(T_ego_cam[2, 3], 2 * KERB)
+    row = CONTACT_ROW * contact**2 / (K[1, 1] * above)
+    front, back = contact * (1 - KERB / above) - row, contact + row + THICKNESS
+    ones = np.ones_like(contact)
+    free = front - config.margin
+
+    def ending(share: float) -> RayVotes:
+        return _rays(
+            directions, T_ego_cam, placed, free, front + (back - front) * share, 0 * ones, ones / len(DEEP), ones
+        )
+
+    return _concatenate([ending(share) for share in DEEP])
 
 
 def _stays(frame: Frame, points: Float[np.ndarray, "P 3"], witnesses: Sequence[Frame]) -> Bool[np.ndarray, "P"]:

@@ -26,6 +26,7 @@ from letocc_core.losses import (
     semantics,
     sparsity,
 )
+from letocc_core.losses.grounded_motion import on_objects
 from letocc_core.losses.mean import mean_over
 from letocc_core.losses.objective import GridScene, StaticStageConfig, background_samples, may_move, stage_losses
 from letocc_core.rendering.draws import Draws
@@ -513,6 +514,25 @@ def test_queries_want_votes(street):
     voted = dataclasses.replace(clip, current=dataclasses.replace(clip.current, votes=votes))
     losses = stage_losses(GridScene(scene, GRID), voted, alone, 0.5)
     assert set(losses) == {"queries", "total"} and losses["queries"].item() == pytest.approx(math.log(2))
+
+
+def test_queries_count_the_voxels_that_are_shown_on_what_could_move(street):
+    """Matter ahead, votes for free space everywhere: it counts more where the camera that looks ahead shows the mask."""
+    clip, _ = street
+    alone = config(photometric=0, eikonal=0, hessian=0, sparsity=0, behind=0, start=0, queries=1.0)
+    ahead = GRID.centres()[..., 0] > GRID.centres()[..., 0].mean()
+    scene = GridScene(Scene(torch.where(ahead, -0.3, 0.3)[None, None]), GRID, occupancy_scale=0.1)
+    votes = torch.stack([torch.ones(GRID.shape), torch.zeros(GRID.shape)])[None]
+    movable = torch.zeros(clip.current.images[:, :, 0].shape, dtype=torch.bool)
+    movable[:, 0] = True  # all that the first camera sees
+    now = dataclasses.replace(clip.current, votes=votes, movable=movable)
+    shown = on_objects(now, GRID)[0]
+    error = torch.where(ahead, math.log(1 + math.exp(3)), math.log(1 + math.exp(-3)))
+    weight = torch.where(shown, queries.MOVABLE, 1.0)
+    assert 0 < shown.sum() < shown.numel()
+    found = stage_losses(scene, dataclasses.replace(clip, current=now), alone, 0.5)["queries"].item()
+    assert found == pytest.approx(((error * weight).sum() / weight.sum()).item(), rel=1e-4)
+    assert found != pytest.approx(error.mean().item(), rel=1e-2)
 
 
 # Rays of other instants
