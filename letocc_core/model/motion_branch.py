@@ -43,7 +43,7 @@ class MotionBranchConfig:
     sideways: float = 6.0  # m/s, fastest along y
     step: float = 2.0  # m/s between the velocities tried
     expectations: bool = False  # a further input: the velocities that the similarities expect
-    surface: float = 0.0  # m, signed distance below which a camera's ray has met matter; above 0: also what is unsure
+    surface: float = 0.0  # m, signed distance below which there is matter; above 0: also what is unsure
 
     REMOVED: ClassVar = {"stride": 4, "ray_step": 0.3, "lowest": 0.2, "highest": 3.0, "patches": [1, 4], "width": 32}
 
@@ -181,7 +181,7 @@ class MotionBranch(nn.Module):
     def _still_road(self, velocity: Float[Tensor, "B 2 X Y Z"], sdf: Float[Tensor, "B 1 X Y Z"]) -> Tensor:
         """Nothing below `LOWEST` moves, but the foot of what does: in the layer below, what has two of matter above it."""
         above = self.above
-        stands = (sdf[..., above : above + 2] < self.grid.voxel_size / 2).all(-1, keepdim=True)
+        stands = (sdf[..., above : above + 2] < self.config.surface).all(-1, keepdim=True)
         foot = velocity[..., above : above + 1] * stands
         road = torch.zeros_like(velocity[..., :above])
         return torch.cat([road[..., 1:], foot[..., :above], velocity[..., above:]], dim=-1)

@@ -211,6 +211,7 @@ def test_the_road_stands_still_under_what_moves(monkeypatch):
     sdf = torch.ones(1, 1, *GRID.shape)
     sdf[:, :, 5] = -0.1  # a wall across one row of columns
     sdf[:, :, 7, :, 5] = -0.1  # thick road across another
+    sdf[:, :, 9] = 0.1  # hardly matter: no foot
     found = branch._still_road(moving, sdf)[0, 0]
     layers = GRID.axes()[2]
     road, foot = layers < 0.1, (layers > 0.1) & (layers < 0.3)
