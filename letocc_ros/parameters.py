@@ -60,7 +60,8 @@ class NodeParameters:
     device: str = _parameter("cpu", "Where the network runs: cpu, cuda, cuda:1, ...")
     backend: str = _parameter(
         "torch",
-        "What computes the network: torch, or an engine that reads the graphs of `letocc export` beside the checkpoint.",
+        "What computes the network: torch, torch_bfloat16 (on processors and GPUs that have it), or an engine that reads the "
+        "graphs of `letocc export` beside the checkpoint.",
         choices=BACKENDS,
     )
     threads: int = _parameter(0, "CPU threads of the network; 0: as PyTorch chooses.", range=(0, 256))

@@ -22,7 +22,7 @@ from letocc_core import config as configuration
 from letocc_core.bench import compare, inference, loading, training
 from letocc_core.bench.machine import Peak, describe, measure_peak
 from letocc_core.bench.parts import REST, Parts, Row, clock_of
-from letocc_core.engines.backends import BACKENDS
+from letocc_core.engines.backends import BACKENDS, FORMATS, run_by
 from letocc_core.errors import ConfigError
 from letocc_core.model.let_occ_flow import LetOccFlow
 from letocc_core.processes import keep_freed_memory
@@ -72,10 +72,12 @@ class Bench:
         file = self.request.checkpoint
         if file is not None:
             return OccFlowPipeline.from_checkpoint(file, device=self.device, backend=backend)
-        if backend != "torch":
+        if backend in FORMATS:
             raise ConfigError(f"backend {backend} needs --checkpoint, with the graphs of `letocc export` beside it")
         torch.manual_seed(0)
-        return OccFlowPipeline(LetOccFlow(self.train.model), self.train.input, device=self.device)
+        pipeline = OccFlowPipeline(LetOccFlow(self.train.model), self.train.input, device=self.device)
+        run_by(backend, pipeline.model, "")
+        return pipeline
 
     def tables(self) -> dict[str, list[Row]]:
         """Rows of each subject; training has a table a stage. One that cannot run here says why and is left out."""
@@ -165,7 +167,7 @@ def bench(request: Request, json_file: Path | None = None) -> dict[str, Any]:
         "machine": describe(run.device),
         "network": f"{request.checkpoint or request.config}",
         "backend": request.backend + (" without compiled loops" if request.eager else ""),
-        "precision": f"float32, training {run.train.precision}",
+        "precision": f"{'bfloat16' if 'bfloat16' in request.backend else 'float32'}, training {run.train.precision}",
         "images": f"{request.cameras} of {height} x {width}",
         "threads": request.threads,
         "seconds are": "CPU time" if request.threads == 1 and run.device.type == "cpu" else "wall time",

@@ -15,7 +15,8 @@ def add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     p.add_argument("--config", type=Path, default=Path("config/street.yaml"), help="(default: config/street.yaml)")
     p.add_argument(
         "--compare", default="", metavar="NAME,...",
-        help="beside a set in the same run: eager, single-frame, onnxruntime, openvino, tensorrt, depth-anything, attention",
+        help="beside a set in the same run: eager, torch_bfloat16, single-frame, onnxruntime, openvino, tensorrt, "
+        "depth-anything, attention",
     )  # fmt: skip
     p.add_argument("--backend", default="torch", help="of inference, as of `letocc replay` (default: torch)")
     p.add_argument("--eager", action="store_true", help="inference without the loops compiled for the CPU")

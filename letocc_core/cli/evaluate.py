@@ -112,7 +112,8 @@ def add_replay(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     p.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
     p.add_argument(
         "--backend", default="torch", metavar="NAME",
-        help="torch, or onnxruntime, openvino, tensorrt by the graphs of `letocc export` beside the checkpoint",
+        help="torch, torch_bfloat16, or onnxruntime, openvino, tensorrt by the graphs of `letocc export` beside the "
+        "checkpoint (default: torch)",
     )  # fmt: skip
     add_recording(p, OF_CHECKPOINT)
     _add_viewers(p)

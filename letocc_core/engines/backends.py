@@ -1,4 +1,4 @@
-"""Exported graphs in the network's place: ONNX Runtime, OpenVINO and TensorRT behind the functions of `LetOccFlow`."""
+"""What computes the network: PyTorch, or exported graphs by ONNX Runtime, OpenVINO and TensorRT in its place."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from letocc_core.errors import CheckpointError, ConfigError, MissingDependencyEr
 from letocc_core.model.fields import Evidence, Fields
 from letocc_core.model.let_occ_flow import LetOccFlow
 
-BACKENDS = ("torch", "onnxruntime", "openvino", "tensorrt")
+BACKENDS = ("torch", "torch_bfloat16", "onnxruntime", "openvino", "tensorrt")
 FORMATS = {"onnxruntime": "onnx", "openvino": "openvino", "tensorrt": "tensorrt"}
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "tensorrt": ".engine"}
 MANIFEST = "export.json"
@@ -52,14 +52,24 @@ def hash_of(checkpoint: Path) -> str:
 
 
 def run_by(backend: str, model: LetOccFlow, checkpoint: str | Path) -> None:
-    """Let an engine compute the learned parts of `model` from now on, by the graphs that lie beside its checkpoint.
+    """Let another backend than PyTorch in float32 compute the learned parts of `model` from now on.
+
+    `torch_bfloat16` multiplies in bfloat16; the others take the graphs that lie beside the model's checkpoint.
 
     Raises:
-        ConfigError: no such backend.
+        ConfigError: no such backend, or a processor without bfloat16.
         CheckpointError: no graphs for it beside the checkpoint, or of another checkpoint.
         MissingDependencyError: the engine is not installed.
     """
     if backend == "torch":
+        return
+    if backend == "torch_bfloat16":
+        device = next(model.parameters()).device.type
+        if device == "cpu" and not has_bfloat16():
+            raise ConfigError(
+                "backend torch_bfloat16: this processor has neither AVX512-BF16 nor AMX, and would be slower; use torch"
+            )
+        model.multiply_in_bfloat16(device)
         return
     if backend not in FORMATS:
         raise ConfigError(f"backend is '{backend}', expected one of: {', '.join(BACKENDS)}")
@@ -72,6 +82,14 @@ def run_by(backend: str, model: LetOccFlow, checkpoint: str | Path) -> None:
     if manifest.checkpoint_sha256 != hash_of(checkpoint):
         raise CheckpointError(f"{folder}: made of another checkpoint than {checkpoint}; make them again: {command}")
     replace_parts(model, {name: load(folder, kind, name) for name in manifest.graphs}, manifest)
+
+
+def has_bfloat16() -> bool:
+    """Whether this processor multiplies in bfloat16; True where PyTorch is too old to know."""
+    if not hasattr(torch.cpu, "get_capabilities"):
+        return True
+    known = torch.cpu.get_capabilities()
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16") or known.get("bf16"))  # the last one: of Arm
 
 
 def load(folder: Path, kind: str, graph: str) -> Engine:

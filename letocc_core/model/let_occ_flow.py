@@ -109,7 +109,8 @@ class LetOccFlow(nn.Module):
     def multiply_in_bfloat16(self, device_type: str) -> None:
         """Backbone, attention and convolutions in bfloat16 from now on; geometry and fields stay in float32."""
         fusion = [m for m in self.temporal.modules() if isinstance(m, PairAttention | nn.Conv3d)]
-        multiply_in_bfloat16([self.pyramid, *self.encoder.layers, *fusion, self.refinement], device_type)
+        motion = [] if self.motion is None else self.motion.convolutions()
+        multiply_in_bfloat16([self.pyramid, *self.encoder.layers, *fusion, self.refinement, *motion], device_type)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """All parameters: of the image `backbone`, of `motion`, on which geometry does not depend, and of `geometry`."""

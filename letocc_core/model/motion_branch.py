@@ -114,6 +114,11 @@ class MotionBranch(nn.Module):
         nn.init.normal_(self.last.weight, std=1e-3)
         nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]  # it has one
 
+    def convolutions(self) -> list[nn.Module]:
+        """The parts that hold no geometry and no velocities yet."""
+        readers = [m for m in (self.read_motion, self.read_volume, self.read_expected) if m is not None]
+        return [*readers, *self.down, *self.up]
+
     @torch.no_grad()
     def columns(self, volume: Float[Tensor, "B C X Y Z"], sdf: Float[Tensor, "B 1 X Y Z"]) -> Float[Tensor, "B c x y"]:
         """The volume's channels and matter (SDF in m), layer by layer over columns of twice the voxels' size."""

@@ -89,8 +89,7 @@ class OccFlowPipeline:
         """A pipeline with the model and the input configuration of a checkpoint; raises `CheckpointError`.
 
         Args:
-            backend: what computes the network; others than torch take the graphs that `letocc export` wrote beside the
-                checkpoint (`letocc_core.engines`).
+            backend: what computes the network (`letocc_core.engines.backends`).
         """
         model, input, _ = checkpoint.load_model(path, device)
         if backend != "torch":

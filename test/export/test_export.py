@@ -70,12 +70,28 @@ def test_a_pipeline_answers_the_same(exported: Path, backend: str):
     assert expected.probability.std() > 0.01 and expected.velocity.std() > 0.01
 
 
+@pytest.mark.skipif(not backends.has_bfloat16(), reason="this processor has no bfloat16")
+def test_bfloat16_answers_nearly_the_same(saved: Path):
+    plain, other = (OccFlowPipeline.from_checkpoint(saved, backend=b) for b in ("torch", "torch_bfloat16"))
+    for frames in sets(saved):
+        expected, answer = plain.step(frames), other.step(frames)
+        difference = np.abs(expected.probability - answer.probability)
+        assert 0 < difference.max() < 0.1 and difference.mean() < 1e-2
+        assert np.abs(expected.velocity - answer.velocity).mean() < 0.05 * expected.velocity.std()
+
+
+def test_bfloat16_is_refused_where_it_would_be_slower(saved: Path, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True}, raising=False)
+    with pytest.raises(ConfigError, match="neither AVX512-BF16 nor AMX"):
+        OccFlowPipeline.from_checkpoint(saved, backend="torch_bfloat16")
+
+
 def test_graphs_that_do_not_belong_are_refused(exported: Path, tmp_path: Path):
     with pytest.raises(ConfigError, match="exported for sets of 2 cameras"):
         OccFlowPipeline.from_checkpoint(exported, backend="onnxruntime").step(sets(exported, 3)[0])
     with pytest.raises(CheckpointError, match="no graphs for backend tensorrt"):
         OccFlowPipeline.from_checkpoint(exported, backend="tensorrt")
-    with pytest.raises(ConfigError, match="expected one of: torch, onnxruntime"):
+    with pytest.raises(ConfigError, match="expected one of: torch, torch_bfloat16, onnxruntime"):
         OccFlowPipeline.from_checkpoint(exported, backend="onnx")
     shutil.copytree(exported.parent, tmp_path / "copy")
     trained_on = tmp_path / "copy" / exported.name
