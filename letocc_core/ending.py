@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -44,10 +43,11 @@ def asked_to_end() -> threading.Event:
     return asked
 
 
-def on_signal(ask: Callable[[], None]) -> None:
-    """From now on the first signal calls `ask` in a thread of its own, whatever the main thread is at work on.
+def on_signal(end: Callable[[], None]) -> None:
+    """From now on the first signal calls `end` in a thread of its own, whatever the main thread is at work on.
 
-    The process ends `GRACE` later, with status 0, if it has not done so by then. To be called from the main thread.
+    When it returns, or `GRACE` later, the process ends with status 0, if it has not done so by then. To be called from the main
+    thread.
     """
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
@@ -57,8 +57,10 @@ def on_signal(ask: Callable[[], None]) -> None:
 
     def wait() -> None:
         os.read(reading, 1)
-        ask()
-        time.sleep(GRACE)
+        last = threading.Timer(GRACE, leave, (0,))
+        last.daemon = True
+        last.start()
+        end()
         leave(0)
 
     threading.Thread(target=wait, name="ending", daemon=True).start()

@@ -25,6 +25,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
+from rclpy.task import Future
 from std_srvs.srv import Trigger
 
 from letocc_core import checkpoint, config
@@ -47,7 +48,7 @@ from letocc_ros.session import make_room_for_images
 from letocc_ros.worker import LatestWorker
 
 DIAGNOSTICS_PERIOD = 1.0  # s
-PATIENCE = 0.5  # s that ending waits for the set in work
+PATIENCE = 0.3  # s that ending waits for the set in work, or for a checkpoint that loads
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,13 @@ class OccFlowNode(LifecycleNode):
         self._activation = 0  # odd while active
         self._forget: str | None = None  # why the worker must forget the past before the next set
         self._state = "unconfigured"
+        try:
+            self._set_up()
+        except Exception:
+            self.destroy_node()  # nobody else has it
+            raise
+
+    def _set_up(self) -> None:
         for text in parameters.unknown(self):
             self.get_logger().warning(text)
         self.parameters = parameters.declare(self)
@@ -175,10 +183,11 @@ class OccFlowNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def destroy_node(self) -> None:
-        """End the worker before what it publishes with goes away."""
+        """End the worker before what it publishes with goes away; then leave the graph and the middleware's shared memory."""
         self._stop()
         self._release()
         super().destroy_node()
+        self._state_machine.destroy_when_not_in_use()  # rclpy forgets it, and it holds what the node holds
 
     def _stop(self) -> None:
         if self._inputs is None:
@@ -393,7 +402,7 @@ def main(
     """Run the node until it is asked to end; exit status 1 if it cannot start.
 
     Args:
-        when_asked_to_end: is given what ends the node, to be called from any thread.
+        when_asked_to_end: is given what ends the node, to be called from any other thread; it returns when all is given back.
     """
     make_room_for_images()
     try:
@@ -402,31 +411,39 @@ def main(
     except RuntimeError as error:  # arguments that are none, parameter files that cannot be read
         print(f"occ_flow_node: {error}", file=sys.stderr)
         return 1
-    status, node, asked = 0, None, threading.Event()
+    status, node, asked = 0, None, Future()
+    closing, closed = threading.Lock(), threading.Event()
     executor = SingleThreadedExecutor()  # one message of each topic in turn; the network has its own thread
 
+    def close() -> None:
+        with closing:
+            if not closed.is_set():
+                if node is not None:
+                    node.destroy_node()
+                rclpy.try_shutdown()
+                closed.set()
+
     def end() -> None:
-        asked.set()
-        executor.wake()
+        asked.set_result(None)
+        if not closed.wait(PATIENCE):
+            close()  # the main thread loads, or waits for the set in work
 
     if when_asked_to_end is not None:
         when_asked_to_end(end)
     try:
         node = OccFlowNode()
-        if node.parameters.autostart and not node.start():
-            status = int(not asked.is_set())
+        if node.parameters.autostart and not asked.done() and not node.start():
+            status = int(not asked.done())
         executor.add_node(node)
-        while status == 0 and not asked.is_set():
-            executor.spin_once()
+        if status == 0:
+            executor.spin_until_future_complete(asked)
     except (LetOccError, ParameterException) as error:
         print(f"occ_flow_node: {error}", file=sys.stderr)
         status = 1
     except ExternalShutdownException:
         pass
     finally:
-        if node is not None:
-            node.destroy_node()
-        rclpy.try_shutdown()
+        close()
     return status
 
 

@@ -387,7 +387,7 @@ class TestOneNode:
             slow.process.send_signal(signal.SIGSTOP)
             drive.provoke(f"a subscriber of {ANSWERS} has confirmed no message", drive.step)
         finally:
-            slow.process.kill()
+            slow.kill()
             slow.stop()
 
     def test_the_checkpoint_is_replaced(self, drive: Drive, checkpoint: Path):
@@ -434,7 +434,9 @@ def test_ended_by_signals_and_started_again(parameters: list[str], checkpoint: P
                 drive.node = node
                 drive.recover()
                 drive.check()
-                if number is not None:
+                if number == signal.SIGKILL:
+                    node.kill()
+                elif number is not None:
                     node.process.send_signal(number)
                     node.process.wait(DEADLINE)
 

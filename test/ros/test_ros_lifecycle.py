@@ -1,6 +1,7 @@
 """The managed node in this process: its states, its parameters, several of it; nothing is sent."""
 
 import gc
+import os
 import re
 import sys
 import threading
@@ -15,6 +16,7 @@ import pytest
 pytest.importorskip("rclpy", reason="ROS 2 is not installed; source scripts/env.sh")
 pytest.importorskip("letocc_ros.msg", reason="the ROS package is not built; source scripts/env.sh")
 
+import rclpy
 import ros_rig as rig
 from rclpy.context import Context
 from rclpy.duration import Duration
@@ -24,7 +26,7 @@ from rclpy.qos import QoSProfile
 from ros_rig import CAMERAS, until
 
 from letocc_core.stream.pipeline import OccFlowPipeline
-from letocc_ros.node import OccFlowNode
+from letocc_ros.node import OccFlowNode, main
 from letocc_ros.outputs import Outputs
 from letocc_ros.parameters import NodeParameters, defaults
 
@@ -128,7 +130,9 @@ def test_nothing_waits_for_a_set_that_takes_long(start: Callable[..., OccFlowNod
 
 INTERRUPTED = """
 import time
+from letocc_core import ending
 from letocc_ros import node
+ending.GRACE = 600
 load = node.load_pipeline
 def slow(parameters):
     print("configuring", flush=True)
@@ -140,13 +144,38 @@ node.run()
 
 
 def test_it_ends_while_it_configures(checkpoint: Path):
-    """As a process: terminated while it loads, it neither finishes loading nor complains."""
+    """As a process: terminated while it loads, it neither finishes loading nor complains nor leaves its shared memory."""
     rig.isolate_ros()
     node = rig.NodeProcess(command=[sys.executable, "-c", INTERRUPTED, "--ros-args", "-p", f"checkpoint:={checkpoint}"])
     node.wait_for("configuring", 120)
+    memory = rig.shared_memory(node.process.pid)
     node.process.terminate()
     assert node.process.wait(120) == 0
     assert "Traceback" not in node.output
+    assert not [path for path in memory if path.exists()]
+
+
+def test_a_node_that_ends_or_cannot_be_gives_back_its_shared_memory(checkpoint: Path, monkeypatch: pytest.MonkeyPatch):
+    rig.isolate_ros()
+    before = rig.shared_memory(os.getpid())
+    assert main(["--ros-args", "-p", "threshold:=7.0"]) == 1
+    assert rig.shared_memory(os.getpid()) == before
+
+    during, started, start = set(), threading.Event(), OccFlowNode.start
+
+    def start_and_say(node: OccFlowNode) -> bool:
+        during.update(rig.shared_memory(os.getpid()) - before)
+        done = start(node)
+        started.set()
+        return done
+
+    def end_it(end: Callable[[], None]) -> None:
+        threading.Thread(target=lambda: started.wait(120) and end()).start()
+
+    monkeypatch.setattr(OccFlowNode, "start", start_and_say)
+    assert main(["--ros-args", "-p", f"checkpoint:={checkpoint}"], end_it) == 0
+    assert during or rclpy.get_rmw_implementation_identifier() != "rmw_fastrtps_cpp"
+    assert not [path for path in during if path.exists()]
 
 
 def test_an_answer_of_an_earlier_activation_is_not_published(start: Callable[..., OccFlowNode], gate: threading.Event):
