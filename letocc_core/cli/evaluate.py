@@ -180,13 +180,15 @@ def _view(options: argparse.Namespace) -> int:
         return _view_live(options)
     if options.path.suffix == ".npz":
         return _view_snapshot(options)
-    from letocc_core.evaluation.view import show_answers, show_recording
-
     if options.path.suffix == ".rrd":
+        from letocc_core.viz.viewers.rerun_viewer import show_recording
+
         show_recording(options.path, options.web)
-    else:
-        options.window |= not (options.web or options.save)
-        show_answers(options.path, _view_options(options), options.truth)
+        return 0
+    from letocc_core.evaluation.view import show_answers
+
+    options.window |= not (options.web or options.save)
+    show_answers(options.path, _view_options(options), options.truth)
     return 0
 
 

@@ -1,8 +1,7 @@
-"""Looking at answers afterwards: a snapshot of the node, a bag of answers, or a recording for Rerun.
+"""Looking at answers afterwards: a snapshot of the node, or a bag of answers.
 
 letocc view node_1700000000.npz      # the picture, and the same answer again, computed offline
 letocc view out/replay/answers       # a bag of answers, in the viewer
-letocc view run.rrd --web            # what `--save` wrote
 """
 
 from dataclasses import dataclass
@@ -76,16 +75,6 @@ def view_snapshot(path: Path, out: Path, checkpoint: Path | None = None, device:
         raise DataError(f"{path}: does not say which checkpoint answered; give it with --checkpoint")
     save_png(out, overview(moment_of(snapshot), f"Snapshot {path.name}", caption(snapshot)))
     return Difference.between(snapshot.answer, reproduce(snapshot, checkpoint, device))
-
-
-def show_recording(path: Path, web: bool = False) -> None:
-    """Open a recording for Rerun in its viewer. Raises as `RerunViewer` does."""
-    from letocc_core.viz.viewers.rerun_viewer import RerunViewer
-
-    with RerunViewer([path], web) as viewer:
-        if viewer.address.page:
-            print(f"open {viewer.address.page}\nserving until Ctrl-C", flush=True)
-            viewer.wait()
 
 
 def show_snapshot(path: Path, options: ViewOptions) -> None:

@@ -23,12 +23,13 @@ from typing import Any
 
 import numpy as np
 
-from letocc_core.errors import DataError, MissingDependencyError
+from letocc_core.errors import DataError
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.stream import images
 from letocc_core.stream.types import FrameSet
 from letocc_core.viz import colours
 from letocc_core.viz.overview import left_to_right
+from letocc_core.viz.viewers.rerun_sdk import rerun_sdk
 from letocc_core.viz.viewers.scene import (
     PALETTES,
     CameraVoxels,
@@ -62,21 +63,6 @@ LEGEND = """
 
 **Orange box**: the vehicle. **Grey points**: LiDAR, for comparison only.
 """
-
-
-def rerun_sdk() -> ModuleType:
-    """The package `rerun`. Raises `MissingDependencyError` with the line that installs it."""
-    try:
-        import rerun
-        import rerun.blueprint
-
-        rerun.VoxelGridMap  # noqa: B018  # older ones read a blueprint otherwise
-    except (ImportError, AttributeError) as error:
-        raise MissingDependencyError(
-            f"the viewer needs rerun-sdk 0.41 or later, on Python 3.11 or later with NumPy 2 ({error}): "
-            "pip install 'letocc[view]'"
-        ) from error
-    return rerun
 
 
 class RerunLog:

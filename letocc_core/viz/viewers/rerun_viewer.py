@@ -20,7 +20,7 @@ from threading import Thread
 from urllib.parse import quote
 
 from letocc_core.errors import DataError, LetOccError
-from letocc_core.viz.viewers.rerun_log import rerun_sdk
+from letocc_core.viz.viewers.rerun_sdk import rerun_sdk
 
 PATIENCE = 20.0  # s that a viewer may take to listen
 WEB_PORT, DATA_PORT = 9090, 9876  # Rerun's own; others where these are taken
@@ -109,6 +109,14 @@ class RerunViewer:
                 return
             time.sleep(0.05)
         raise LetOccError(f"the viewer does not listen on port {port} after {PATIENCE:g} s")
+
+
+def show_recording(path: Path, web: bool = False) -> None:
+    """Open a recording for Rerun in its viewer. Raises as `RerunViewer` does."""
+    with RerunViewer([path], web) as viewer:
+        if viewer.address.page:
+            print(f"open {viewer.address.page}\nserving until Ctrl-C", flush=True)
+            viewer.wait()
 
 
 def _serve(bind: str, port: int, behind: int, data: int) -> ThreadingHTTPServer:
