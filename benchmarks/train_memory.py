@@ -11,27 +11,35 @@ on which shapes depend, is what six cameras of 70 degrees around the vehicle see
 """
 
 import argparse
+import os
 import sys
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import cycle
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as training does
+
+import numpy as np
 import torch
-from bench_train import Bench, noise_clip, peak_allocated
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from letocc_core import config as configuration
+from letocc_core.bench.training import Subject, noise_clip
+from letocc_core.compiled import threads
 from letocc_core.frame import Clip
+from letocc_core.losses.objective import MotionConfig
 from letocc_core.model.let_occ_flow import LetOccFlow, ModelConfig
 from letocc_core.model.tpv import TPVEncoder, project_anchors
+from letocc_core.rendering.draws import Draws
 from letocc_core.training import loop as training
 from letocc_core.training.config import TrainConfig
 
@@ -42,25 +50,40 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", nargs="?", type=Path, default=Path("config/nuscenes.yaml"))
     parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("--stage", type=int, default=0, help="number of the stage (default: 0; -1: the last)")
     parser.add_argument("--cameras", type=int, default=6)
     parser.add_argument("--clips", type=int, default=1, help="clips at once (default: 1)")
     parser.add_argument("--motion", action="store_true", help="with the terms of a motion stage")
     parser.add_argument("--run", action="store_true", help="also run forward and backward pass, on the CPU")
     options = parser.parse_args()
     config = configuration.load(TrainConfig, options.config, options.overrides)
-    bench = Bench(config, 0, options.motion, torch.device("cpu"))
-    clip = noise_clip(bench, options.cameras, options.clips)
+    subject = Subject.of(config, options.stage, torch.device("cpu"))
+    if options.motion and subject.stage.motion is None:
+        subject = replace(subject, stage=replace(subject.stage, motion=MotionConfig()))
+    clip = noise_clip(subject, options.cameras, options.clips)
     height, width = config.input.image_size
     print(f"{options.config}: {options.clips} clips of {options.cameras} x {height} x {width}\n")
     print("| | GiB |\n| --- | ---: |")
-    for name, size in compute(bench, clip).items():
+    for name, size in compute(subject, clip).items():
         print(f"| {name} | {size / GIB:.2f} |")
     if options.run:
-        objective = training.StageObjective(
-            training.build_model(config, bench.device).train(), bench.stage, config.history_gradient
-        )
-        peak = peak_allocated(lambda: objective(clip, 0, bench.draws(clip))["total"].backward(), bench.device)
+        model = training.build_model(config, subject.device).train()
+        objective = training.StageObjective(model, subject.stage, config.history_gradient)
+        peak = peak_allocated(lambda: objective(clip, 0, draws_of(clip))["total"].backward()) / GIB
         print(f"| activations and gradients at most, when it runs | {peak:.2f} |")
+
+
+def draws_of(clip: Clip) -> Draws:
+    return Draws(0, torch.arange(len(clip.current.images)))
+
+
+def peak_allocated(function: Callable[[], object]) -> int:
+    """Bytes that torch allocates while `function` runs, at most, above what there was before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
+        function()
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    sizes = [e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())]
+    return int(np.cumsum([0, *sizes]).max())
 
 
 class Memory(TorchDispatchMode):
@@ -116,9 +139,9 @@ def clip_size(clip: Clip) -> int:
     return sum(value.nbytes for value in values if isinstance(value, Tensor))
 
 
-def compute(bench: Bench, clip: Clip) -> dict[str, int]:
+def compute(subject: Subject, clip: Clip) -> dict[str, int]:
     """Bytes that each part adds to what is kept until the backward pass, and the most at once."""
-    config = bench.config
+    config = subject.config
     memory = Memory(list(seen_queries(config.model, clip)))
     found: dict[str, int] = defaultdict(int)
 
@@ -132,7 +155,7 @@ def compute(bench: Bench, clip: Clip) -> dict[str, int]:
         return counted
 
     memory.bytes = found["the clip"] = clip_size(clip)
-    with FakeTensorMode(allow_non_fake_inputs=True), memory:
+    with threads.plain_passes(), FakeTensorMode(allow_non_fake_inputs=True), memory:
         model = added("weights", LetOccFlow)(config.model).train()
         if config.precision == "bfloat16":
             model.multiply_in_bfloat16("cpu")
@@ -142,8 +165,8 @@ def compute(bench: Bench, clip: Clip) -> dict[str, int]:
         for part in ("temporal", "refinement", "fields"):
             getattr(model, part).forward = added(f"kept of the {part}", getattr(model, part).forward)
         training.stage_losses = added("kept of rendering and losses", training.stage_losses)
-        objective = training.StageObjective(model, bench.stage, config.history_gradient)
-        total = objective(clip, 0, bench.draws(clip))["total"]
+        objective = training.StageObjective(model, subject.stage, config.history_gradient)
+        total = objective(clip, 0, draws_of(clip))["total"]
         found["all of this, after the forward pass"] = memory.bytes
         total.backward()
         found["at most in a step"] = memory.most

@@ -3,11 +3,11 @@
 import ctypes
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
-from typing import Any
+from typing import Any, TypeVar
 from unittest.mock import patch
 
 from letocc_core.errors import ConfigError
@@ -15,6 +15,8 @@ from letocc_core.errors import ConfigError
 # numpy's BLAS, torch and OpenCV read these as they load, before any code of ours runs in the new process
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+
+Result = TypeVar("Result")
 
 
 def require_device(name: str, what: str = "--device") -> None:
@@ -51,6 +53,15 @@ def single_threaded(
             yield pool
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def in_order(function: Callable[..., Result], calls: Iterable[tuple], workers: int) -> Iterator[Result]:
+    """What `function(*call)` returns for each of `calls`, by `workers` processes of one thread each; 0: by this one."""
+    if workers == 0:
+        yield from (function(*call) for call in calls)
+        return
+    with single_threaded(workers) as pool:
+        yield from (job.result() for job in [pool.submit(function, *call) for call in calls])
 
 
 def let_waiting_threads_sleep() -> None:

@@ -11,7 +11,7 @@ from letocc_core import config as configuration
 from letocc_core.frame import Frame, InputConfig
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.model.let_occ_flow import ModelConfig
-from letocc_core.rendering.rays import Rays
+from letocc_core.rendering.rays import CameraRays
 
 CONFIG = Path(__file__).resolve().parents[1] / "config"
 SMALL = {
@@ -85,11 +85,12 @@ def box() -> GridSpec:
     return GridSpec((-4.0, -4.8, -1.0), (4.0, 4.8, 2.2), 0.8)
 
 
-def line_through(points: Tensor, pixels: Tensor | None = None) -> tuple[Rays, Tensor]:
+def line_through(points: Tensor, pixels: Tensor | None = None) -> tuple[CameraRays, Tensor]:
     """Rays [B, N, *p] through points [B, N, *p, s, 3] (m) that lie on a line each, and `t` of the points on them."""
     origins = points[..., 0, :]
     directions = points[..., 1, :] - origins if points.shape[-2] > 1 else torch.ones_like(origins)
     t = ((points - origins[..., None, :]) @ directions[..., None])[..., 0] / directions.square().sum(-1, keepdim=True)
-    rays = Rays(origins, directions, t[..., 0], t[..., -1], torch.ones_like(t[..., 0], dtype=torch.bool), pixels)
+    pixels = torch.zeros_like(origins[..., :2]) if pixels is None else pixels
+    rays = CameraRays(origins, directions, t[..., 0], t[..., -1], torch.ones_like(t[..., 0], dtype=torch.bool), pixels)
     torch.testing.assert_close(rays.at(t), points)
     return rays, t

@@ -10,18 +10,7 @@ from typing import Any
 
 from beartype import BeartypeConf, beartype
 
-TOP = ("checkpoint", "config", "ending", "errors", "frame", "processes", "versions")  # modules of letocc_core
-PACKAGES = (
-    "geometry",
-    "model",
-    "rendering",
-    "losses",
-    "metrics",
-    "cues",
-    "stream",
-    "data/bags",
-    "data/simulator",
-)  # of letocc_core
+PACKAGES = ("letocc_core", "letocc_ros")
 _checked = beartype(
     conf=BeartypeConf(is_pep484_tower=True)
 )  # a whole number may stand for a float, as for type checkers
@@ -52,10 +41,8 @@ def _only_for_type_checkers(file: str | None) -> frozenset[str]:
 
 
 def checked_modules(repository: Path) -> list[str]:
-    """The modules whose annotations hold, but those with functions that numba compiles, which cannot be wrapped."""
-    core = repository / "letocc_core"
-    files = sorted(file for package in PACKAGES for file in (core / package).rglob("*.py"))
-    files += [core / f"{name}.py" for name in TOP]
+    """The modules whose annotations hold: all but those with functions that numba compiles, which cannot be wrapped."""
+    files = sorted(file for package in PACKAGES for file in (repository / package).rglob("*.py"))
     compiled = {file for file in files if "from numba import" in file.read_text()}
     mixed = {
         folder for file in compiled for folder in file.parents

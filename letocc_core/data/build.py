@@ -5,8 +5,7 @@ from functools import singledispatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torch.utils.data import Dataset
-
+from letocc_core.data.clips import Clips
 from letocc_core.data.config import (
     DataConfig,
     KittiOdometryData,
@@ -74,7 +73,7 @@ def _(data: KittiRawData, cache: Path) -> list[Drive]:
     ]
 
 
-def build(config: DataConfig, input_config: InputConfig, past_frames: int, grid: GridSpec | None = None) -> Dataset:
+def build(config: DataConfig, input_config: InputConfig, past_frames: int, grid: GridSpec | None = None) -> Clips:
     """The data set of clips that `config` describes.
 
     Args:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from letocc_core.processes import single_threaded
+from letocc_core.processes import in_order
 
 
 def save(path: Path, arrays: Mapping[str, np.ndarray], compressed: bool = False) -> None:
@@ -73,21 +73,11 @@ def write_missing(
         folder.mkdir(parents=True, exist_ok=True)
     with tqdm(total=len(mine), initial=len(mine) - len(missing), desc=what, unit=unit, dynamic_ncols=True) as bar:
         bar.refresh()
-        for i, seconds in enumerate(_run(write, missing, workers)):
+        for i, seconds in enumerate(in_order(_timed, [(write, *job) for job in missing], workers)):
             if i == 0:
                 bar.write(_estimate(what, missing[0][0], len(missing), seconds / max(workers, 1)), file=sys.stderr)
             bar.update()
     return len(missing)
-
-
-def _run(write: Callable[..., None], jobs: list[tuple[Path, tuple]], workers: int) -> Iterator[float]:
-    """Seconds that each job took, in the order of `jobs`."""
-    if workers == 0:
-        yield from (_timed(write, path, arguments) for path, arguments in jobs)
-        return
-    with single_threaded(workers) as pool:
-        for job in [pool.submit(_timed, write, path, arguments) for path, arguments in jobs]:
-            yield job.result()
 
 
 def _timed(write: Callable[..., None], path: Path, arguments: tuple[Any, ...]) -> float:

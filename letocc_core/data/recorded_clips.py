@@ -8,21 +8,20 @@ is the business of a `FrameStore`.
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from jaxtyping import Int
-from torch.utils.data import Dataset
 
 from letocc_core.cues.flow import decode, flow_estimator
 from letocc_core.cues.residual import FlowResidual
 from letocc_core.cues.votes import VERSION, VotesConfig
 from letocc_core.data.cache import write_missing
+from letocc_core.data.clips import Clips
 from letocc_core.data.cue_files import FlowFiles, Labeller, PictureFiles, PictureKind
 from letocc_core.data.dynamic import moving_share
 from letocc_core.data.frame_store import FrameStore
@@ -48,7 +47,7 @@ class ClipIndices:
     cues: tuple[int, ...] = ()  # where optical flow leads to: before and after, or nowhere
 
 
-class RecordedClips(Dataset):
+class RecordedClips(Clips):
     """Clips of one or more recordings (`letocc_core.frame.Clip`, one sample each; collate them).
 
     Args:
@@ -61,11 +60,6 @@ class RecordedClips(Dataset):
     A frame is a current frame if it is complete, and its whole history and a source on either side exist; `left_out`
     counts the others. Raises `DataError` if no recording gives a clip.
     """
-
-    body_masks: Mapping[str, np.ndarray] = MappingProxyType(
-        {}
-    )  # of the vehicle's own body in the raw images, by camera
-    cameras: tuple[str, ...] = ()  # names, in the order of the frames, where the live node can ask for the same
 
     def __init__(
         self,
@@ -109,7 +103,6 @@ class RecordedClips(Dataset):
         }
 
     def require_sweeps(self) -> None:
-        """Raise `DataError` if no recording has a LiDAR sweep."""
         if not self.sweeps:
             raise DataError(
                 f"{', '.join(store.name for store in self.stores[:5])}: no LiDAR sweep goes with any of the "

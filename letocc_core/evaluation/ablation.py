@@ -165,7 +165,7 @@ def run(job: Job) -> str:
         job.folder / job.stages[-1].stages[0].name / "latest" / "model.safetensors",
         seeds=job.seeds,
         json=job.result,
-        workers=1,
+        workers=0,
         command=job.command,
         config=EvaluationConfig(seconds=job.seconds),
     )

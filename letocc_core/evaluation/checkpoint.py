@@ -23,7 +23,7 @@ from letocc_core.geometry import body_masks
 from letocc_core.geometry.grid import GridSpec
 from letocc_core.metrics import baselines, results
 from letocc_core.metrics.occupancy import ProbabilityCounts
-from letocc_core.processes import single_threaded
+from letocc_core.processes import in_order
 from letocc_core.versions import versions
 
 READING = ("base_frame", "fixed_frame", "slop", "odometry_topic", "lidar_topic")  # what a checkpoint knows of its bags
@@ -52,7 +52,7 @@ def evaluate_checkpoint(
         seeds: of the simulated streets.
         frames: of a bag: positions of the image sets to score; all after the warm-up if None. Earlier sets are run too.
         json: file to write.
-        workers: processes, one thread each (simulator only).
+        workers: processes, one thread each (simulator only); 0: this one.
         cache: folder for the mean of the training streets.
         thresholds: print what other thresholds would give, and how often probabilities are right.
         choose_threshold: write the threshold of the highest IoU into the checkpoint.
@@ -155,10 +155,9 @@ def _score_streets(
 
     mean = training_mean(trained, grid, workers, cache, config)
     rig = _training_streets(trained)[1]
-    with single_threaded(workers) as pool:
-        jobs = [pool.submit(_score_street, checkpoint, seed, rig, warmup, mean, config, device) for seed in seeds]
-        bar = tqdm(jobs, unit="street", desc="evaluating", file=sys.stderr)
-        return [job.result() for job in bar]
+    calls = [(checkpoint, seed, rig, warmup, mean, config, device) for seed in seeds]
+    streets = in_order(_score_street, calls, workers)
+    return list(tqdm(streets, total=len(calls), unit="street", desc="evaluating", file=sys.stderr))
 
 
 def _training_streets(trained: Mapping[str, Any]) -> tuple[range, str]:
@@ -171,7 +170,7 @@ def _training_streets(trained: Mapping[str, Any]) -> tuple[range, str]:
 def _score_street(
     checkpoint: Path, seed: int, rig: str, warmup: int, mean: np.ndarray, config: EvaluationConfig, device: str
 ) -> Tally:
-    """One simulated street, in a process of its own."""
+    """One simulated street."""
     from letocc_core.stream.pipeline import OccFlowPipeline
 
     pipeline = OccFlowPipeline.from_checkpoint(checkpoint, device=device)
@@ -201,10 +200,9 @@ def training_mean(
     if path.exists():
         with np.load(path) as file:
             return file["share"]
-    with single_threaded(workers) as pool:
-        jobs = [pool.submit(_street_occupancy, seed, rig, grid, config.seconds) for seed in seeds]
-        bar = tqdm(jobs, unit="street", desc="mean of the training streets", file=sys.stderr)
-        share = np.asarray(np.mean([job.result() for job in bar], axis=0, dtype=np.float64), np.float32)
+    found = in_order(_street_occupancy, [(seed, rig, grid, config.seconds) for seed in seeds], workers)
+    bar = tqdm(found, total=len(seeds), unit="street", desc="mean of the training streets", file=sys.stderr)
+    share = np.asarray(np.mean(list(bar), axis=0, dtype=np.float64), np.float32)
     path.parent.mkdir(parents=True, exist_ok=True)
     save(path, {"share": share}, compressed=True)
     return share

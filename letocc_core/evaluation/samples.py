@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from letocc_core.data.bags.reader import open_bag
+from letocc_core.data.bags.reader import open_bag, stamp_ns
 from letocc_core.data.bags.recording import RecordedSet, Recording, all_poses
 from letocc_core.data.datasets.voxel_labels import VoxelLabels
 from letocc_core.data.truth import Truth
@@ -73,7 +73,7 @@ def simulated_street(
 
 def lidar_track(samples: Iterable[Sample]) -> Float[np.ndarray, "n 3"]:
     """Where the LiDAR is at each sample, m in the fixed frame."""
-    return np.stack([(s.frame_set.T_world_ego @ np.append(s.lidar_origin, 1.0))[:3] for s in samples])
+    return np.stack([_place(s.frame_set.T_world_ego, s.lidar_origin) for s in samples])
 
 
 class RecordedDrive:
@@ -129,14 +129,21 @@ class RecordedDrive:
     def track(self) -> Float[np.ndarray, "n 3"]:
         """Where the LiDAR is at each set, m in the fixed frame; empty without truth, which alone asks for it.
 
-        Reads the whole bag, but decodes one image a camera.
+        By the poses at the stamps of the first camera: no image is read.
         """
         if self.truth is None:
             return np.zeros((0, 3))
-        return lidar_track(self._sample(item, with_truth=False) for item in self.recording.sets(stills=True))
+        with open_bag(self.recording.path) as bag:
+            anchor = bag.choose_cameras(self.recording.cameras)[0]
+            stamps = [stamp_ns(message.header) for _, message in bag.readable([anchor.info_topic])]
+            sweeps = bag.readable(self.recording.lidar_topics)
+            frame = next((message.header.frame_id for _, message in sweeps), self.recording.config.base_frame)
+        origins = [self._poses.mount(frame, t, extrapolate=True)[:3, 3].astype(np.float32) for t in stamps]
+        poses = [self._poses.ego_pose(t, extrapolate=True) for t in stamps]
+        return np.stack([_place(T, origin) for T, origin in zip(poses, origins, strict=True)])
 
-    def _sample(self, item: RecordedSet, with_truth: bool = True) -> Sample:
-        truth = self.truth.at(item.frame_set.stamp_ns) if self.truth and with_truth else None
+    def _sample(self, item: RecordedSet) -> Sample:
+        truth = self.truth.at(item.frame_set.stamp_ns) if self.truth else None
         frame_set = self._undistorted(item.frame_set)
         boxes = self._boxes_at(frame_set)
         if item.sweep is None:
@@ -206,6 +213,10 @@ class LabelledDrive:
     def track(self) -> Float[np.ndarray, "n 3"]:
         """Where the LiDAR is at each set, m in the fixed frame."""
         return (self.drive.T_world_ego @ self.drive.T_ego_lidar)[:, :3, 3]
+
+
+def _place(T_world_ego: Float[np.ndarray, "4 4"], origin: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3"]:
+    return (T_world_ego @ np.append(origin, 1.0))[:3]
 
 
 def _seconds_between(first: Sample, second: Sample) -> float:

@@ -14,6 +14,7 @@ from letocc_core.errors import CalibrationError
 from letocc_core.geometry.camera import scale_intrinsics
 
 COEFFICIENTS = {"plumb_bob": (4, 5), "rational_polynomial": (4, 5, 8, 12, 14), "equidistant": (4,)}
+WIDE = {"equidistant"}  # models of fisheye and omnidirectional cameras
 ALIASES = {
     "": "plumb_bob",
     "radtan": "plumb_bob",
@@ -37,7 +38,7 @@ class Calibration:
     @property
     def fisheye(self) -> bool:
         """Sees what no single pinhole image can hold; its images become views (`InputConfig.fisheye_views`)."""
-        return self.distortion_model == "equidistant"
+        return self.distortion_model in WIDE
 
     @property
     def distorted(self) -> bool:

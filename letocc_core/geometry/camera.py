@@ -46,27 +46,6 @@ def pinhole_intrinsics(height: int, width: int, fov: float) -> Float[np.ndarray,
     return np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
 
 
-def project_fisheye(
-    points: Float[np.ndarray, "*n 3"], K: Float[np.ndarray, "3 3"], D: Float[np.ndarray, "_"]
-) -> Float[np.ndarray, "*n 2"]:
-    """Pixels of points in the optical frame of a fisheye camera, also of those beside and behind it.
-
-    NaN for angles at which the distortion has turned around: no lens does that, so the calibration does not reach there.
-
-    The equidistant model of `sensor_msgs/CameraInfo` and OpenCV: the angle a from the optical axis is drawn at the
-    radius a (1 + D0 a^2 + D1 a^4 + D2 a^6 + D3 a^8), times the focal length.
-    """
-    x, y, z = np.moveaxis(np.asarray(points, np.float64), -1, 0)
-    across = np.hypot(x, y)
-    angle = np.arctan2(across, z)
-    series = np.polynomial.Polynomial([0, 1, *(c for d in np.ravel(D) for c in (0, d))])
-    turns = np.asarray(series.deriv().roots(), complex).tolist()
-    reach = min((r.real for r in turns if abs(r.imag) < 1e-9 and r.real > 0), default=np.pi)
-    radius = np.where(angle <= reach, series(angle), np.nan)
-    scale = np.where(across > 0, radius / np.maximum(across, 1e-12), 1.0)
-    return np.stack([K[0, 0] * x * scale + K[0, 2], K[1, 1] * y * scale + K[1, 2]], -1)
-
-
 def in_image(pixels: Float[Tensor, "*n 2"], depth: Float[Tensor, "*n"], height: int, width: int) -> Tensor:
     """Whether a projection lies in front of the camera and on a pixel of the image (half a pixel of border counts)."""
     u, v = pixels[..., 0], pixels[..., 1]

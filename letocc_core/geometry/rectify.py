@@ -3,7 +3,7 @@
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -14,10 +14,10 @@ from letocc_core.geometry.camera import (
     covering_size,
     fitted_intrinsics,
     pinhole_intrinsics,
-    project_fisheye,
     resize_and_crop,
     scale_intrinsics,
 )
+from letocc_core.geometry.lens import project
 
 CACHED = 64  # cameras whose lookup tables are kept
 
@@ -87,7 +87,7 @@ class Rectifier:
         if key not in self._tables:
             validate(calibration, source)
             if calibration.fisheye:
-                self._tables[key] = [self._fisheye_table(calibration, D, degrees) for degrees in self.fisheye_views]
+                self._tables[key] = [self._fisheye_table(calibration, degrees) for degrees in self.fisheye_views]
             else:
                 self._tables[key] = [self._undistortion_table(calibration, D)]
         self._tables.move_to_end(key)
@@ -104,7 +104,7 @@ class Rectifier:
         x, y = cv2.initUndistortRectifyMap(K_in, D, np.eye(3), K, (self.width, self.height), cv2.CV_16SC2)
         return _Table(shrunk, x, y, K, np.eye(4))
 
-    def _fisheye_table(self, calibration: Calibration, D: np.ndarray, degrees: float) -> _Table:
+    def _fisheye_table(self, calibration: Calibration, degrees: float) -> _Table:
         """The view turns about the camera's vertical axis."""
         K = pinhole_intrinsics(self.height, self.width, self.fisheye_fov)
         T_cam_view = np.eye(4)
@@ -115,7 +115,7 @@ class Rectifier:
         K_in = scale_intrinsics(calibration.K, shrunk[1] / w, shrunk[0] / h)
         v, u = np.mgrid[: self.height, : self.width].astype(np.float64)
         rays = np.stack([u, v, np.ones_like(u)], -1) @ (T_cam_view[:3, :3] @ np.linalg.inv(K)).T
-        pixels = np.nan_to_num(project_fisheye(rays, K_in, D), nan=-1e4)  # outside of the image
+        pixels = np.nan_to_num(project(rays, replace(calibration, K=K_in)), nan=-1e4)  # outside of the image
         u, v = np.moveaxis(pixels.astype(np.float32), -1, 0)
         x, y = cv2.convertMaps(u, v, cv2.CV_16SC2)
         return _Table(shrunk, x, y, K, T_cam_view)

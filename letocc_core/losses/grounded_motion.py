@@ -22,7 +22,7 @@ from letocc_core.geometry.masked import packed, take
 from letocc_core.geometry.surfaces import first_surface
 from letocc_core.losses import optical_flow
 from letocc_core.losses.mean import mean_over, weighted_mean
-from letocc_core.rendering.rays import Rays, pixel_rays, rays_through
+from letocc_core.rendering.rays import CameraRays, pixel_rays, rays_through
 
 ROUNDS = 3  # of re-weighted least squares
 ROAD = 0.2  # m above the ground, up to which matter is the road's
@@ -76,10 +76,6 @@ def grounded_motion(frame: Frame, cues: Sequence[FlowCue], grid: GridSpec) -> Gr
 
     Raises `ConfigError` without masks of movable objects.
     """
-    if frame.movable is None:
-        raise ConfigError(
-            "motion.cue: grounded wants masks of what could move, but the data has none: write them (letocc cues masks)"
-        )
     rays, t, there = _standing(frame, grid, STRIDE)
     group, groups = _groups(rays.pixels, t[..., 0], frame.images.shape[-1])
     pixels = _sum(there.float(), group, groups)
@@ -156,10 +152,21 @@ def grounded_losses(
 
 
 def on_objects(frame: Frame, grid: GridSpec) -> Bool[Tensor, "B X Y Z"]:
-    """Voxels whose centre some camera shows on an object that could move."""
+    """Voxels whose centre some camera shows on an object that could move.
+
+    Raises `ConfigError` without masks of movable objects.
+    """
     pixels, depth = camera.project_lattice(grid.axes(frame.images.device), frame.K, frame.T_ego_cam)
     seen = camera.in_image(pixels, depth, *frame.images.shape[-2:]) & frame.camera_valid[..., None, None, None]
-    return (seen & camera.at_nearest(frame.movable, pixels)).any(1)
+    return (seen & camera.at_nearest(_movable(frame), pixels)).any(1)
+
+
+def _movable(frame: Frame) -> Bool[Tensor, "B N H W"]:
+    if frame.movable is None:
+        raise ConfigError(
+            "motion.cue: grounded wants masks of what could move, but the data has none: write them (letocc cues masks)"
+        )
+    return frame.movable
 
 
 def _matter_shown(
@@ -188,11 +195,11 @@ class _Votes:
 
 def _standing(
     frame: Frame, grid: GridSpec, stride: int
-) -> tuple[Rays, Float[Tensor, "B N p 1"], Bool[Tensor, "B N p"]]:
+) -> tuple[CameraRays, Float[Tensor, "B N p 1"], Bool[Tensor, "B N p"]]:
     """Rays through the pixels of objects that stand inside the box, at which t (m), and which are not padding."""
-    rays = pixel_rays(frame, grid)
-    depth = contact.contact_depth(frame.movable, frame.K, frame.T_ego_cam)
-    votes = torch.zeros_like(frame.movable)
+    rays, movable = pixel_rays(frame, grid), _movable(frame)
+    depth = contact.contact_depth(movable, frame.K, frame.T_ego_cam)
+    votes = torch.zeros_like(movable)
     votes[..., ::stride, ::stride] = True
     stands = (votes & rays.valid & (depth > rays.near) & (depth < rays.far)).flatten(2)
     chosen, there = packed(stands)
@@ -200,7 +207,7 @@ def _standing(
     return rays_through(take(rays.pixels.flatten(2, 3), chosen), frame.K, frame.T_ego_cam, grid), t[..., None], there
 
 
-def _votes(rays: Rays, t: Tensor, there: Tensor, frame: Frame, cue: FlowCue) -> _Votes:
+def _votes(rays: CameraRays, t: Tensor, there: Tensor, frame: Frame, cue: FlowCue) -> _Votes:
     target, known = optical_flow.cue_at(cue, rays.pixels)
     whole = torch.ones_like(t)
     still = optical_flow.rendered_flow(rays, t, whole, frame, cue)
@@ -246,7 +253,7 @@ class _Told:
 
 def _tell(
     cues: Sequence[FlowCue],
-    rays: Rays,
+    rays: CameraRays,
     t: Float[Tensor, "B N p 1"],
     there: Bool[Tensor, "B N p"],
     pixels: Float[Tensor, "groups"],

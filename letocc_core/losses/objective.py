@@ -1,7 +1,8 @@
 """The objective of a stage: the terms that shape geometry (SelfOcc's), and with `MotionConfig` those that teach motion."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import ClassVar, Literal
 
 import torch
@@ -18,7 +19,7 @@ from letocc_core.losses.grounded_motion import MotionTargets, grounded_losses, m
 from letocc_core.losses.mean import mean_over, total
 from letocc_core.losses.reprojection import as_rendered
 from letocc_core.rendering.draws import Draws
-from letocc_core.rendering.rays import Rays, camera_rays, lidar_rays, object_rays
+from letocc_core.rendering.rays import CameraRays, Rays, camera_rays, lidar_rays, object_rays
 from letocc_core.rendering.render import Rendered, SceneFields, composite, render
 
 TERMS = ("photometric", "eikonal", "hessian", "edge", "sparsity", "behind", "start", "lidar", "semantics", "queries")
@@ -156,7 +157,6 @@ def stage_losses(
     seen = None
     if config.renders() or (motion and motion.renders() and not motion.rays):
         rays = camera_rays(as_rendered(clip).current, grid, config.rows, config.columns, draws)
-        reads = {"motion": motion is not None, "semantics": config.semantics > 0}
         if config.semantics > 0 and fields.semantics is None:
             raise ConfigError(
                 "objective.semantics is on, but the model has no semantic field: set model.fields.classes"
@@ -164,7 +164,12 @@ def stage_losses(
         seconds = None
         if motion is not None and clip.rendered is not None:  # what moves is somewhere else at another instant
             seconds = (clip.rendered.stamp - clip.current.stamp).to(rays.near) * 1e-9
-        seen = render(fields, grid, rays, config.samples, beta, draws, **reads, seconds=seconds)
+        seen = render(
+            *(fields, grid, rays, config.samples, beta, draws),
+            motion=motion is not None,
+            semantics=config.semantics > 0,
+            seconds=seconds,
+        )
         weighted = _geometry_terms(scene, seen, clip, config, beta, draws)
         if motion is not None and motion.renders() and clip.rendered is not None:  # the cues are of the current images
             rays = camera_rays(clip.current, grid, config.rows, config.columns, draws)
@@ -176,15 +181,19 @@ def stage_losses(
         seen = render(fields, grid, rays, config.samples, beta, draws, motion=True)
     if motion is not None:
         found = motion_terms(scene, seen, clip, motion)
-        if motion.flow_edge > 0:
+        if motion.flow_edge > 0 and seen is not None:
             found["flow_edge"] = _flow_edge(seen, clip.current)
         weighted |= {name: weight * found[name] for name in found if (weight := getattr(motion, name)) > 0}
-    return {**weighted, "total": sum(weighted.values())}
+    return {**weighted, "total": _sum(weighted.values())}
+
+
+def _sum(terms: Iterable[Tensor]) -> Tensor:
+    return reduce(torch.add, terms)
 
 
 def _geometry_terms(
     scene: GridScene,
-    seen: Rendered,
+    seen: Rendered[CameraRays],
     clip: Clip,
     config: StaticStageConfig,
     beta: float,
@@ -226,7 +235,7 @@ def _geometry_terms(
     return {name: weight * term() for name, term in terms.items() if (weight := getattr(config, name)) > 0}
 
 
-def may_move(seen: Rendered, clip: Clip, frame: Frame, grid: GridSpec) -> Bool[Tensor, "B N h w"]:
+def may_move(seen: Rendered[CameraRays], clip: Clip, frame: Frame, grid: GridSpec) -> Bool[Tensor, "B N h w"]:
     """Rays through pixels of the rendered frame that may move, or that end in what the current images show as movable."""
     rays = seen.rays
     out = torch.zeros_like(rays.valid)
@@ -246,7 +255,9 @@ def _queries(scene: GridScene, frame: Frame) -> Tensor:
     return queries.query_cross_entropy(scene.fields.sdf, frame.votes, scene.occupancy_scale, movable)
 
 
-def motion_terms(scene: GridScene, seen: Rendered | None, clip: Clip, config: MotionConfig) -> dict[str, Tensor]:
+def motion_terms(
+    scene: GridScene, seen: Rendered[CameraRays] | None, clip: Clip, config: MotionConfig
+) -> dict[str, Tensor]:
     """Terms that teach motion, by the name of their weight in `config`.
 
     Raises `ConfigError` if what `config.cue` asks for is not there.
@@ -254,24 +265,28 @@ def motion_terms(scene: GridScene, seen: Rendered | None, clip: Clip, config: Mo
     if not clip.cues:
         raise ConfigError("a motion stage wants flow cues: set data.simulator.cue or data.bag.cue to dis")
     if config.cue == "grounded":
+        assert scene.fields.flow is not None  # asked of the network with `motion`
         targets = scene.motion or motion_targets(scene.fields.sdf, scene.grid, clip.current, clip.cues)
         return grounded_losses(scene.fields.flow, scene.grid, targets)
+    assert seen is not None  # `config.renders()`
     found = [_cue_terms(seen, clip, cue, config) for cue in clip.cues]
-    return {name: sum(terms[name] for terms in found) / len(found) for name in found[0]}
+    return {name: _sum(terms[name] for terms in found) / len(found) for name in found[0]}
 
 
-def _flow_edge(seen: Rendered, frame: Frame) -> Tensor:
+def _flow_edge(seen: Rendered[CameraRays], frame: Frame) -> Tensor:
     """Smooth motion where the image is smooth; what lies beyond the box does not count."""
+    assert seen.flow is not None  # rendered with `motion`
     colours = photometric.sample_colours(frame.images, seen.rays.pixels)
     return edge.steps(seen.flow.flatten(0, 1), colours.flatten(0, 1), seen.hits.flatten(0, 1))
 
 
 def _speed(seen: Rendered) -> Tensor:
     """Rendered motion (m/s, L1) of each ray; its geometry is not touched."""
+    assert seen.velocity is not None  # rendered with `motion`
     return composite(seen.weights.detach(), seen.velocity).abs().sum(-1)
 
 
-def _cue_terms(seen: Rendered, clip: Clip, cue: FlowCue, config: MotionConfig) -> dict[str, Tensor]:
+def _cue_terms(seen: Rendered[CameraRays], clip: Clip, cue: FlowCue, config: MotionConfig) -> dict[str, Tensor]:
     """The terms of one cue. A ray that the cue does not know, on an object that could move, teaches nothing."""
     rays, inside = seen.rays, seen.hits
     target, known = optical_flow.cue_at(cue, rays.pixels)
@@ -312,7 +327,7 @@ def cue_is_later(clip: Clip, cue: FlowCue) -> bool:
 
 
 def photometric_term(
-    seen: Rendered,
+    seen: Rendered[CameraRays],
     target: Float[Tensor, "B N h w 3"],
     clip: Clip,
     config: StaticStageConfig,
@@ -346,7 +361,7 @@ def photometric_term(
     return mean_over(best, counted)
 
 
-def _unwarped(rays: Rays, target: Tensor, clip: Clip, config: StaticStageConfig) -> Tensor | None:
+def _unwarped(rays: CameraRays, target: Tensor, clip: Clip, config: StaticStageConfig) -> Tensor | None:
     if config.auto_mask != "rendered":
         return None
     return photometric.unwarped_error(rays.pixels, target, clip.sources, config.dssim)
@@ -397,8 +412,9 @@ def _lidar(scene: GridScene, frame: Frame, config: StaticStageConfig, beta: floa
     return torch.vmap(lidar.silog)(seen.depth, ranges, rays.valid).mean()
 
 
-def _semantics(seen: Rendered, frame: Frame) -> Tensor:
+def _semantics(seen: Rendered[CameraRays], frame: Frame) -> Tensor:
     if frame.semantics is None:
         raise ConfigError("objective.semantics is on, but the data has no 2D class labels; set it to 0 or record them")
+    assert seen.semantics is not None  # rendered with `semantics`
     labels = camera.at_nearest(frame.semantics, seen.rays.pixels)
     return semantics.semantic_cross_entropy(seen.semantics, labels, seen.hits)  # what lies beyond the box has no class

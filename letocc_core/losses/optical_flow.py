@@ -9,7 +9,7 @@ from letocc_core.frame import FlowCue, Frame
 from letocc_core.geometry import camera, polyline
 from letocc_core.geometry.camera import MIN_DEPTH
 from letocc_core.losses.reprojection import reproject
-from letocc_core.rendering.rays import Rays
+from letocc_core.rendering.rays import CameraRays
 from letocc_core.rendering.render import composite
 
 MOST_MEDIANS = 100  # of the error, beyond which a ray is left out
@@ -18,7 +18,7 @@ SMALL = 0.5  # m/s, over which the flow's slope is measured
 
 
 def rendered_flow(
-    rays: Rays,
+    rays: CameraRays,
     t: Float[Tensor, "B N *p s"],
     weights: Float[Tensor, "B N *p s"],
     current: Frame,
@@ -46,7 +46,7 @@ def cue_at(cue: FlowCue, pixels: Float[Tensor, "B N *p 2"]) -> tuple[Float[Tenso
 def nearest_static(
     target: Float[Tensor, "B N *p 2"],
     static: Float[Tensor, "B N *p 2"],
-    rays: Rays,
+    rays: CameraRays,
     t: Float[Tensor, "B N *p s"],
     weights: Float[Tensor, "B N *p s"],
     current: Frame,
@@ -70,7 +70,7 @@ def nearest_static(
 
 
 def flow_slope(
-    rays: Rays,
+    rays: CameraRays,
     t: Float[Tensor, "B N *p s"],
     weights: Float[Tensor, "B N *p s"],
     current: Frame,

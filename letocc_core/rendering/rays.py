@@ -18,8 +18,7 @@ from letocc_core.rendering.draws import Draws
 class Rays:
     """Rays in ego axes, `origins + t * directions`; `*r` is [B, N, ...] for cameras, [B, R] for LiDAR.
 
-    Camera rays have directions of depth 1, so that t is the depth (m) along the optical axis; LiDAR rays have unit
-    directions, so that t is the range (m).
+    LiDAR rays have unit directions, so that t is the range (m).
     """
 
     origins: Float[Tensor, "*r 3"]  # m
@@ -27,7 +26,6 @@ class Rays:
     near: Float[Tensor, "*r"]  # m, t at which the ray enters the box (at least `MIN_DEPTH`)
     far: Float[Tensor, "*r"]  # m, t at which it leaves the box; equals `near` where it misses
     valid: Bool[Tensor, "*r"]  # the ray crosses the box and belongs to a camera or return that is there
-    pixels: Float[Tensor, "*r 2"] | None = None  # px (u, v) of camera rays
 
     def at(self, t: Float[Tensor, "*r s"]) -> Float[Tensor, "*r s 3"]:
         """Points (m, ego axes) at `t` along each ray; coordinates lie apart in memory, each by itself."""
@@ -41,6 +39,13 @@ class Rays:
         return dataclasses.replace(self, origins=grid.to_unit(self.origins), directions=directions)
 
 
+@dataclass(frozen=True)
+class CameraRays(Rays):
+    """Rays through pixels. Their directions have depth 1, so that t is the depth (m) along the optical axis."""
+
+    pixels: Float[Tensor, "*r 2"]  # px (u, v)
+
+
 def channels(values: Float[Tensor, "*r s c"]) -> tuple[Tensor, ...]:
     """The entries [*r, s] of what samples have, one by one: they lie apart in memory, and then so do their gradients."""
     return values.movedim(-1, 0).unbind(0)
@@ -48,16 +53,16 @@ def channels(values: Float[Tensor, "*r s c"]) -> tuple[Tensor, ...]:
 
 def rays_through(
     pixels: Float[Tensor, "B N *p 2"], K: Float[Tensor, "B N 3 3"], T_ego_cam: Float[Tensor, "B N 4 4"], grid: GridSpec
-) -> Rays:
+) -> CameraRays:
     """Rays [B, N, *p] through pixels (u, v) of N cameras with intrinsics `K` (px) and poses `T_ego_cam` (m)."""
     flat = pixels.flatten(2, -2)
     directions = ray_directions(flat, K) @ T_ego_cam[..., :3, :3].transpose(-1, -2)
     directions = directions.reshape(*pixels.shape[:-1], 3)
     origins = T_ego_cam[..., :3, 3].reshape(*pixels.shape[:2], *[1] * (pixels.dim() - 3), 3).expand_as(directions)
-    return _rays_in_box(origins, directions, grid, pixels)
+    return CameraRays(*_in_box(origins, directions, grid), pixels)
 
 
-def camera_rays(frame: Frame, grid: GridSpec, rows: int, columns: int, draws: Draws | None = None) -> Rays:
+def camera_rays(frame: Frame, grid: GridSpec, rows: int, columns: int, draws: Draws | None = None) -> CameraRays:
     """Rays [B, N, rows, columns] on a lattice over each image of a batched frame (Let Occ Flow B.5).
 
     The image is cut into rows x columns cells with a ray at the same place of each: the middle, or with `draws` a
@@ -74,7 +79,7 @@ def camera_rays(frame: Frame, grid: GridSpec, rows: int, columns: int, draws: Dr
     return _where_evidence(rays_through(pixels, frame.K, frame.T_ego_cam, grid), frame)
 
 
-def object_rays(frame: Frame, grid: GridSpec, count: int, draws: Draws | None = None) -> Rays:
+def object_rays(frame: Frame, grid: GridSpec, count: int, draws: Draws | None = None) -> CameraRays:
     """Rays [B, N, count] through pixels of each image: half on objects that could move, while there are any, half anywhere.
 
     Without `draws` the first pixels of either kind. A frame without masks has all rays anywhere.
@@ -92,7 +97,7 @@ def object_rays(frame: Frame, grid: GridSpec, count: int, draws: Draws | None = 
     return _where_evidence(rays_through(pixels, frame.K, frame.T_ego_cam, grid), frame)
 
 
-def pixel_rays(frame: Frame, grid: GridSpec, stride: int = 1) -> Rays:
+def pixel_rays(frame: Frame, grid: GridSpec, stride: int = 1) -> CameraRays:
     """Rays [B, N, H // stride, W // stride] through the centres of stride x stride blocks of pixels."""
     _, _, _, height, width = _batched(frame).images.shape
     u, v = _mesh(height // stride, width // stride, frame.images.device)
@@ -124,7 +129,7 @@ def lidar_rays(
     offsets = torch.where(valid[..., None], points - origin[:, None], torch.ones_like(points))
     ranges = offsets.norm(dim=-1).clamp(min=MIN_DEPTH)
     origins = origin[:, None].expand_as(offsets)
-    rays = _rays_in_box(origins, offsets / ranges[..., None], grid, None)
+    rays = Rays(*_in_box(origins, offsets / ranges[..., None], grid))
     return dataclasses.replace(rays, valid=rays.valid & valid), ranges
 
 
@@ -138,12 +143,12 @@ def sample_edges(rays: Rays, samples: int, draws: Draws | None = None) -> Float[
     return torch.addcmul(rays.near[..., None], step[..., None], number)
 
 
-def _rays_in_box(origins: Tensor, directions: Tensor, grid: GridSpec, pixels: Tensor | None) -> Rays:
-    """Rays with where they cross the grid's box."""
+def _in_box(origins: Tensor, directions: Tensor, grid: GridSpec) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The fields of `Rays`, with where they cross the grid's box."""
     near, far = grid.crossing(origins, directions)
     near = near.clamp(min=MIN_DEPTH)
     valid = far > near
-    return Rays(origins, directions, near, torch.where(valid, far, near), valid, pixels)
+    return origins, directions, near, torch.where(valid, far, near), valid
 
 
 def _batched(frame: Frame) -> Frame:
@@ -154,10 +159,10 @@ def _batched(frame: Frame) -> Frame:
     return frame
 
 
-def _where_evidence(rays: Rays, frame: Frame) -> Rays:
+def _where_evidence(rays: CameraRays, frame: Frame) -> CameraRays:
     """Without the rays of absent cameras, and those that meet the vehicle itself."""
     valid = rays.valid & frame.camera_valid[(...,) + (None,) * (rays.valid.dim() - 2)]
-    if frame.own is not None and rays.pixels is not None:
+    if frame.own is not None:
         valid = valid & ~at_nearest(frame.own, rays.pixels)
     return dataclasses.replace(rays, valid=valid)
 

@@ -1,7 +1,7 @@
 """Volume rendering of the fields along rays (Let Occ Flow 3.3 and B.5)."""
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -32,11 +32,14 @@ class SceneFields(Protocol):
         """Class logits."""
 
 
+SomeRays = TypeVar("SomeRays", bound=Rays)
+
+
 @dataclass(frozen=True)
-class Rendered:
+class Rendered(Generic[SomeRays]):
     """What rays see. S samples a ray: the middles of the intervals that carry the weights."""
 
-    rays: Rays
+    rays: SomeRays
     depth: Float[Tensor, "*r"]  # m, sum w t; camera rays: depth along the optical axis, LiDAR rays: range
     opacity: Float[Tensor, "*r"]  # share of the ray that ends inside the box, in [0, 1]
     weights: Float[Tensor, "*r s"]
@@ -68,7 +71,7 @@ def _field(values: Tensor | None, name: str) -> Tensor:
 def render(
     fields: SceneFields,
     grid: GridSpec,
-    rays: Rays,
+    rays: SomeRays,
     samples: int = 256,
     beta: float | Tensor = 0.1,
     draws: Draws | None = None,
@@ -77,7 +80,7 @@ def render(
     motion: bool = False,
     semantics: bool = False,
     seconds: Float[Tensor, "B"] | None = None,
-) -> Rendered:
+) -> Rendered[SomeRays]:
     """Render `fields` along `rays` with `samples` uniform intervals inside the box.
 
     Args:

@@ -1,8 +1,8 @@
 """One run over several processes, GPUs and machines, as `torchrun` or `accelerate launch` start them."""
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib import import_module
@@ -32,11 +32,11 @@ class World:
         """This process writes the files and prints; the others only compute."""
         return self.rank == 0
 
-    def from_leader(self, value: Value) -> Value:
-        """The leader's value, in every process."""
+    def from_leader(self, value: Callable[[], Value]) -> Value:
+        """The leader's value, in every process; the others do not compute it."""
         if self.size == 1:
-            return value
-        box = [value]
+            return value()
+        box: list = [value() if self.leads else None]
         torch.distributed.broadcast_object_list(box, src=0)
         return box[0]
 
@@ -63,6 +63,11 @@ class World:
         if self.size == 1:
             return module
         return nn.parallel.DistributedDataParallel(module, find_unused_parameters=True, gradient_as_bucket_view=True)
+
+    @staticmethod
+    def apart(module: nn.Module) -> AbstractContextManager[None]:
+        """While it lasts, the gradients of a `parallel` module add up in each process."""
+        return module.no_sync() if isinstance(module, nn.parallel.DistributedDataParallel) else nullcontext()
 
 
 @contextmanager

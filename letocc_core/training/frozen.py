@@ -56,6 +56,7 @@ class FrozenGeometry:
 def _tensors(fields: Fields, motion: MotionTargets | None, i: int) -> dict[str, Tensor]:
     """What is on disk of clip i of a batch [1, ...], by name."""
     evidence = fields.evidence
+    assert evidence is not None  # the network was asked for motion
     values = (fields.sdf, evidence.similarity, evidence.known, evidence.columns)
     kept = {name: value[i : i + 1] for name, value in zip(EVIDENCE, values, strict=True)}
     if motion is not None:

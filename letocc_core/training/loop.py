@@ -26,11 +26,12 @@ from typing import TYPE_CHECKING
 import torch
 import yaml
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from letocc_core import checkpoint
 from letocc_core import config as configuration
 from letocc_core.data.build import build
+from letocc_core.data.clips import Clips
 from letocc_core.errors import CheckpointError, ConfigError, LetOccError
 from letocc_core.frame import Clip, collate
 from letocc_core.geometry import body_masks
@@ -87,8 +88,8 @@ def train(
     keep_freed_memory()
     with joined(device) as world:
         plain = configuration.to_dict(config)
-        init = world.from_leader(None if init is None else init.resolve())  # `latest` is about to become this run
-        folder = world.from_leader(_open_run(plain, name, out, resume, command) if world.leads else None)
+        init = world.from_leader(lambda: init and init.resolve())  # `latest` is about to become this run
+        folder = world.from_leader(lambda: _open_run(plain, name, out, resume, command))
         with run_files.begun(folder if world.leads and resume is None else None):
             with world.one_first():
                 dataset = build(config.needed_data(), config.input, config.model.temporal.frames, config.model.grid)
@@ -96,7 +97,7 @@ def train(
                 dataset.require_sweeps()
             model = build_model(config, world.device)
             run = _Run(folder, model, plain, config, world, micro_batch, command)
-            run.cameras, run.body_masks = dataset.cameras, getattr(dataset, "body_masks", {})
+            run.cameras, run.body_masks = dataset.cameras, dataset.body_masks
             if init is not None:
                 run.start_from(init)
             run.restore()
@@ -141,14 +142,17 @@ class StageObjective(nn.Module):
         stage = self.stage
         share = stage.half_turn_augmentation
         turned = draws.uniform() < share if share else None
-        fields, motion = self._frozen(clip, turned) if self.frozen else (self._fields(clip, turned), None)
+        if self.frozen is None:
+            fields, motion = self._fields(clip, turned), None
+        else:
+            fields, motion = self._frozen(self.frozen, clip, turned)
         scene = GridScene(fields, self.model.config.grid, self.model.config.occupancy_scale, motion)
         return stage_losses(scene, clip, stage.objective, step / stage.steps, draws, stage.motion)
 
     def _fields(self, clip: Clip, turned: Tensor | None = None) -> Fields:
         return self.model(clip.current, clip.history, self.stage.motion is not None, turned, self.history_gradient)
 
-    def _frozen(self, clip: Clip, turned: Tensor | None) -> Known:
+    def _frozen(self, frozen: FrozenGeometry, clip: Clip, turned: Tensor | None) -> Known:
         """The same, of which only motion is computed anew, and the motion to learn."""
 
         def compute(clip: Clip) -> Known:
@@ -157,7 +161,8 @@ class StageObjective(nn.Module):
                 return fields, None
             return fields, motion_targets(fields.sdf, self.model.config.grid, clip.current, clip.cues)
 
-        fields, motion = self.frozen.known(clip, compute)
+        fields, motion = frozen.known(clip, compute)
+        assert self.model.motion is not None  # `keep_geometry` wants a model with a motion branch
         return replace(fields, flow=self.model.motion(fields.evidence, fields.sdf, turned)), motion
 
 
@@ -190,7 +195,7 @@ class _Run:
         if self.world.leads:
             print(f"starting from {init}" + (f"; new: {', '.join(fresh)}" if fresh else ""), file=sys.stderr)
 
-    def train_stage(self, index: int, stage: StageConfig, dataset: Dataset, workers: int) -> None:
+    def train_stage(self, index: int, stage: StageConfig, dataset: Clips, workers: int) -> None:
         self.stage, seed = index, self.config.seed + index
         optimizer = self._optimizer(stage.optimizer)
         frozen = FrozenGeometry(self.folder / "frozen" / stage.name) if stage.keep_geometry else None
@@ -236,7 +241,7 @@ class _Run:
             clip = next(batches).to(self.device)
             clip = replace(clip, history=()) if forget else clip
             batch = {"stage": self.stage, "step": self.step, "seed": seed, "positions": list(part), "clip": clip}
-            with nullcontext() if part is parts[-1] or self.world.size == 1 else objective.no_sync():
+            with nullcontext() if part is parts[-1] else self.world.apart(objective):
                 terms = objective(clip, self.step, Draws(seed, torch.tensor(part, device=self.device)))
                 self._check_finite({name: float(term.detach()) for name, term in terms.items()}, batch)
                 (terms["total"] / len(parts)).backward()

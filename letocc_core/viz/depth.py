@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 class Objective(Protocol):
     """What of a training objective says how to render."""
 
-    samples: int  # points along a ray
+    @property
+    def samples(self) -> int:
+        """Points along a ray."""
 
     def beta(self, progress: float) -> float:
         """Width of a surface (m) at this share of the training."""

@@ -547,17 +547,6 @@ def with_two_parents(path: Path) -> Path:
     return drive.write()
 
 
-def test_sets_with_stills_are_the_same_sets_and_decode_one_image(tmp_path, monkeypatch):
-    recording = Recording(with_two_parents(tmp_path / "bag"))
-    decoded, decode = [], bags.images.decode
-    monkeypatch.setattr(bags.images, "decode", lambda *given: decoded.append(given) or decode(*given))
-    stills, sets = list(recording.sets(stills=True)), list(recording)
-    assert len(stills) == len(sets) == 12 and len(decoded) == 1 + 12
-    for still, item in zip(stills, sets, strict=True):
-        assert still.frame_set.stamp_ns == item.frame_set.stamp_ns
-        np.testing.assert_array_equal(still.frame_set.T_world_ego, item.frame_set.T_world_ego)
-
-
 def test_chosen_odometry_wins_over_transforms(tmp_path):
     path = with_two_parents(tmp_path / "bag")
     assert bag_info(path).odometry_topic == "/odom" and bag_info(path).missing_to_run == ()

@@ -10,7 +10,6 @@ from model_cases import model_config
 from test_any_recording import LEVEL
 
 from letocc_core import checkpoint, config
-from letocc_core.data.bags import mask as mask_module
 from letocc_core.data.bags.frames import BagClips
 from letocc_core.data.bags.mask import propose
 from letocc_core.data.bags.recording import Recording
@@ -118,24 +117,6 @@ def test_the_body_in_a_fisheye_image_is_proposed_as_well(tmp_path):
     found = propose(Recording(body_drive(tmp_path / "fisheye", fisheye=True)))
     assert found["bare"].mean() < 0.02
     assert (found["bonnet"] & BODY).sum() / (found["bonnet"] | BODY).sum() > 0.75
-
-
-@pytest.mark.parametrize(
-    ("D", "model"),
-    [
-        ([], "plumb_bob"),
-        ([-0.2, 0.05, 0.001, 0, 0], "plumb_bob"),
-        ([0.0] * 4, "equidistant"),
-        ([-0.02, 0.01, 0, 0], "equidistant"),
-    ],
-)
-def test_rays_of_pixels_meet_them_again(D, model):
-    lens = Calibration(WIDTH, HEIGHT, INTRINSICS, np.array(D, float), model)
-    rays = mask_module._rays(lens)
-    pixels = mask_module._pixels(lens, 3.0 * rays)
-    v, u = np.mgrid[:HEIGHT, :WIDTH]
-    assert np.abs(pixels - np.stack([u, v], -1)).max() < 0.05
-    np.testing.assert_allclose(np.linalg.norm(rays, axis=-1), 1, atol=1e-6)
 
 
 def frame_set(mask: np.ndarray | None = BODY, seed: int = 0, x: float = 0.0, scale: int = 1) -> FrameSet:

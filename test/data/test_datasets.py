@@ -357,7 +357,7 @@ def test_dynamic_frames_are_drawn_more_often(roots, tmp_path):
 def test_cues_of_a_data_set_are_written_by_other_processes(roots, tmp_path):
     data = KittiTrackingData(root=roots["kitti-tracking"], sequences=("0003",), cue="dis", last_frame=4)
     clips = clips_of("kitti_tracking", data, tmp_path)
-    assert clips.write_flow(workers=1) > 0 and clips.write_flow() == 0
+    assert clips.write_flow() > 0 and clips.write_flow() == 0
     assert clips[0].cues[0].flow.shape == (1, 2, *SIZE)
 
 

@@ -1,10 +1,5 @@
 """The street simulator: its truths agree with each other, and a seed is a street."""
 
-import hashlib
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -53,19 +48,6 @@ def project(points: np.ndarray, K: np.ndarray, T_world_cam: np.ndarray) -> tuple
     with np.errstate(divide="ignore", invalid="ignore"):
         pixels = local @ K.T
         return pixels[..., :2] / pixels[..., 2:], local[..., 2]
-
-
-def digest() -> str:
-    frame = Street(5, Rig.load("kitti").resized(24, 80), GRID).render(0.4)
-    parts = [frame.images, frame.lidar, frame.truth.depth, frame.truth.occupancy, frame.truth.flow_forward]
-    return hashlib.sha256(b"".join(np.ascontiguousarray(p).tobytes() for p in parts)).hexdigest()
-
-
-def test_same_seed_same_bytes_in_another_process():
-    program = "import sys; sys.path.insert(0, 'test/data'); import test_simulator; print(test_simulator.digest())"
-    root = Path(__file__).resolve().parents[2]
-    other = subprocess.run([sys.executable, "-c", program], cwd=root, check=True, capture_output=True, text=True)
-    assert other.stdout.split()[-1] == digest()
 
 
 def test_seeds_differ(street, frame):
@@ -162,7 +144,7 @@ def test_nothing_drives_through_the_ego_vehicle():
 
 def test_clips_are_cached_and_hold_their_neighbours(tmp_path):
     options = {
-        "rig": "kitti", "input": InputConfig((24, 80)), "past_frames": 2, "frames": 5, "lidar": True, "workers": 1,
+        "rig": "kitti", "input": InputConfig((24, 80)), "past_frames": 2, "frames": 5, "lidar": True, "workers": 0,
         "cache": tmp_path,
     }  # fmt: skip
     clips = SimulatorClips(range(2), **options)

@@ -217,7 +217,7 @@ def test_a_checkpoint_is_measured_on_simulated_streets(tmp_path, capsys):
     config = EvaluationConfig(seconds=0.6, training_streets=1, depth_stride=8)
     json = tmp_path / "out.json"
     found = evaluate_checkpoint(
-        path, seeds=range(9000, 9001), json=json, workers=1, command="letocc eval", cache=tmp_path, config=config
+        path, seeds=range(9000, 9001), json=json, workers=0, command="letocc eval", cache=tmp_path, config=config
     )
     assert results.read_results(json) == found
     assert (found["scenes"], found["frames"]) == (1, 4 - model_config.temporal.frames)

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 from letocc_core.errors import CalibrationError
+from letocc_core.geometry import lens
 from letocc_core.geometry.calibration import Calibration, validate
-from letocc_core.geometry.camera import pinhole_intrinsics, project_fisheye, resize_and_crop
+from letocc_core.geometry.camera import pinhole_intrinsics, resize_and_crop
+from letocc_core.geometry.lens import project_fisheye
 from letocc_core.geometry.rectify import Rectifier
 
 K = np.array([[300.0, 0, 199.5], [0, 300, 149.5], [0, 0, 1]])
@@ -125,3 +127,21 @@ def test_impossible_calibrations_are_refused(change, message):
 def test_an_image_of_another_size_is_refused():
     with pytest.raises(CalibrationError, match="image of 10 x 20 px, but its calibration is of 64 x 48 px"):
         Rectifier(48, 64)(np.zeros((20, 10, 3), np.uint8), Calibration(64, 48, K), "front")
+
+
+@pytest.mark.parametrize(
+    ("D", "model"),
+    [
+        ([], "plumb_bob"),
+        ([-0.2, 0.05, 0.001, 0, 0], "plumb_bob"),
+        ([0.0] * 4, "equidistant"),
+        ([-0.02, 0.01, 0, 0], "equidistant"),
+    ],
+)
+def test_rays_of_pixels_meet_them_again(D, model):
+    camera = Calibration(160, 96, pinhole_intrinsics(96, 160, 90.0), np.array(D, float), model)
+    rays = lens.directions(camera)
+    pixels = lens.project(3.0 * rays, camera)
+    v, u = np.mgrid[:96, :160]
+    assert np.abs(pixels - np.stack([u, v], -1)).max() < 0.05
+    np.testing.assert_allclose(np.linalg.norm(rays, axis=-1), 1, atol=1e-6)

@@ -18,7 +18,7 @@ from letocc_core.stream.pipeline import OccFlowPipeline
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL = {  # what is put behind a command of the page
-    "letocc simulate": "--seconds 0.8 --size 48 80 --workers 1",
+    "letocc simulate": "--seconds 0.8 --size 48 80 --workers 0",
     "letocc train": "stages.0.steps=2 stages.0.objective.rows=4 stages.0.objective.columns=6 "
     "stages.0.objective.samples=16 input.image_size=[48,80] data.workers=0 --loader-workers 0 --threads 1 "
     "'model.grid={lower: [-9.6, -9.6, -0.8], upper: [9.6, 9.6, 5.6], voxel_size: 0.8}'",

@@ -97,6 +97,7 @@ def checkpoint(tmp_path_factory) -> Path:
         "input.image_size=[32, 64]",
         "data.simulator={rig: kitti, scenes: 1, frames: 4, semantics: true, lidar: true}",
         f"data.cache={folder}",
+        "data.workers=0",
         "stages.0.steps=80",
         "stages.0.objective.rows=6",
         "stages.0.objective.columns=8",

@@ -30,6 +30,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 TINY = [
     "input.image_size=[32, 64]",
     "model.grid.voxel_size=0.8",
+    "data.workers=0",
     "data.simulator.scenes=2",
     "data.simulator.frames=5",
     "data.simulator.variety=0",
@@ -85,18 +86,10 @@ def cache(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-def command(out: Path, cache: Path, *extra: str) -> list[str]:
-    arguments = [
-        "train",
-        "config/street.yaml",
-        *TINY,
-        f"data.cache={cache}",
-        "--out",
-        str(out),
-        "--threads",
-        "1",
-    ]
-    return [sys.executable, "-m", "letocc_core.cli", *arguments, "--loader-workers", "0", *extra]
+def words(out: Path, cache: Path, *extra: str) -> list[str]:
+    """Of the command line."""
+    given = ["train", str(REPOSITORY / "config/street.yaml"), *TINY, f"data.cache={cache}", *extra]
+    return [*given, "--out", str(out), "--threads", "1", "--loader-workers", "0"]
 
 
 def lines(path: Path) -> list[dict]:
@@ -110,7 +103,7 @@ def losses(out: Path) -> list[dict]:
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory, cache) -> Path:
     out = tmp_path_factory.mktemp("whole")
-    subprocess.run(command(out, cache), cwd=REPOSITORY, check=True, capture_output=True, timeout=300)
+    assert main(words(out, cache)) == 0
     return out
 
 
@@ -129,9 +122,8 @@ def test_a_run_leaves_what_it_promises(uninterrupted):
 
 @pytest.mark.parametrize("steps", [3, 6])  # in the first stage, in the last
 def test_killed_and_resumed_run_repeats_the_uninterrupted_one(uninterrupted, cache, tmp_path, steps: int):
-    process = subprocess.Popen(
-        command(tmp_path, cache), cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    command = [sys.executable, "-m", "letocc_core.cli", *words(tmp_path, cache)]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     log = tmp_path / "street/latest/losses.jsonl"
     deadline = time.monotonic() + 240
     while not (log.is_file() and len(log.read_text().splitlines()) >= steps):
@@ -139,7 +131,7 @@ def test_killed_and_resumed_run_repeats_the_uninterrupted_one(uninterrupted, cac
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    subprocess.run(command(tmp_path, cache, "--resume"), cwd=REPOSITORY, check=True, capture_output=True, timeout=300)
+    assert main(words(tmp_path, cache, "--resume")) == 0
     assert losses(tmp_path) == losses(uninterrupted)
     a, b = (load_file(run / "street/latest/model.safetensors") for run in (tmp_path, uninterrupted))
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
@@ -184,12 +176,9 @@ def test_a_run_of_an_earlier_version_goes_on(name: str, tmp_path: Path):
         training._open_run(plain | {"seed": 1}, name, tmp_path, tmp_path, "")
 
 
-def test_resume_refuses_another_configuration(uninterrupted, cache):
-    run = subprocess.run(
-        [*command(uninterrupted, cache), "seed=5", "--resume"], cwd=REPOSITORY, capture_output=True, text=True
-    )
-    assert run.returncode == 1
-    assert "fields that differ: seed: 0 != 5" in run.stderr
+def test_resume_refuses_another_configuration(uninterrupted, cache, capsys):
+    assert main(words(uninterrupted, cache, "seed=5", "--resume")) == 1
+    assert "fields that differ: seed: 0 != 5" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("term", ["eikonal", "gradient"])
@@ -251,7 +240,7 @@ def test_two_processes_and_parts_of_a_batch_train_as_one(cache, tmp_path):
         training.train(config, name, out=tmp_path, loader_workers=0, micro_batch=at_once)
         for name, at_once in (("alone", None), ("parts", 1))
     )
-    printed = torchrun(*command(tmp_path, cache)[1:], *changes)
+    printed = torchrun("-m", "letocc_core.cli", *words(tmp_path, cache, *changes))
     launched = tmp_path.resolve() / "street/latest"
     assert printed.split() == [str(launched.resolve() / "model.safetensors")]
     for folder, processes in ((launched, 2), (parts, 1)):

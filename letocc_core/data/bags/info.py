@@ -16,6 +16,7 @@ from letocc_core.data.bags import pointcloud
 from letocc_core.data.bags import reader as bags
 from letocc_core.data.bags.recording import WHOLE_RECORDING, choose_lidar, choose_odometry, feed
 from letocc_core.errors import DataError, PoseError, show
+from letocc_core.geometry import lens
 from letocc_core.geometry.calibration import off_centre
 from letocc_core.stream.assembler import AssemblerConfig, FrameAssembler
 from letocc_core.stream.synchronizer import ImageSet, Synchronizer
@@ -227,13 +228,8 @@ def _without(no_pictures: Mapping[str, str], chosen: Sequence[CameraTopics]) -> 
 
 
 def _lens(camera: CameraSummary) -> str:
-    calibration = camera.calibration
-    if calibration.fisheye:
-        degrees = np.degrees(calibration.width / calibration.K[0, 0])
-        return f"fisheye (equidistant) of about {degrees:.0f} degrees"
-    if camera.rectified:
-        return "rectified"
-    return calibration.distortion_model if calibration.D.any() else "no distortion"
+    fisheye = camera.calibration.fisheye
+    return "rectified" if camera.rectified and not fisheye else lens.describe(camera.calibration)
 
 
 class _Look:

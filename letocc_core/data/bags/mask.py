@@ -13,9 +13,9 @@ import numpy as np
 
 from letocc_core.data.bags.recording import Recording
 from letocc_core.errors import DataError, show
-from letocc_core.geometry import body_masks
+from letocc_core.geometry import body_masks, lens
 from letocc_core.geometry.calibration import Calibration
-from letocc_core.geometry.camera import project_fisheye, scale_intrinsics
+from letocc_core.geometry.camera import scale_intrinsics
 
 STEP = 0.5  # m driven between two pictures that are compared
 LEAST = 8  # comparisons of a camera, with fewer of which nothing can be told
@@ -120,14 +120,14 @@ def _compare(
     """Add the differences of a picture from the one before, where that shows the road of this one."""
     h, w = grey.shape
     K = scale_intrinsics(calibration.K, w / calibration.width, h / calibration.height)
-    lens = replace(calibration, K=K, width=w, height=h)
-    rays = _rays(lens)
+    small = replace(calibration, K=K, width=w, height=h)
+    rays = lens.directions(small)
     down = -(rays @ T_ego_cam[2, :3])  # how fast they sink towards the road
     with np.errstate(divide="ignore", invalid="ignore"):
         distance = np.where(down > 1e-6, T_ego_cam[2, 3] / down, np.inf)
     points = rays * np.where(distance < REACH, distance, np.nan)[..., None]
     T = np.linalg.inv(T_world_before) @ T_world_cam
-    pixels = _pixels(lens, points @ T[:3, :3].T + T[:3, 3])
+    pixels = lens.project(points @ T[:3, :3].T + T[:3, 3], small)
     shown = np.nan_to_num(pixels, nan=-9.0).astype(np.float32)
     road = cv2.remap(before, shown[..., 0], shown[..., 1], cv2.INTER_LINEAR, borderValue=float("nan"))
     there = np.isfinite(road) & (shown[..., 0] > -1)
@@ -135,38 +135,6 @@ def _compare(
     evidence.same += np.where(there, np.abs(grey - before), 0)
     evidence.shown += there
     evidence.count += 1
-
-
-def _rays(lens: Calibration) -> np.ndarray:
-    """Direction of each pixel in the camera's optical axes, [h, w, 3], of length 1; NaN beyond what a fisheye sees."""
-    v, u = np.mgrid[: lens.height, : lens.width].astype(np.float64)
-    pixels = np.stack([u, v], -1)
-    if lens.fisheye:
-        offset = (pixels - lens.K[:2, 2]) / [lens.K[0, 0], lens.K[1, 1]]
-        radius = np.hypot(*np.moveaxis(offset, -1, 0))
-        angles = np.linspace(0, np.pi, 4096)[:-1]  # straight back, a ray has no side on which it is drawn
-        drawn = project_fisheye(np.stack([np.sin(angles), 0 * angles, np.cos(angles)], -1), np.eye(3), lens.D)[:, 0]
-        known = np.isfinite(drawn)
-        angle = np.interp(radius, drawn[known], angles[known], right=np.nan)
-        across = np.sin(angle) / np.maximum(radius, 1e-12)
-        return np.concatenate([offset * across[..., None], np.cos(angle)[..., None]], -1)
-    straight = cv2.undistortPoints(pixels.reshape(-1, 1, 2), lens.K, _coefficients(lens)).reshape(pixels.shape)
-    rays = np.concatenate([straight, np.ones_like(u)[..., None]], -1)
-    return rays / np.linalg.norm(rays, axis=-1, keepdims=True)
-
-
-def _pixels(lens: Calibration, points: np.ndarray) -> np.ndarray:
-    """Where points [h, w, 3] (m, optical axes) are seen, [h, w, 2]; NaN where they are not."""
-    if lens.fisheye:
-        return project_fisheye(points, lens.K, lens.D)
-    ahead = points[..., 2] > 0.1
-    safe = np.where(ahead[..., None], points, [0.0, 0, 1]).reshape(-1, 3)
-    drawn = cv2.projectPoints(safe, np.zeros(3), np.zeros(3), lens.K, _coefficients(lens))[0].reshape(*ahead.shape, 2)
-    return np.where(ahead[..., None], drawn, np.nan)
-
-
-def _coefficients(lens: Calibration) -> np.ndarray:
-    return np.asarray(lens.D, np.float64) if np.any(lens.D) else np.zeros(5)
 
 
 def _mask(evidence: _Evidence) -> np.ndarray:

@@ -11,7 +11,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache, partial
 from heapq import merge
 from itertools import islice
@@ -346,7 +346,6 @@ class Bag:
         lidar_topics: Sequence[str] = (),
         odometry_topic: str = "",
         damaged: Damaged | None = None,
-        stills: bool = False,
     ) -> Iterator[Message]:
         """Core messages in recorded order; what does not change comes first, whenever it was recorded: constant transforms,
         and the first calibration of each camera.
@@ -357,24 +356,16 @@ class Bag:
             odometry_topic: poses to read as well.
             damaged: called with the error for each message that cannot be decoded, which is then left out, as the live
                 node does; without it the error is raised.
-            stills: every image of a topic is its first: for who asks only where and when they were taken.
         """
         chosen = self.choose_cameras(cameras)
-        first: dict[str, ImageMessage] = {}
         moving = self._transform_topics(static=False)
         by_topic = {c.image_topic: c for c in chosen} | {c.info_topic: c for c in chosen}
 
         def decode(topic: str, item: Any) -> Message:
             if topic in moving:
                 return _transform(topic, item, static=False)
-            if topic in first:
-                stamp = require_stamp(stamp_ns(item.header), topic)
-                return replace(first[topic], stamp_ns=stamp, frame_id=item.header.frame_id)
             if topic in by_topic:
-                message = _camera_message(by_topic[topic], topic, item, self.bit_depths[topic])
-                if stills and isinstance(message, ImageMessage):
-                    first[topic] = message
-                return message
+                return _camera_message(by_topic[topic], topic, item, self.bit_depths[topic])
             return _odometry(topic, item) if topic == odometry_topic else _points(topic, item)
 
         yield from self.transforms(static=True, damaged=damaged)

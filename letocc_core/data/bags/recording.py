@@ -87,19 +87,11 @@ class Recording:
         self.remarks: tuple[str, ...] = ()  # sentences about what was read otherwise than one might think
 
     def __iter__(self) -> Iterator[RecordedSet]:
-        return self.sets()
-
-    def sets(self, stills: bool = False) -> Iterator[RecordedSet]:
-        """The sets in time order.
-
-        Args:
-            stills: every image is the first of its camera; without decoding them the rest takes little time.
-        """
         self.dropped, self.details, self.count = Counter(), {}, 0
         with bags.open_bag(self.path) as bag:
             poses = all_poses(bag, self.config, self.odometry_topic, lambda error: None)  # counted when it comes again
             pairing = _SweepPairing(poses)
-            for item in self._assemble(bag, pairing, stills):
+            for item in self._assemble(bag, pairing):
                 if isinstance(item, FrameSet):
                     pairing.sets.append(item)
                 else:
@@ -132,14 +124,14 @@ class Recording:
         self.dropped[reason] += 1
         self.details.setdefault(reason, detail)
 
-    def _assemble(self, bag: bags.Bag, pairing: "_SweepPairing", stills: bool) -> Iterator:
+    def _assemble(self, bag: bags.Bag, pairing: "_SweepPairing") -> Iterator:
         """What the assembler decides, message by message; what cannot be read or used is counted."""
 
         def damaged(error: DataError) -> None:
             self._drop("unreadable message", str(error))
 
         assembler = FrameAssembler(self.config, self.masks)
-        for message in bag.messages(self.cameras, self.lidar_topics, self.odometry_topic, damaged, stills):
+        for message in bag.messages(self.cameras, self.lidar_topics, self.odometry_topic, damaged):
             if isinstance(message, bags.PointsMessage):
                 pairing.sweeps.append(message)
             else:

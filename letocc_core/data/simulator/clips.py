@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from letocc_core.cues.flow import UNKNOWN, FlowEstimator, decode, encode, flow_estimator, settings_key, trusted_flow
 from letocc_core.cues.votes import VERSION, VotesConfig, pack
 from letocc_core.data.cache import save, write_missing
+from letocc_core.data.clips import Clips
 from letocc_core.data.config import InstantsConfig
 from letocc_core.data.simulator.rig import Rig
 from letocc_core.data.simulator.street import EPOCH_NS, SimFrame, Street
@@ -30,7 +30,7 @@ VARIED_RENDERER = 3  # the same for varied streets
 GOLDEN_RATIO = (1 + 5**0.5) / 2  # whose multiples are spread evenly over the fractions
 
 
-class SimulatorClips(Dataset):
+class SimulatorClips(Clips):
     """Clips of simulated streets: a current frame, its past, and the frames before and after it as sources.
 
     Args:

@@ -12,7 +12,8 @@ from jaxtyping import Float
 from letocc_core import config
 from letocc_core.errors import ConfigError
 from letocc_core.geometry.calibration import Calibration
-from letocc_core.geometry.camera import pinhole_intrinsics, project_fisheye
+from letocc_core.geometry.camera import pinhole_intrinsics
+from letocc_core.geometry.lens import project_fisheye
 
 BUILT_IN = Path(__file__).parent / "rigs"
 

@@ -75,7 +75,7 @@ def _varied_cameras(cameras: dict[str, CameraMount], rng: np.random.Generator) -
     for name, mount in cameras.items():
         turn = turns.setdefault(round(abs(mount.yaw)), 0.0 if mount.yaw % 180 == 0 else rng.uniform(-9, 20))
         fov = rng.uniform(70, 120) if mount.fov > 90 else rng.uniform(50, 90)
-        if mount.lens == "fisheye":
+        if mount.lens != "pinhole":
             fov = mount.fov * rng.uniform(0.95, 1.05)
         x, y, z = mount.position
         out[name] = replace(
