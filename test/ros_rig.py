@@ -37,6 +37,7 @@ CAMERAS = ("camera_front", "camera_left")
 SECOND = 1_000_000_000
 START_NS = 1_700_000_000 * SECOND
 PERIOD_NS = SECOND // 5
+DEADLINE = 200.0  # s for what must happen; how long it takes is a matter of what else the machine is at work on
 HEIGHT, WIDTH = 32, 56
 CALIBRATION = Calibration(WIDTH, HEIGHT, np.array([[35.0, 0, 27.5], [0, 35, 15.5], [0, 0, 1]]))
 FORWARD = np.array([[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 1.5], [0, 0, 0, 1]])  # optical frame 1.5 m above the road
@@ -191,7 +192,7 @@ class Peer:
         if topic not in self._publishers:
             durability = DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE
             publisher = self.node.create_publisher(type(message), topic, QoSProfile(depth=50, durability=durability))
-            until(publisher.get_subscription_count, 20, f"a subscriber on {topic}")
+            until(publisher.get_subscription_count, DEADLINE, f"a subscriber on {topic}")
             time.sleep(0.5)  # for the subscriber to know of us as well
             self._publishers[topic] = publisher
         self._publishers[topic].publish(message)
@@ -199,10 +200,10 @@ class Peer:
     def call(self, kind: type, name: str, **fields) -> object:
         """The response of a service."""
         client = self.node.create_client(kind, name)
-        assert client.wait_for_service(60), f"no service {name}"
+        assert client.wait_for_service(DEADLINE), f"no service {name}"
         time.sleep(0.5)  # for the server to know of us as well, or its answer is lost
         future = client.call_async(kind.Request(**fields))
-        until(future.done, 30, f"an answer of {name}")
+        until(future.done, DEADLINE, f"an answer of {name}")
         return future.result()
 
     def transition(self, number: int) -> bool:
@@ -231,7 +232,7 @@ class Peer:
             self.publish(f"/{camera}/image_raw{suffix}", message)
         time.sleep(0.1)  # as cameras do: a burst of sets would not arrive in order
 
-    def diagnosed(self, text: str, seconds: float = 20) -> DiagnosticStatus:
+    def diagnosed(self, text: str, seconds: float = DEADLINE) -> DiagnosticStatus:
         """The next status of the node under test whose message holds `text`."""
         seen = len(self.received["/diagnostics"])
 
@@ -287,7 +288,7 @@ class NodeProcess:
     def output(self) -> str:
         return "\n".join(self.lines)
 
-    def wait_for(self, text: str, seconds: float = 120) -> None:
+    def wait_for(self, text: str, seconds: float = DEADLINE) -> None:
         """Until the node has written `text`."""
         deadline = time.monotonic() + seconds
         while text not in self.output and self.process.poll() is None:
@@ -306,7 +307,7 @@ class NodeProcess:
         for path in left:
             path.unlink(missing_ok=True)
 
-    def stop(self, seconds: float = 20) -> int:
+    def stop(self, seconds: float = DEADLINE) -> int:
         """Interrupt it, and what it has started, as Ctrl-C does; returns its exit status."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGINT)

@@ -32,7 +32,6 @@ from letocc_ros import conversions
 from letocc_ros.msg import OccFlowGrid
 
 pytestmark = pytest.mark.faults
-DEADLINE = 60  # s for whatever must happen
 FRONT, LEFT = CAMERAS
 RAW_IMAGES = f"/{LEFT}/image_raw"
 IMAGES = f"{RAW_IMAGES}/compressed"
@@ -119,7 +118,7 @@ class Drive:
 
     def provoke(self, text: str, fault: Callable[[], object]) -> DiagnosticStatus:
         """Repeat the fault until the diagnostics, which do not say `text` before, say it."""
-        rig.until(lambda: self.step() and self._named(text, -1) is None, DEADLINE, f"diagnostics without '{text}'")
+        rig.until(lambda: self.step() and self._named(text, -1) is None, rig.DEADLINE, f"diagnostics without '{text}'")
         self.settle()
         self.last_good = self.index
         return self.diagnosed(text, fault)
@@ -128,10 +127,10 @@ class Drive:
         """The next status that says `text`."""
         seen = len(self.peer.received[DIAGNOSTICS])
         try:
-            return rig.until(lambda: (meanwhile(), self._named(text, seen))[1], DEADLINE, "")
+            return rig.until(lambda: (meanwhile(), self._named(text, seen))[1], rig.DEADLINE, "")
         except AssertionError:
             found = {array.status[0].message for array in self.peer.received[DIAGNOSTICS][seen:]}
-            raise AssertionError(f"no diagnostic with '{text}' in {DEADLINE} s, but {found}") from None
+            raise AssertionError(f"no diagnostic with '{text}' in {rig.DEADLINE} s, but {found}") from None
 
     def _named(self, text: str, seen: int) -> DiagnosticStatus | None:
         """The first status of the node since the `seen`-th message that says `text`."""
@@ -146,7 +145,7 @@ class Drive:
             self.step()
             return any(stamp_of(a) >= first and observed(a) == self.whole for a in self.answers)
 
-        rig.until(recovered, DEADLINE, f"an answer with all cameras; the node wrote:\n{self.node.output[-3000:]}")
+        rig.until(recovered, rig.DEADLINE, f"an answer with all cameras; the node wrote:\n{self.node.output[-3000:]}")
 
     def check(self) -> None:
         """Alive, and every answer is to a set that was sent, newer than the answer before it."""
@@ -157,7 +156,9 @@ class Drive:
 
     def settle(self) -> None:
         """Wait for the answer to the newest set."""
-        rig.until(lambda: self.answers and stamp_of(self.answers[-1]) == stamp(self.index), DEADLINE, "the last answer")
+        rig.until(
+            lambda: self.answers and stamp_of(self.answers[-1]) == stamp(self.index), rig.DEADLINE, "the last answer"
+        )
 
     def begin_anew(self, index: int) -> None:
         """The clock goes back to set `index`."""
@@ -235,7 +236,7 @@ class TestOneNode:
     def test_all_cameras_stop(self, drive: Drive):
         text = f"no image on {IMAGES}"
         drive.provoke(text, nothing)
-        rig.until(lambda: drive.diagnosed(text, nothing).level == DiagnosticStatus.ERROR, DEADLINE, "an error")
+        rig.until(lambda: drive.diagnosed(text, nothing).level == DiagnosticStatus.ERROR, rig.DEADLINE, "an error")
         drive.diagnosed(text, nothing)
         assert stamp_of(drive.answers[-1]) == stamp(drive.last_good)
 
@@ -381,7 +382,9 @@ class TestOneNode:
         """It takes nothing after the first answer, which DDS does not tell; then its process is stopped, which it does."""
         slow = rig.NodeProcess(command=[sys.executable, "-c", SLOW_LISTENER, ANSWERS])
         try:
-            rig.until(lambda: drive.step() and "received" in slow.output, DEADLINE, f"an answer there: {slow.output}")
+            rig.until(
+                lambda: drive.step() and "received" in slow.output, rig.DEADLINE, f"an answer there: {slow.output}"
+            )
             for _ in range(5):
                 drive.recover()  # as fast as ever
             slow.process.send_signal(signal.SIGSTOP)
@@ -438,7 +441,7 @@ def test_ended_by_signals_and_started_again(parameters: list[str], checkpoint: P
                     node.kill()
                 elif number is not None:
                     node.process.send_signal(number)
-                    node.process.wait(DEADLINE)
+                    node.process.wait(rig.DEADLINE)
 
 
 @pytest.mark.timeout(900)

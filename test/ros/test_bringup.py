@@ -118,7 +118,7 @@ def test_brought_up_with_a_bag_it_answers_and_ends(namespace: str, tmp_path: Pat
     try:
         launched = rig.NodeProcess(command=command(BRINGUP, *arguments))
         try:
-            launched.wait_for(f"{namespace}/lifecycle_manager_occ_flow: managed nodes are active", 240)
+            launched.wait_for(f"{namespace}/lifecycle_manager_occ_flow: managed nodes are active")
             launched.wait_for(f"active: images from {namespace}/camera_front/image_raw/compressed", 5)
         finally:
             status = launched.stop()

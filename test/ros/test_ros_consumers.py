@@ -58,11 +58,11 @@ def test_the_example_warns_of_what_moves_near_by_and_of_nothing_else():
             ):
                 message = grid.to_message(answer_with(point, velocity), "base_link")
                 peer.publish(OCCUPANCY, message)
-                rig.until(lambda: peer.node.count_subscribers(OCCUPANCY), 60, "the example listens")
+                rig.until(lambda: peer.node.count_subscribers(OCCUPANCY), rig.DEADLINE, "the example listens")
                 for _ in range(3):
                     peer.publish(OCCUPANCY, message)
                     time.sleep(0.2)
-            process.wait_for("something moves", 30)
+            process.wait_for("something moves")
     finally:
         status = process.stop()
     told = [line for line in process.lines if "something moves" in line]
@@ -84,7 +84,11 @@ def test_what_a_running_node_answers_is_seen_with_its_images(tmp_path: Path, mon
         viewer = rig.NodeProcess(command=view)
         try:
             with rig.Peer() as peer:
-                rig.until(lambda: peer.node.count_subscribers(OCCUPANCY), 60, f"the viewer listens:\n{viewer.output}")
+                rig.until(
+                    lambda: peer.node.count_subscribers(OCCUPANCY),
+                    rig.DEADLINE,
+                    f"the viewer listens:\n{viewer.output}",
+                )
             played = player.play(bag, as_fast=True, patience=20)
             assert played.unanswered == 0
             time.sleep(1.0)

@@ -247,7 +247,7 @@ def test_publishers_whose_messages_never_come_are_named_with_the_parameter():
         ]
         parameters = NodeParameters(cameras=("left", "right"), image_reliability="reliable")
         inputs = Inputs(node, parameters, Health("node", print), lambda frames: None)
-        found = rig.until(lambda: len(m := inputs.mismatches()) == 4 and m, 20, "four mismatches")
+        found = rig.until(lambda: len(m := inputs.mismatches()) == 4 and m, rig.DEADLINE, "four mismatches")
         static, moving = found["qos", "/tf_static"], found["qos", "/tf"]
         assert "from driver on /tf_static: its durability is volatile, this node asks for transient_local" in static
         assert "'qos_overrides./tf_static.subscription.durability' to volatile" in static

@@ -219,7 +219,7 @@ def test_a_node_that_respawns_starts_again(tmp_path: Path):
         launched.wait_for("active: images from")
         first = int(re.search(r"process started with pid \[(\d+)\]", launched.output).group(1))
         os.kill(first, signal.SIGKILL)
-        rig.until(lambda: launched.output.count("active: images from") == 2, 120, "a second start")
+        rig.until(lambda: launched.output.count("active: images from") == 2, rig.DEADLINE, "a second start")
     finally:
         assert launched.stop() == 0, launched.output
 
@@ -240,7 +240,9 @@ def test_two_nodes_launched_from_one_file_both_answer(tmp_path: Path):
             launched.wait_for(f"active: images from {topic}")
         with rig.Peer(answers) as peer:
             sets = itertools.count()
-            rig.until(lambda: send(peer, images, next(sets)) or all(peer.received.values()), 60, "answers of both")
+            rig.until(
+                lambda: send(peer, images, next(sets)) or all(peer.received.values()), rig.DEADLINE, "answers of both"
+            )
     finally:
         status = launched.stop()
     assert (status, "Traceback" in launched.output) == (0, False), launched.output

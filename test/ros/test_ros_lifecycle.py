@@ -96,7 +96,7 @@ def test_deactivated_it_keeps_the_model_and_cleaned_up_it_frees_it(start: Callab
     assert node.start()
     pipeline = weakref.ref(node._pipeline)
     node._submit(rig.frame_set(0))
-    until(lambda: values(node)["sets out"] == "1", 60, "an answer")
+    until(lambda: values(node)["sets out"] == "1", rig.DEADLINE, "an answer")
     assert node.trigger_deactivate() == SUCCESS
     assert node._pipeline is pipeline()
     assert node.trigger_cleanup() == SUCCESS
@@ -117,14 +117,14 @@ def test_nothing_waits_for_a_set_that_takes_long(start: Callable[..., OccFlowNod
     node = start()
     assert node.start()
     node._submit(rig.frame_set(0))
-    assert gate.begun.wait(60)
+    assert gate.begun.wait(rig.DEADLINE)
     node._submit(rig.frame_set(1))
     assert node.trigger_deactivate() == SUCCESS
     assert values(node)["dropped: deactivated"] == "1"  # the one that waited
     assert node.trigger_shutdown() == SUCCESS
     assert node._worker.alive
     gate.set()
-    until(lambda: not node._worker.alive, 60, "the end of the set in work")
+    until(lambda: not node._worker.alive, rig.DEADLINE, "the end of the set in work")
     assert values(node)["sets out"] == "0"
 
 
@@ -147,10 +147,10 @@ def test_it_ends_while_it_configures(checkpoint: Path):
     """As a process: terminated while it loads, it neither finishes loading nor complains nor leaves its shared memory."""
     rig.isolate_ros()
     node = rig.NodeProcess(command=[sys.executable, "-c", INTERRUPTED, "--ros-args", "-p", f"checkpoint:={checkpoint}"])
-    node.wait_for("configuring", 120)
+    node.wait_for("configuring")
     memory = rig.shared_memory(node.process.pid)
     node.process.terminate()
-    assert node.process.wait(120) == 0
+    assert node.process.wait(rig.DEADLINE) == 0
     assert "Traceback" not in node.output
     assert not [path for path in memory if path.exists()]
 
@@ -170,7 +170,7 @@ def test_a_node_that_ends_or_cannot_be_gives_back_its_shared_memory(checkpoint: 
         return done
 
     def end_it(end: Callable[[], None]) -> None:
-        threading.Thread(target=lambda: started.wait(120) and end()).start()
+        threading.Thread(target=lambda: started.wait(rig.DEADLINE) and end()).start()
 
     monkeypatch.setattr(OccFlowNode, "start", start_and_say)
     assert main(["--ros-args", "-p", f"checkpoint:={checkpoint}"], end_it) == 0
@@ -182,12 +182,12 @@ def test_an_answer_of_an_earlier_activation_is_not_published(start: Callable[...
     node = start()
     assert node.start()
     node._submit(rig.frame_set(0))
-    assert gate.begun.wait(60)
+    assert gate.begun.wait(rig.DEADLINE)
     assert node.trigger_deactivate() == node.trigger_activate() == SUCCESS
     gate.set()
-    until(lambda: values(node).get("dropped: deactivated") == "1", 60, "the earlier set counted as dropped")
+    until(lambda: values(node).get("dropped: deactivated") == "1", rig.DEADLINE, "the earlier set counted as dropped")
     node._submit(rig.frame_set(1))
-    until(lambda: values(node)["sets out"] == "1", 60, "an answer")
+    until(lambda: values(node)["sets out"] == "1", rig.DEADLINE, "an answer")
     assert node._pipeline.resets == {"deactivated": 1}
 
 

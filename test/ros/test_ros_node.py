@@ -84,7 +84,7 @@ def recorded(live: rig.NodeProcess, bag: Path, tmp_path_factory: pytest.TempPath
         assert not recorder.wait_for_publishers()
         played = play(bag, as_fast=True, patience=20)
         for name in OUTPUTS:
-            recorder.wait_for(f"/occ_flow_node/{name}", SETS, 10)
+            recorder.wait_for(f"/occ_flow_node/{name}", SETS, rig.DEADLINE)
     assert (played.sets, played.unanswered, played.skipped_topics) == (SETS, 0, ())
     return path, recorder
 
@@ -166,7 +166,7 @@ class TestLive:
                 latest = [s for array in peer.received["/diagnostics"][-1:] for s in array.status]
                 return latest if latest and latest[0].message == well else []
 
-            status, *cameras = rig.until(running, 90, "a diagnostic that all is well")
+            status, *cameras = rig.until(running, rig.DEADLINE, "a diagnostic that all is well")
         values = {pair.key: pair.value for pair in status.values}
         assert status.level == DiagnosticStatus.OK
         received, answered = int(values["sets in"]), int(values["sets out"])
@@ -188,7 +188,9 @@ class TestLive:
                 peer.send_poses(i)
                 peer.send_images(i)
             answers = peer.received["/occ_flow_node/occupancy"]
-            rig.until(lambda: answers and from_grid_message(answers[-1]).stamp_ns == stamp(202), 20, "answers")
+            rig.until(
+                lambda: answers and from_grid_message(answers[-1]).stamp_ns == stamp(202), rig.DEADLINE, "answers"
+            )
             response = peer.call(Trigger, "/occ_flow_node/save_snapshot")
             assert response.success, response.message
             assert peer.call(Trigger, "/occ_flow_node/reset").success
@@ -226,7 +228,7 @@ def test_bad_input_is_named_and_survived(checkpoint: Path):
             send(i)
         status = peer.diagnosed(f"/{second}/camera_info")
         assert "no camera_info" in status.message
-        rig.until(lambda: answers, 20, "an answer with one camera")
+        rig.until(lambda: answers, rig.DEADLINE, "an answer with one camera")
 
         # its frame hangs nowhere
         for i in range(10, 13):
@@ -257,7 +259,9 @@ def test_bad_input_is_named_and_survived(checkpoint: Path):
         peer.send_infos(40)
         for i in range(40, 44):
             send(i)
-        rig.until(lambda: from_grid_message(answers[-1]).stamp_ns == stamp(43), 20, "the answer to the last set")
+        rig.until(
+            lambda: from_grid_message(answers[-1]).stamp_ns == stamp(43), rig.DEADLINE, "the answer to the last set"
+        )
         both = from_grid_message(answers[-1]).observed.sum()
         assert both > from_grid_message(answers[0]).observed.sum()  # the second camera sees something, too
         assert node.process.poll() is None
@@ -302,7 +306,7 @@ def test_lifecycle_parameters_and_raw_images(checkpoint: Path, tmp_path: Path):
             peer.send_poses(i)
             peer.send_images(i, raw=True)
         answers = peer.received["/occ_flow_node/occupancy"]
-        rig.until(lambda: answers, 20, "an answer to raw images")
+        rig.until(lambda: answers, rig.DEADLINE, "an answer to raw images")
         assert answers[0].threshold == 0.625
 
         assert peer.transition(Transition.TRANSITION_DEACTIVATE)
@@ -318,7 +322,7 @@ def test_lifecycle_parameters_and_raw_images(checkpoint: Path, tmp_path: Path):
             peer.send_images(i, raw=True)
             return len(answers) > count
 
-        rig.until(answered_again, 30, "answers after the second activation")
+        rig.until(answered_again, rig.DEADLINE, "answers after the second activation")
         assert peer.transition(Transition.TRANSITION_DEACTIVATE)
         assert peer.transition(Transition.TRANSITION_CLEANUP)
         assert peer.diagnosed("unconfigured").level == DiagnosticStatus.OK
@@ -335,7 +339,7 @@ def installed(name: str) -> Path:
 def test_asked_to_end_while_it_imports(name: str, number: signal.Signals, bag: Path):
     process = rig.NodeProcess(command=[sys.executable, str(installed(name)), str(bag)])
     maps = Path(f"/proc/{process.process.pid}/maps")
-    rig.until(lambda: "multiarray_umath" in maps.read_text(), 60, "numpy on its way")
+    rig.until(lambda: "multiarray_umath" in maps.read_text(), rig.DEADLINE, "numpy on its way")
     process.process.send_signal(number)
     assert process.stop(5) == 0
     assert process.lines in ([], ["letocc: interrupted"])
@@ -349,7 +353,7 @@ def test_a_player_that_waits_for_the_next_message_ends_when_asked_to(bag: Path):
 
 def test_a_node_that_cannot_start_says_why_and_exits_with_1(tmp_path: Path):
     node = rig.NodeProcess(f"checkpoint:={tmp_path / 'absent.safetensors'}", "max_waits:=0.2")
-    assert node.process.wait(60) == 1
+    assert node.process.wait(rig.DEADLINE) == 1
     rig.until(lambda: "absent.safetensors: no such checkpoint" in node.output, 5, node.output)
     assert "parameter 'max_waits' is unknown and has no effect; did you mean 'max_wait'?" in node.output
     assert "Traceback" not in node.output
@@ -420,7 +424,7 @@ def test_cameras_of_a_recording_that_do_not_fire_together(checkpoint: Path, tmp_
         assert f"slop 0.05 s groups the cameras of {bag}; parameter 'slop' sets another" in node.output
         recorder.wait_for_publishers()
         play(bag, as_fast=True, patience=20)
-        recorder.wait_for(topic, SETS, 10)
+        recorder.wait_for(topic, SETS, rig.DEADLINE)
     pipeline = OccFlowPipeline.from_checkpoint(checkpoint)
     sets = [item.frame_set for item in Recording(bag, CAMERAS, lidar=False, slop=0.05)]
     assert all(image is not None for item in sets for image in item.images)
@@ -435,7 +439,7 @@ def test_cameras_of_a_recording_that_do_not_fire_together(checkpoint: Path, tmp_
 def test_a_recording_that_cannot_be_read_is_named(checkpoint: Path, tmp_path: Path):
     node = rig.NodeProcess(f"checkpoint:={checkpoint}", TWO_CAMERAS, f"recording:={tmp_path / 'nowhere'}")
     node.wait_for("nowhere: no such bag")
-    assert node.process.wait(20) == 1 and "Traceback" not in node.output
+    assert node.process.wait(rig.DEADLINE) == 1 and "Traceback" not in node.output
 
 
 def test_who_begins_to_listen_gets_the_camera_info_of_the_next_image(tmp_path: Path):
@@ -446,10 +450,10 @@ def test_who_begins_to_listen_gets_the_camera_info_of_the_next_image(tmp_path: P
     with Peer({image: CompressedImage}) as first:  # as RViz: it is not waited for, and does not begin the drive either
         started = time.monotonic()
         player.start()
-        rig.until(lambda: first.received[image], 30, "the first image")
+        rig.until(lambda: first.received[image], rig.DEADLINE, "the first image")
         assert time.monotonic() - started > 4.0
         with Peer({info: CameraInfo, image: CompressedImage}) as second:
-            player.join(30)
+            player.join(rig.DEADLINE)
     infos, images = second.received[info], second.received[image]
     assert {stamp_of(message) for message in infos} == {stamp(0)}
     assert 1 <= len(infos) < len(images) < 60  # no more than are due
@@ -470,7 +474,7 @@ def test_images_larger_than_the_default_shared_memory(checkpoint: Path, tmp_path
     ):
         recorder.wait_for_publishers()
         play(bag, as_fast=True, patience=10)
-        recorder.wait_for(topic, 4, 10)
+        recorder.wait_for(topic, 4, rig.DEADLINE)
     assert [stamp_ns for stamp_ns, _ in recorder.received[topic]] == [stamp(i) for i in range(4)]
 
 
@@ -500,7 +504,7 @@ def test_outputs_are_made_only_for_listeners(checkpoint: Path, monkeypatch: pyte
         def values() -> dict[str, str]:
             return {pair.key: pair.value for pair in node.health.statuses("active")[0].values}
 
-        rig.until(lambda: values()["sets out"] == "1", 20, "an answer")
+        rig.until(lambda: values()["sets out"] == "1", rig.DEADLINE, "an answer")
         assert not [key for key in values() if key.startswith("dropped")]
     finally:
         node.destroy_node()

@@ -42,7 +42,9 @@ def recorded(tmp_path_factory, sent) -> Path:
     path = tmp_path_factory.mktemp("recorded") / "bag"
     with Recorder(path, {OCCUPANCY_TOPIC: ANSWER}) as recorder, rig.Peer() as peer:
         rig.until(
-            lambda: peer.publish(OCCUPANCY_TOPIC, sent) or recorder.wait_for(OCCUPANCY_TOPIC, 1, 0.2), 30, "a message"
+            lambda: peer.publish(OCCUPANCY_TOPIC, sent) or recorder.wait_for(OCCUPANCY_TOPIC, 1, 0.2),
+            rig.DEADLINE,
+            "a message",
         )
     return path
 
@@ -87,5 +89,5 @@ def test_the_file_carries_the_definition_with_all_that_it_builds_on(recorded):
 def test_what_was_recorded_plays_again(recorded, sent):
     with rig.Peer({OCCUPANCY_TOPIC: OccFlowGrid}) as peer:
         assert play(recorded, rate=10.0).messages >= 1
-        rig.until(lambda: peer.received[OCCUPANCY_TOPIC], 20, "the message that was recorded")
+        rig.until(lambda: peer.received[OCCUPANCY_TOPIC], rig.DEADLINE, "the message that was recorded")
     assert peer.received[OCCUPANCY_TOPIC][0] == sent
