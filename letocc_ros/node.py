@@ -374,8 +374,6 @@ def shipped_checkpoint() -> Path:
 
 def masks(p: NodeParameters, metadata: Mapping[str, Any]) -> body_masks.Masks:
     """Of the vehicle's own body: from the folder that the parameters name, or else the checkpoint's. Raises `DataError`."""
-    if p.body_masks == "none":
-        return {}
     if p.body_masks:
         return body_masks.load(p.body_masks, p.cameras)
     return body_masks.from_text(metadata.get("body_masks", {}), p.checkpoint)

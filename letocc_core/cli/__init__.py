@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        line = explain(error)
+        line = explain(error, getattr(options, "out", None))
         if line is None:
             traceback.print_exc()
         print(BUG if line is None else f"letocc: {line}", file=sys.stderr)

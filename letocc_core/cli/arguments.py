@@ -18,7 +18,9 @@ def add_recording(p: argparse.ArgumentParser, default: str = "") -> None:
     group.add_argument("--fixed-frame", metavar="FRAME", help="frame in which the world stands still (odom)")
     group.add_argument("--odometry-topic", metavar="TOPIC", help="take the ego poses from this topic, not from /tf")
     group.add_argument("--lidar-topic", metavar="TOPIC", help="topic of the LiDAR (/points, or else the first)")
-    group.add_argument("--body-masks", metavar="DIR", help="masks of the vehicle's own body (`letocc bag mask`)")
+    group.add_argument(
+        "--body-masks", metavar="DIR", help="masks of the vehicle's own body (`letocc bag mask`); none: no masks"
+    )
     group.add_argument("--slop", type=float, metavar="S", help="largest distance of stamps in an image set, s (0.02)")
 
 

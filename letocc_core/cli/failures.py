@@ -26,17 +26,20 @@ BUG = (
 )
 
 
-def explain(error: BaseException) -> str | None:
-    """One line with the path and what to do; None for a failure that only a bug can cause."""
+def explain(error: BaseException, out: str | os.PathLike[str] | None = None) -> str | None:
+    """One line with the path and what to do; None for a failure that only a bug can cause.
+
+    Args:
+        out: where the command writes; named where the failure itself names no file, as of a disk that is full.
+    """
     text = str(error)
     if "dataloader" in text.lower() and ("shared memory" in text or "shm" in text or "Bus error" in text):
         return SHARED_MEMORY
     if isinstance(error, OSError) and (error.strerror or error.filename):
         if str(error.filename or "").startswith("/dev/shm") and error.errno == errno.ENOSPC:
             return SHARED_MEMORY
-        at = "".join(
-            f"{show(os.fsdecode(name))}: " for name in (error.filename,) if isinstance(name, (str, bytes, os.PathLike))
-        )
+        name = error.filename if error.filename is not None or error.errno != errno.ENOSPC else out
+        at = f"{show(os.fsdecode(name))}: " if isinstance(name, (str, bytes, os.PathLike)) else ""
         remedy = REMEDIES.get(error.errno or 0, "")
         return f"{at}{error.strerror or error}" + (f"; {remedy}" if remedy else "")
     if isinstance(error, RuntimeError) and ("No space left on device" in text or "unable to write to file" in text):

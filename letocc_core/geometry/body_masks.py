@@ -14,6 +14,7 @@ from jaxtyping import Bool
 
 from letocc_core.errors import DataError, show
 
+NONE = "none"  # in place of a folder: no masks, whatever the checkpoint has
 Masks = Mapping[str, Bool[np.ndarray, "H W"]]  # by camera
 
 
@@ -23,10 +24,12 @@ def file_name(camera: str) -> str:
 
 
 def load(folder: str | Path, cameras: Sequence[str]) -> dict[str, np.ndarray]:
-    """The masks of those cameras for which there is one.
+    """The masks of those cameras for which there is one; for the folder `none`, no masks.
 
     Raises `DataError`: no such folder, none of these cameras in it, or a file that is no picture.
     """
+    if str(folder) == NONE:
+        return {}
     folder = Path(folder).expanduser()
     files = {camera: folder / file_name(camera) for camera in cameras}
     found = {camera: path for camera, path in files.items() if path.is_file()}

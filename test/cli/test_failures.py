@@ -57,6 +57,16 @@ def test_one_line(error, said, capsys):
     assert printed.count("\n") == 1 and "Traceback" not in printed
 
 
+def test_a_full_disk_is_named_by_where_the_command_writes(capsys):
+    """What is written to a file that is open knows no name."""
+
+    def fail(options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    assert cli.run(argparse.Namespace(run=fail, out=Path("/disk/out"))) == 1
+    assert capsys.readouterr().err.startswith("letocc: /disk/out: No space left on device; free space")
+
+
 @pytest.mark.parametrize("error", [KeyError("x"), RuntimeError("shapes differ"), ZeroDivisionError(), OSError("text")])
 def test_a_bug_shows_its_traceback_and_where_to_report_it(error, capsys):
     status, printed = outcome(error, capsys)

@@ -11,6 +11,7 @@ from test_any_recording import LEVEL
 
 from letocc_core import checkpoint, config
 from letocc_core.data.bags.frames import BagClips
+from letocc_core.data.bags.info import bag_info
 from letocc_core.data.bags.mask import propose
 from letocc_core.data.bags.recording import Recording
 from letocc_core.data.bags.writer import BagWriter, optical_frame
@@ -103,6 +104,18 @@ def test_files_and_text_give_the_same_back(tmp_path):
         body_masks.load(tmp_path / "m", ["front"])
     with pytest.raises(DataError, match="c: its masks"):
         body_masks.from_text({"front": "%"}, "c")
+
+
+def test_the_look_at_a_bag_says_what_is_masked(bag, tmp_path):
+    body_masks.save(tmp_path / "fit", {"bonnet": BODY})
+    info = bag_info(bag, body_masks=tmp_path / "fit")
+    assert f"note: bonnet: {BODY.mean():.1%} of the image is masked as the vehicle itself" in str(info)
+    body_masks.save(tmp_path / "narrow", {"bonnet": BODY[:, :20]})
+    (sentence,) = bag_info(bag, body_masks=str(tmp_path / "narrow")).missing_to_run
+    assert f"is of 20 x {BODY.shape[0]} px, but its camera_info is of {BODY.shape[1]} x {BODY.shape[0]} px" in sentence
+    (sentence,) = bag_info(bag, body_masks=tmp_path / "absent").missing_to_run
+    assert "no mask of any camera" in sentence
+    assert bag_info(bag, body_masks="none").missing_to_run == ()
 
 
 def test_the_body_is_proposed_and_the_road_is_not(bag):

@@ -17,6 +17,7 @@ from letocc_core.data.bags import reader as bags
 from letocc_core.data.bags.recording import WHOLE_RECORDING, choose_lidar, choose_odometry, feed
 from letocc_core.errors import DataError, PoseError, show
 from letocc_core.geometry import lens
+from letocc_core.geometry.body_masks import load as load_masks
 from letocc_core.geometry.calibration import off_centre
 from letocc_core.stream.assembler import AssemblerConfig, FrameAssembler
 from letocc_core.stream.synchronizer import ImageSet, Synchronizer
@@ -148,6 +149,7 @@ def bag_info(
     odometry_topic: str = "",
     lidar_topic: str = "",
     slop: float = AssemblerConfig.slop,
+    body_masks: str | Path | None = None,
 ) -> BagInfo:
     """Look through a bag; the arguments are those of `Recording`.
 
@@ -174,6 +176,8 @@ def bag_info(
         for camera in found:
             tree.check(camera, stamps[camera.image_topic])
         look.shared_frames(found)
+        if body_masks and found:
+            look.masks(found, body_masks)
         driven = tree.drive(stamps[found[0].image_topic]) if found else None
         grouping = look.group(found, config, odometry, stamps) if found else None
         look.unpaired(chosen)
@@ -270,6 +274,19 @@ class _Look:
             if summary is not None:
                 found.append(summary)
         return tuple(found)
+
+    def masks(self, cameras: Sequence[CameraSummary], folder: str | Path) -> None:
+        """Whether those of the vehicle's own body fit the images."""
+        found = self.tried(lambda: load_masks(folder, [c.name for c in cameras]))
+        sizes = {c.name: (c.calibration.width, c.calibration.height) for c in cameras}
+        for name, mask in (found or {}).items():
+            height, width = mask.shape
+            if (width, height) != sizes[name]:
+                self.problems.append(
+                    f"{name}: its mask in {show(folder)} is of {width} x {height} px, but its camera_info is of "
+                    f"{sizes[name][0]} x {sizes[name][1]} px; make it anew: letocc bag mask"
+                )
+            self.notes.append(f"{name}: {mask.mean():.1%} of the image is masked as the vehicle itself")
 
     def _camera(self, topics: CameraTopics, stamps: Mapping[str, list[int]], anchor: str) -> CameraSummary | None:
         name, times = topics.name, stamps[topics.image_topic]
