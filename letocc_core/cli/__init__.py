@@ -10,6 +10,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import EntryPoint, entry_points
 
 from letocc_core.cli.arguments import NEEDS_ROS
@@ -22,7 +23,7 @@ from letocc_core.cli.recordings import add_bag, add_simulate
 from letocc_core.cli.train import add_ablation, add_data, add_reproduce, add_train
 from letocc_core.ending import interrupt_once
 from letocc_core.errors import LetOccError
-from letocc_core.processes import let_waiting_threads_sleep, require_device
+from letocc_core.processes import let_waiting_threads_sleep, on_ray, require_device
 
 __all__ = ["INTERRUPTED", "NEEDS_ROS", "main", "node_main", "run", "without_ros_arguments"]
 COMMANDS: tuple[Callable, ...] = (
@@ -64,7 +65,8 @@ def run(options: argparse.Namespace) -> int:
     try:
         if getattr(options, "device", None):
             require_device(options.device)
-        return options.run(options) or 0
+        with _workers(options):
+            return options.run(options) or 0
     except LetOccError as error:
         print(f"letocc: {error}", file=sys.stderr)
         return 1
@@ -80,6 +82,13 @@ def run(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("letocc: interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def _workers(options: argparse.Namespace) -> AbstractContextManager[None]:
+    """Where the command's processes run: on this machine, or with `--ray` on a cluster."""
+    if getattr(options, "ray", None) is None:
+        return nullcontext()
+    return on_ray(options.ray, options.workers, getattr(options, "device", "cpu"))
 
 
 def node_main(subcommand: str) -> int:

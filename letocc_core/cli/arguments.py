@@ -37,6 +37,15 @@ def cameras(text: str) -> tuple[str, ...]:
     return names
 
 
+def add_workers(p: argparse.ArgumentParser, what: str = "processes", default: int = 2) -> None:
+    """How many share the work, and where: `run` of the command line sees to `--ray`."""
+    p.add_argument("--workers", type=int, default=default, help=f"{what} (default: {default})")
+    p.add_argument(
+        "--ray", metavar="ADDRESS",
+        help="share the work over a Ray cluster instead: HOST:6379, auto, or local for --workers processes of Ray here",
+    )  # fmt: skip
+
+
 NEEDS_ROS = "'letocc {name}' needs ROS 2 ({error}); source a ROS installation or this project's scripts/env.sh"
 
 

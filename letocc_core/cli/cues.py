@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from letocc_core.cli.arguments import classes, shard
+from letocc_core.cli.arguments import add_workers, classes, shard
 
 if TYPE_CHECKING:
     from letocc_core.training.compute_cues import CueFolders
@@ -23,7 +23,7 @@ def add_cues(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         p.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
         p.set_defaults(run=run, overrides=[])
     for p in (flow, masks, semantics):
-        p.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
+        add_workers(p)
         p.add_argument("--shard", type=shard, default=(1, 1), metavar="I/N", help="the I-th of N parts, for N machines")
     for p in (flow, tune):
         p.add_argument("--estimator", default="dis" if p is flow else "raft", help="see docs/cues.md")

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from letocc_core.cli.arguments import NEEDS_ROS, add_recording, recording, seed_range
+from letocc_core.cli.arguments import NEEDS_ROS, add_recording, add_workers, recording, seed_range
 from letocc_core.errors import LetOccError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def add_eval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         help="with a bag: labelled objects (.npz) to compare velocities with",
     )
     p.add_argument("--json", type=Path, help="write the result to this file")
-    p.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
+    add_workers(p)
     p.add_argument(
         "--thresholds", action="store_true", help="print the scores at other thresholds, and the calibration"
     )

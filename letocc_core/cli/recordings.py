@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from letocc_core.cli.arguments import add_recording, recording
+from letocc_core.cli.arguments import add_recording, add_workers, recording
 from letocc_core.errors import LetOccError
 
 FORMATS = ("bag", "nuscenes", "kitti-odometry", "kitti-tracking")  # that `letocc simulate` writes
@@ -23,7 +23,7 @@ def add_simulate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     p.add_argument(
         "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="px of the images (default: the rig's)"
     )
-    p.add_argument("--workers", type=int, default=2, help="processes that render (default: 2)")
+    add_workers(p, "processes that render")
     p.set_defaults(run=_simulate)
 
 

@@ -4,6 +4,8 @@ import argparse
 import os
 from pathlib import Path
 
+from letocc_core.cli.arguments import add_workers
+
 
 def add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     p = commands.add_parser("train", help="train a model from a configuration", description="Train a model.")
@@ -85,7 +87,7 @@ def add_ablation(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     p.add_argument("names", nargs="*", metavar="ROW", help="variants to train (default: all that have no result yet)")
     p.add_argument("--runs", type=Path, default=Path("runs"), help="folder of runs (default: runs)")
     p.add_argument("--out", type=Path, default=Path("docs/results"), help="folder of results (default: docs/results)")
-    p.add_argument("--workers", type=int, default=2, help="variants at a time, one thread each (default: 2)")
+    add_workers(p, "variants at a time, one thread each")
     p.set_defaults(run=_ablation)
 
 

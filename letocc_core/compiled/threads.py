@@ -31,10 +31,14 @@ def plain_passes() -> Iterator[None]:
 
 def serves(*tensors: Tensor) -> bool:
     """Whether the compiled loops can take these tensors: float32 on the CPU, and nobody records the operations."""
+    return not recorded(*tensors) and all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
+
+
+def recorded(*tensors: Tensor) -> bool:
+    """Whether PyTorch's own operations are wanted of these tensors: they are recorded, mapped, or asked for by `plain_passes`."""
     if _plain or torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():
-        return False
-    plain = all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
-    return plain and not any(torch._C._functorch.is_functorch_wrapped_tensor(t) for t in tensors)
+        return True
+    return any(torch._C._functorch.is_functorch_wrapped_tensor(t) for t in tensors)
 
 
 def exporting() -> bool:

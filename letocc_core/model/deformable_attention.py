@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention (Zhu et al., Deformable DETR, ICLR 2021, eq. 2), in plain PyTorch."""
+"""Multi-scale deformable attention (Zhu et al., Deformable DETR, ICLR 2021, eq. 2): plain PyTorch, and what is faster."""
 
 import math
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from letocc_core.compiled import attention_gpu
 from letocc_core.compiled.threads import serves
 
 MOST_SAMPLED = (
@@ -22,7 +23,7 @@ def ms_deform_attn(
     sampling_locations: Float[Tensor, "B Q heads levels points 2"],
     attention_weights: Float[Tensor, "B Q heads levels points"],
 ) -> Float[Tensor, "B Q heads*dim"]:
-    """Weighted sum of bilinear samples of every level's feature map.
+    """Weighted sum of bilinear samples of every level's feature map; by Triton on a GPU, where it is installed.
 
     Args:
         value: the levels' maps, flattened row by row and concatenated: S = sum of H * W.
@@ -30,6 +31,8 @@ def ms_deform_attn(
         sampling_locations: (x, y) in [0, 1] across a map, faces included (pixel = loc * size - 0.5); zero outside.
         attention_weights: summing to 1 over levels and points.
     """
+    if attention_gpu.serves(value, sampling_locations, attention_weights):
+        return attention_gpu.SumSamples.apply(value, spatial_shapes, sampling_locations, attention_weights)
     B, Q, heads, _, points = attention_weights.shape
     parts = min(B, math.ceil(B * Q * heads * points * value.shape[3] / MOST_SAMPLED))
     if parts <= 1:
