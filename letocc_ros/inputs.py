@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from geometry_msgs.msg import TransformStamped
 from nav_msgs.msg import Odometry
-from rclpy.lifecycle import LifecycleNode
+from rclpy.node import Node
 from rclpy.qos import (
     DurabilityPolicy,
     QoSCompatibility,
@@ -58,7 +58,7 @@ class Inputs:
 
     def __init__(
         self,
-        node: LifecycleNode,
+        node: Node,
         parameters: NodeParameters,
         health: Health,
         submit: Callable[[FrameSet], None],

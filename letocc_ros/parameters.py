@@ -6,7 +6,7 @@ import difflib
 import re
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -302,7 +302,7 @@ def declare(node: Node) -> NodeParameters:
     return read(node)
 
 
-def read(node: Node, changes: list[Parameter] = ()) -> NodeParameters:
+def read(node: Node, changes: Sequence[Parameter] = ()) -> NodeParameters:
     """The parameters as they are, or as they would be after `changes`. Raises `ConfigError`."""
     values = {f.name: node.get_parameter(f.name).value for f in dataclasses.fields(NodeParameters)}
     return from_mapping(values | {p.name: p.value for p in changes})

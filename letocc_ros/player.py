@@ -149,8 +149,8 @@ class _Player:
         pace.begin()
         for connection, received_ns, data in self.bag.serialized(tuple(self.publishers)):
             pace.before(connection, received_ns, data)
-            self._send_calibration(connection.topic, bytes(data))
-            self.publishers[connection.topic].publish(bytes(data))
+            self._send_calibration(connection.topic, data)
+            self.publishers[connection.topic].publish(data)
             self.messages += 1
 
     def _send_calibration(self, topic: str, data: bytes) -> None:
@@ -176,7 +176,7 @@ class _Calibrations:
     def __init__(self, bag: Bag):
         self.of_image = {camera.image_topic: camera.info_topic for camera in bag.cameras.values()}
         topics = set(self.of_image.values())
-        self.latest = {topic: bytes(data) for topic in topics for _, _, data in islice(bag.serialized([topic]), 1)}
+        self.latest = {topic: data for topic in topics for _, _, data in islice(bag.serialized([topic]), 1)}
         self._listeners: dict[str, int] = {}
         self._since: dict[str, float] = {}  # s, when there were last more of them
 

@@ -11,14 +11,25 @@ from typing import Any
 from beartype import BeartypeConf, beartype
 
 PACKAGES = ("letocc_core", "letocc_ros")
+LEFT_OUT = (  # whose annotations have not been held against their tests yet
+    "letocc_core/engines",
+    "letocc_core/export",
+    "letocc_core/evaluation/tables",
+    "letocc_core/evaluation/results_page.py",
+    "letocc_core/evaluation/view.py",
+    "letocc_core/viz/viewers",
+)
+STOOD_IN_FOR = {"rclpy"}  # tests stand in for nodes and publishers, which do not live without a middleware
 _checked = beartype(
     conf=BeartypeConf(is_pep484_tower=True)
 )  # a whole number may stand for a float, as for type checkers
 
 
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function with its arguments and result checked, but for types that its module imports for type checkers only."""
-    unknown = _only_for_type_checkers(getattr(sys.modules.get(function.__module__), "__file__", None))
+    """The function with its arguments and result checked, but for types of rclpy and those that its module imports for type
+    checkers only.
+    """
+    unknown = STOOD_IN_FOR | _only_for_type_checkers(getattr(sys.modules.get(function.__module__), "__file__", None))
     hints = getattr(function, "__annotations__", {})
     for name, hint in hints.items():
         if unknown & set(re.findall(r"\w+", hint if isinstance(hint, str) else repr(hint))):
@@ -41,11 +52,11 @@ def _only_for_type_checkers(file: str | None) -> frozenset[str]:
 
 
 def checked_modules(repository: Path) -> list[str]:
-    """The modules whose annotations hold: all but those with functions that numba compiles, which cannot be wrapped."""
+    """The modules whose annotations hold: not those with functions that numba compiles, which cannot be wrapped."""
     files = sorted(file for package in PACKAGES for file in (repository / package).rglob("*.py"))
-    compiled = {file for file in files if "from numba import" in file.read_text()}
-    mixed = {
-        folder for file in compiled for folder in file.parents
-    }  # the name of a package stands for all that is in it
-    plain = [file for file in files if file not in compiled and not (file.stem == "__init__" and file.parent in mixed)]
+    left_out = {file for name in LEFT_OUT for file in [repository / name, *(repository / name).rglob("*.py")]}
+    left_out |= {file for file in files if "from numba import" in file.read_text()}
+    # the name of a package stands for all that is in it
+    mixed = {folder for file in left_out for folder in file.parents}
+    plain = [file for file in files if file not in left_out and not (file.stem == "__init__" and file.parent in mixed)]
     return [".".join(file.relative_to(repository).with_suffix("").parts).removesuffix(".__init__") for file in plain]

@@ -2,7 +2,7 @@
 
 import importlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -148,8 +148,8 @@ def _colour(rgb: Sequence[float], alpha: float = 1.0) -> ColorRGBA:
 class ObstacleTypes:
     """Messages of `nav2_dynamic_msgs`, which Nav2's layers and controllers for dynamic obstacles take."""
 
-    array: type
-    obstacle: type
+    array: Callable[..., Any]
+    obstacle: Callable[..., Any]
 
 
 def obstacle_types() -> ObstacleTypes | None:

@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("rclpy", reason="ROS 2 is not installed; source scripts/env.sh")
 pytest.importorskip("letocc_ros.msg", reason="the ROS package is not built; source scripts/env.sh")
 
+from letocc_core.data.bags.reader import Bag
 from letocc_ros import player as module
 
 SETS = 30
@@ -38,18 +39,22 @@ def stamped(index: int, topic: str) -> bytes:
     return struct.pack("<BBBBiI", 0, 1, 0, 0, 1 + index, 10_000_000 * CAMERAS.index(topic))
 
 
+def like(kind: type, **attributes: object) -> object:
+    """One of that kind that was not made, with these attributes alone."""
+    thing = object.__new__(kind)
+    vars(thing).update(attributes)
+    return thing
+
+
 def play(node: SlowNode, monkeypatch: pytest.MonkeyPatch) -> module._AsAnswered:
     """All sets, image by image; the player takes the front camera for the anchor."""
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: node.now, sleep=lambda seconds: None))
     monkeypatch.setattr(module._AsAnswered, "_find_answers", lambda *_: "/answers")
     monkeypatch.setattr(module._AsAnswered, "_wait_for_match", lambda *_: None)
     cameras = [SimpleNamespace(name=topic.strip("/"), image_topic=topic) for topic in CAMERAS]
-    player = SimpleNamespace(
-        bag=SimpleNamespace(path="bag", choose_cameras=lambda: cameras),
-        node=SimpleNamespace(create_subscription=lambda *_, **__: None),
-        executor=node,
-        publish_clock=lambda _: None,
-    )
+    bag = like(Bag, path="bag", choose_cameras=lambda: cameras)
+    listener = SimpleNamespace(create_subscription=lambda *_, **__: None)
+    player = like(module._Player, bag=bag, node=listener, executor=node, publish_clock=lambda _: None)
     pace = module._AsAnswered(player, "front", wait=1.0, patience=2.0)
     node.on_answer = pace._on_answer
     pace.begin()

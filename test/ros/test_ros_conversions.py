@@ -117,7 +117,7 @@ def test_what_is_hidden_survives_the_wire_and_old_messages_do_not_tell():
     assert len(before.visibility) == 0 and conversions.from_grid_message(before).hidden is None
     old = SimpleNamespace(**{name: getattr(message, name) for name in message.get_fields_and_field_types()})
     del old.visibility  # the definition that a bag of before has
-    assert conversions.from_grid_message(old).hidden is None
+    assert packing.unpack(old).hidden is None
     message.visibility = message.visibility[:-1]
     with pytest.raises(DataError, match="47 visibilities, expected 3 x 4 x 4, or none"):
         conversions.from_grid_message(message)

@@ -267,7 +267,7 @@ class Bag:
         """(connection, receive time in ns, CDR bytes) of some topics, in recorded order; nothing is deserialised."""
         for connection, received_ns, data in self._messages(topics):
             if encoding_of(connection) == "ros1":
-                data = _library("cdr").ros1_to_cdr(data, connection.msgtype)
+                data = bytes(_library("cdr").ros1_to_cdr(data, connection.msgtype))
             yield connection, received_ns, data
 
     def _messages(self, topics: Sequence[str]) -> Iterator[tuple[Any, int, bytes]]:
