@@ -1,5 +1,6 @@
 """Work spread over the machines of a Ray cluster, behind the interface that pools of processes have."""
 
+import logging
 import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -28,10 +29,10 @@ def connected(address: str, workers: int) -> Iterator[None]:
         import ray
     except ImportError as error:
         raise MissingDependencyError(f"--ray needs Ray ({error}): pip install 'letocc[ray]'") from error
-    here = {"num_cpus": workers, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    here: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     try:
-        ray.init(address, logging_level="warning", **(here if address == LOCAL else {}))
-    except (ConnectionError, RuntimeError, ValueError) as error:
+        ray.init(address, logging_level=logging.WARNING, **(here if address == LOCAL else {}))
+    except Exception as error:  # Ray has no class of its own for it: a node that does not start is an `Exception`
         raise ConfigError(
             f"--ray is '{address}', where no Ray answers ({_first_line(error)}); expected the address of a "
             f"cluster such as HOST:6379, auto for the one that this machine belongs to, or {LOCAL}"

@@ -53,7 +53,8 @@ def refuse() -> None:
     raise DataError("street.npz: found nothing")
 
 
-def die() -> None:
+def die(folder: Path) -> None:
+    opened(folder)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -68,10 +69,11 @@ def test_tasks_are_what_processes_are(ray, tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_a_task_that_no_process_survives_is_given_up(ray, monkeypatch):
+def test_a_task_that_no_process_survives_is_given_up(ray, monkeypatch, tmp_path: Path):
     monkeypatch.setattr(ray_tasks, "RUN_AGAIN", 1)
     with single_threaded(2) as pool, pytest.raises(LetOccError, match="lost 2 times"):
-        pool.submit(die).result()
+        pool.submit(die, tmp_path).result()
+    assert len(list(tmp_path.iterdir())) == 2  # a process each
 
 
 @pytest.mark.slow
