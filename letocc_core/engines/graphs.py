@@ -5,6 +5,7 @@ was compared. What holds no weights stays with the library and comes as input: w
 poses, and the evidence of both sweeps.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -64,12 +65,29 @@ class Encode(nn.Module):
         return self.model.volume(images, parts)
 
 
+class _FirstOfTwo(nn.Module):
+    """A linear layer of one output as the first of two: OpenVINO (2026.4) forgets the bias of a lone one."""
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        self.linear = linear
+
+    def forward(self, x: Float[Tensor, "*n C"]) -> Float[Tensor, "*n 1"]:
+        weight, bias = self.linear.weight, self.linear.bias
+        return nn.functional.linear(x, weight.repeat(2, 1), bias.repeat(2))[..., :1]
+
+
 class Decode(nn.Module):
     """Volumes to fields, and to the columns that `motion` reads."""
 
     def __init__(self, model: LetOccFlow):
         super().__init__()
-        self.model = model
+        self.model = copy.copy(model)  # shares all weights; only the end of the SDF's MLP is written otherwise
+        self.model._modules = model._modules | {"fields": copy.deepcopy(model.fields)}
+        sdf = self.model.fields.sdf
+        last = sdf[-1]
+        assert isinstance(last, nn.Linear)
+        sdf[-1] = _FirstOfTwo(last)
 
     def forward(self, volume: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
         frames = self.model.config.temporal.frames
