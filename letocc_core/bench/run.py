@@ -167,7 +167,7 @@ def bench(request: Request, json_file: Path | None = None) -> dict[str, Any]:
         "machine": describe(run.device),
         "network": f"{request.checkpoint or request.config}",
         "backend": request.backend + (" without compiled loops" if request.eager else ""),
-        "precision": f"{'bfloat16' if 'bfloat16' in request.backend else 'float32'}, training {run.train.precision}",
+        "precision": f"{'bfloat16' if request.backend == 'torch_bfloat16' else 'float32'}, training {run.train.precision}",
         "images": f"{request.cameras} of {height} x {width}",
         "threads": request.threads,
         "seconds are": "CPU time" if request.threads == 1 and run.device.type == "cpu" else "wall time",

@@ -82,7 +82,7 @@ class Decode(nn.Module):
 
     def __init__(self, model: LetOccFlow):
         super().__init__()
-        self.model = copy.copy(model)  # shares all weights; only the end of the SDF's MLP is written otherwise
+        self.model = copy.copy(model)  # only the last layer of the SDF is another
         self.model._modules = model._modules | {"fields": copy.deepcopy(model.fields)}
         sdf = self.model.fields.sdf
         last = sdf[-1]
