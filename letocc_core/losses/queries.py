@@ -6,7 +6,7 @@ from torch import Tensor
 
 from letocc_core.losses.mean import weighted_mean
 
-MOVABLE = 10.0  # weight of a voxel that is shown on what could move, for one elsewhere: a walker is a few among 100 000
+MOVABLE = 20.0  # weight of a voxel that is shown on what could move, for one elsewhere: a walker is a few among 100 000
 
 
 def query_cross_entropy(

@@ -8,6 +8,7 @@ from letocc_core.errors import ConfigError
 from letocc_core.frame import InputConfig
 from letocc_core.losses.objective import MotionConfig, StaticStageConfig
 from letocc_core.model.let_occ_flow import ModelConfig
+from letocc_core.training.augmentation import AugmentationConfig
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class StageConfig:
     )
     objective: StaticStageConfig = field(default_factory=StaticStageConfig)
     motion: MotionConfig | None = None  # also learn how the world moves (the papers' second stage)
+    augmentation: AugmentationConfig | None = None  # of what the network sees; the losses see the clips as they are
     half_turn_augmentation: float = 0.0  # share of clips that motion_branch sees turned by 180 degrees
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
@@ -54,6 +56,10 @@ class StageConfig:
         if share and self.motion is None:
             raise ConfigError(
                 f"stage {self.name}: half_turn_augmentation is for motion, which this stage does not learn"
+            )
+        if self.augmentation and self.keep_geometry:
+            raise ConfigError(
+                f"stage {self.name}: augmentation, but keep_geometry sees each clip once; leave one of them out"
             )
         frozen = self.optimizer.geometry_lr_multiplier == 0 and not self.objective.shapes_geometry()
         if self.keep_geometry and not (frozen and self.motion):

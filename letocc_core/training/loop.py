@@ -41,6 +41,7 @@ from letocc_core.model.let_occ_flow import Fields, LetOccFlow
 from letocc_core.processes import keep_freed_memory
 from letocc_core.rendering.draws import Draws
 from letocc_core.training import run_files
+from letocc_core.training.augmentation import augmented
 from letocc_core.training.config import OptimizerConfig, StageConfig, TrainConfig
 from letocc_core.training.distributed import World, joined
 from letocc_core.training.frozen import FrozenGeometry, Known
@@ -143,7 +144,8 @@ class StageObjective(nn.Module):
         share = stage.half_turn_augmentation
         turned = draws.uniform() < share if share else None
         if self.frozen is None:
-            fields, motion = self._fields(clip, turned), None
+            seen = clip if stage.augmentation is None else augmented(clip, stage.augmentation, draws)
+            fields, motion = self._fields(seen, turned), None
         else:
             fields, motion = self._frozen(self.frozen, clip, turned)
         scene = GridScene(fields, self.model.config.grid, self.model.config.occupancy_scale, motion)
