@@ -1,5 +1,6 @@
-"""Which voxels a camera sees, given what is occupied: empty ones before the first surface, and the surface itself.
+"""Which voxels a camera sees, given what is occupied, and where its rays end, given how probable that is.
 
+Seen are empty voxels before the first surface, and the surface itself.
 A ray is cast to the camera from each voxel (Amanatides and Woo, 1987): from its centre if it is empty, from the middle of
 each face that is turned to the camera if it is occupied. A voxel of which all rays meet an occupied voxel is hidden.
 """
@@ -35,6 +36,43 @@ def add_seen(
     near = _cells_near(place, grid)
     cells[near] = _REACHED
     shared(_add_seen, len(covered), seen.reshape(-1), cells.reshape(-1), seen.shape, place, covered)
+
+
+def add_ends(
+    ends: Bool[np.ndarray, "X Y Z"],
+    probability: Float[np.ndarray, "X Y Z"],
+    least: float,
+    most: float,
+    grid: GridSpec,
+    eye: Float[np.ndarray, "3"],
+    through: Int[np.ndarray, "n"],
+) -> None:
+    """Mark in `ends` the voxels in which a camera's rays most probably end, if they end in the box at all.
+
+    A ray that crosses voxels of occupancy probability p_i over the lengths l_i (in voxels) is still free with the
+    probability prod (1 - p_i)^l_i. One that is free no more with a half or more when it leaves the box has met something,
+    most probably where the density free * p is largest: a surface is found although it is unsure where exactly it lies.
+
+    Args:
+        probability: float32; interpolated between the voxels' centres.
+        least: probability of a voxel below which no ray ends in it.
+        eye: place of the camera, m in ego axes; it may lie outside the box.
+        through: flat indices of the voxels through whose centres rays are cast.
+    """
+    place = (np.asarray(eye, np.float64) - grid.lower) / grid.voxel_size
+    nearest = NEAREST / grid.voxel_size
+    shared(
+        _add_ends,
+        len(through),
+        ends.reshape(-1),
+        probability.reshape(-1),
+        least,
+        most,
+        probability.shape,
+        place,
+        nearest,
+        through,
+    )
 
 
 def _cells_near(place: Float[np.ndarray, "3"], grid: GridSpec) -> tuple[slice, slice, slice]:
@@ -95,3 +133,59 @@ def _reaches(cells, shape, cell, i, j, k, x, y, z, ex, ey, ez):
             u += step_u
             cell += c
     return cells[cell] == _REACHED
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _add_ends(first, last, ends, probability, least, most, shape, eye, nearest, through):
+    for number in range(first, last):
+        voxel = through[number]
+        i, j, k = voxel // (shape[1] * shape[2]), voxel // shape[2] % shape[1], voxel % shape[2]
+        end = _end(probability, shape, eye[0], eye[1], eye[2], i + 0.5, j + 0.5, k + 0.5, nearest, most)
+        if end >= 0 and probability[end] > least:
+            ends[end] = True
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _end(probability, shape, ex, ey, ez, x, y, z, nearest, most):
+    """Flat index of the voxel in which the ray from the eye through (x, y, z) most probably ends; -1 for none."""
+    dx, dy, dz = x - ex, y - ey, z - ez
+    length = np.sqrt(dx * dx + dy * dy + dz * dz)
+    if length == 0:
+        return -1
+    dx, dy, dz = dx / length, dy / length, dz / length
+    near, far = nearest, np.inf
+    for e, d, size in ((ex, dx, shape[0]), (ey, dy, shape[1]), (ez, dz, shape[2])):
+        if d != 0:
+            a, b = -e / d, (size - e) / d
+            near, far = max(near, min(a, b)), min(far, max(a, b))
+    free, best, end = 1.0, 0.0, -1
+    t = near + 0.5  # in steps of a voxel
+    while t < far and (free > 0.5 or free > best):
+        px, py, pz = ex + t * dx, ey + t * dy, ez + t * dz
+        p = _interpolated(probability, shape, px - 0.5, py - 0.5, pz - 0.5)
+        i, j, k = min(int(px), shape[0] - 1), min(int(py), shape[1] - 1), min(int(pz), shape[2] - 1)
+        at = (i * shape[1] + j) * shape[2] + k
+        if probability[at] > most:
+            return -1
+        if free * p > best:
+            best, end = free * p, at
+        free *= 1 - p
+        t += 1.0
+    return end if free <= 0.5 else -1
+
+
+@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+def _interpolated(values, shape, x, y, z):
+    """Trilinear interpolation between centres; beyond the border, as at it."""
+    x, y, z = min(max(x, 0.0), shape[0] - 1), min(max(y, 0.0), shape[1] - 1), min(max(z, 0.0), shape[2] - 1)
+    i, j, k = int(x), int(y), int(z)
+    u, v, w = x - i, y - j, z - k
+    next_x = shape[1] * shape[2] if i < shape[0] - 1 else 0
+    next_y = shape[2] if j < shape[1] - 1 else 0
+    next_z = 1 if k < shape[2] - 1 else 0
+    at, out = (i * shape[1] + j) * shape[2] + k, 0.0
+    for a, weight_x in ((0, 1 - u), (next_x, u)):
+        for b, weight_y in ((0, 1 - v), (next_y, v)):
+            for c, weight_z in ((0, 1 - w), (next_z, w)):
+                out += weight_x * weight_y * weight_z * values[at + a + b + c]
+    return out

@@ -39,6 +39,7 @@ class ModelConfig:
     motion_branch: MotionBranchConfig | None = None  # flow by a velocity sweep over past frames, not by an MLP
     occupancy_scale: float = 0.1  # m, probability = sigmoid(-sdf / occupancy_scale)
     occupancy_threshold: float = 0.5  # a voxel is occupied above this probability
+    surface_threshold: float | None = None  # and above this one where a ray most probably ends (`visibility.add_ends`)
     checkpoint_activations: bool = False  # recompute blocks of layers in the backward pass: less memory, more time
 
     def __post_init__(self):

@@ -72,8 +72,16 @@ def unpack(message: Any) -> OccFlow:
         threshold=message.threshold,
         labels=_labels_of(message, occupied, shape),
         class_names=tuple(message.class_names),
+        ends=_ends_of(stored, occupied, message.threshold),
         hidden=_hidden_of(message, shape, source),
     )
+
+
+def _ends_of(stored: np.ndarray, occupied: np.ndarray, threshold: float) -> np.ndarray | None:
+    """bool [X, Y, Z]: occupied voxels whose probability is not above the threshold; None if there are none."""
+    ends = np.zeros(stored.size, bool)
+    ends[occupied] = stored.reshape(-1)[occupied] <= np.float32(threshold) * PROBABILITY_STEPS
+    return ends.reshape(stored.shape) if ends.any() else None
 
 
 def _hidden_of(message: Any, shape: tuple[int, int, int], source: str) -> np.ndarray | None:

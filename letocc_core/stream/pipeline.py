@@ -176,12 +176,16 @@ class OccFlowPipeline:
         config = self.model.config
         labels = None if fields.semantics is None else fields.semantics[0].argmax(0).byte().cpu().numpy()
         probability = fields.probability(config.occupancy_scale)[0].float().cpu().numpy()
-        observed, hidden = self._sight(frame, probability > self.threshold)
+        least = config.surface_threshold
+        ends = None if least is None else self._sight.ends(frame, probability, least, self.threshold)
+        above = probability > self.threshold
+        observed, hidden = self._sight(frame, above if ends is None else above | ends)
         return {
             "grid": config.grid,
             "probability": probability,
             "velocity": fields.flow[0].permute(1, 2, 3, 0).float().contiguous().cpu().numpy(),
             "observed": observed,
+            "ends": ends,
             "hidden": hidden,
             "threshold": float(self.threshold),
             "labels": labels,

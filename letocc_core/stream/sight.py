@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from letocc_core.frame import Frame
 from letocc_core.geometry import camera
 from letocc_core.geometry.grid import GridSpec
-from letocc_core.geometry.visibility import add_seen
+from letocc_core.geometry.visibility import add_ends, add_seen
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +43,16 @@ class Sight:
             observed |= view.covered
             add_seen(seen, occupied, self.grid, view.eye, view.voxels)
         return observed, observed & ~seen
+
+    def ends(
+        self, frame: Frame, probability: Float[np.ndarray, "X Y Z"], least: float, most: float
+    ) -> Bool[np.ndarray, "X Y Z"]:
+        """Voxels between two probabilities in which rays of a camera of the set most probably end (`add_ends`)."""
+        ends = np.zeros(self.grid.shape, bool)
+        between = ((probability > least) & (probability <= most)).reshape(-1)
+        for view in self._of(frame):
+            add_ends(ends, probability, least, most, self.grid, view.eye, view.voxels[between[view.voxels]])
+        return ends
 
     def _of(self, frame: Frame) -> list[View]:
         """The views of the cameras that have an image; those of other cameras are forgotten."""

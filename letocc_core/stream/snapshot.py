@@ -14,6 +14,7 @@ images as they entered the network (undistorted, resized, cropped to H x W):
 | `T_world_ego` | float64 [S, 4, 4] | m, ego -> fixed frame |
 | `probability`, `velocity`, `observed` | as in `OccFlow` | the answer |
 | `labels` | as in `OccFlow` | if the model has semantics |
+| `ends` | as in `OccFlow` | absent where rays were not asked |
 | `hidden` | as in `OccFlow` | absent in files of before it was told |
 | `about` | JSON text | format, cameras, grid, threshold, class names, checkpoint, versions |
 """
@@ -59,7 +60,7 @@ class Snapshot:
         path = path if path.suffix == ".npz" else path.with_name(f"{path.name}.npz")
         path.parent.mkdir(parents=True, exist_ok=True)
         answer = self.answer
-        known = {"labels": answer.labels, "hidden": answer.hidden}
+        known = {"labels": answer.labels, "ends": answer.ends, "hidden": answer.hidden}
         about = self.about | {
             "format": FORMAT,
             "grid": dataclasses.asdict(answer.grid),
@@ -142,6 +143,7 @@ def _answer(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> OccFlow:
         observed=arrays["observed"],
         threshold=float(about["threshold"]),
         labels=arrays.get("labels"),
+        ends=arrays.get("ends"),
         hidden=arrays.get("hidden"),
         class_names=tuple(about["class_names"]),
     )
@@ -153,9 +155,10 @@ def _check(arrays: dict[str, np.ndarray]) -> None:
         found = arrays[name]
         if found.dtype.kind != kind or found.ndim != axes:
             raise ValueError(f"{name} is {found.dtype} {list(found.shape)}, expected {axes} axes of kind '{kind}'")
-    hidden = arrays.get("hidden", arrays["observed"])
-    if hidden.dtype != bool or hidden.shape != arrays["observed"].shape:
-        raise ValueError(f"hidden is {hidden.dtype} {list(hidden.shape)}, expected bool, of the shape of observed")
+    for name in ("ends", "hidden"):
+        found = arrays.get(name, arrays["observed"])
+        if found.dtype != bool or found.shape != arrays["observed"].shape:
+            raise ValueError(f"{name} is {found.dtype} {list(found.shape)}, expected bool, of the shape of observed")
     leading = {"stamps_ns": 1, "images": 2, "valid": 2, "K": 2, "T_ego_cam": 2, "T_world_ego": 1}
     sets, cameras = arrays["images"].shape[:2]
     if "masked" in arrays and (arrays["masked"].dtype != bool or arrays["masked"].shape != arrays["images"].shape[:4]):

@@ -45,6 +45,9 @@ class OccFlow:
     threshold: float  # a voxel is occupied where probability > threshold
     labels: np.ndarray | None = None  # uint8 [X, Y, Z]: index into class_names
     class_names: tuple[str, ...] = ()
+    ends: np.ndarray | None = (
+        None  # bool [X, Y, Z]: occupied below the threshold, as a camera's rays most probably end there
+    )
     hidden: np.ndarray | None = None  # bool [X, Y, Z]: observed, but behind an occupied voxel; None: not recorded
     reset_reason: str | None = None  # why the past was forgotten before this set, if it was
     seconds: dict[str, float] = field(default_factory=dict)  # s spent by stage
@@ -52,8 +55,9 @@ class OccFlow:
 
     @property
     def occupied(self) -> np.ndarray:
-        """bool [X, Y, Z]: observed voxels above the threshold; hidden ones are what the network believes."""
-        return (self.probability > self.threshold) & self.observed
+        """bool [X, Y, Z]: observed voxels above the threshold or where rays end; hidden ones are what the network believes."""
+        above = self.probability > self.threshold
+        return (above if self.ends is None else above | self.ends) & self.observed
 
     @property
     def seen(self) -> np.ndarray:

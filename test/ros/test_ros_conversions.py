@@ -104,6 +104,16 @@ def test_grid_message_survives_the_wire(semantic: bool):
         assert np.array_equal(after.labels[after.occupied], labels[before.occupied])
 
 
+def test_where_rays_end_survives_the_wire():
+    ends = np.zeros(GRID.shape, bool)
+    ends[1, 1, 1] = True  # a probability of 0.25, the threshold is 0.5
+    message = conversions.to_grid_message(answer(ends=ends), "base_link")
+    told = conversions.from_grid_message(deserialize_message(serialize_message(message), OccFlowGrid))
+    np.testing.assert_array_equal(told.ends, ends)
+    assert np.argwhere(told.occupied).tolist() == [[0, 1, 2], [1, 1, 1], [2, 3, 0]]
+    assert conversions.from_grid_message(conversions.to_grid_message(answer(), "base_link")).ends is None
+
+
 def test_what_is_hidden_survives_the_wire_and_old_messages_do_not_tell():
     hidden = np.zeros(GRID.shape, bool)
     hidden[2, 3, 0] = hidden[1, 1, 1] = True

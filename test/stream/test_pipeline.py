@@ -199,6 +199,16 @@ def test_threshold_is_the_models_unless_given(model):
     np.testing.assert_array_equal(answer.occupied, answer.observed)
 
 
+def test_surfaces_whose_place_is_unsure_are_occupied_too(model):
+    found = LetOccFlow(dataclasses.replace(model.config, surface_threshold=0.05))
+    found.load_state_dict(model.state_dict())
+    answer, before = (OccFlowPipeline(m, INPUT, threshold=0.9).step(frame_set(0.0)) for m in (found, model))
+    assert before.ends is None and answer.ends.any()
+    assert ((answer.probability[answer.ends] > 0.05) & (answer.probability[answer.ends] <= 0.9)).all()
+    np.testing.assert_array_equal(answer.occupied, before.occupied | answer.ends & answer.observed)
+    assert answer.hidden.sum() > before.hidden.sum()  # they hide what is behind
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory, model, plain) -> Path:
     path = tmp_path_factory.mktemp("checkpoints") / "tiny.safetensors"
@@ -337,6 +347,7 @@ def test_what_is_no_snapshot_is_refused(answered, tmp_path):
         ({"valid": np.ones((1, 3), bool)}, "different numbers of sets"),
         ({"probability": np.zeros((2, 2, 2), np.float32)}, "an answer of"),
         ({"hidden": np.zeros((2, 2, 2), bool)}, "hidden is bool"),
+        ({"ends": np.zeros((2, 2, 2), bool)}, "ends is bool"),
         ({"K": np.array([object()])}, "allow_pickle"),
         ({"about": np.array('{"format": "another"}')}, "format is 'another'"),
     ],
