@@ -15,6 +15,8 @@ import pytest
 
 from letocc_core import ray_tasks
 from letocc_core.cli import main
+from letocc_core.data.bags.convert import kitti_tracking_to_bag, parts_to_bags
+from letocc_core.data.bags.recording import Recording
 from letocc_core.errors import ConfigError, DataError, LetOccError
 from letocc_core.processes import THREADS, on_ray, single_threaded
 
@@ -101,6 +103,28 @@ def kill_one(killed: list[int], deadline: float) -> None:
                 time.sleep(0.3)
                 running[0].kill()
                 killed.append(running[0].pid)
+
+
+@pytest.mark.slow
+def test_drives_are_converted_where_a_worker_was_killed(ray, tmp_path: Path):
+    """Bags of two drives, the worker of one killed half-way: both are whole, and nothing half-written is left."""
+    roots = tmp_path / "kitti"
+    command = ["simulate", "--format", "kitti-tracking", "--out", str(roots), "--scenes", "2", "--seconds", "6"]
+    assert main([*command, "--size", "375", "1242"]) == 0
+    killed: list[int] = []
+    killer = threading.Thread(target=kill_one, args=(killed, time.monotonic() + 60), daemon=True)
+    killer.start()
+    bags = list(parts_to_bags(kitti_tracking_to_bag, roots, ["0000", "0001"], tmp_path / "bags", 2))
+    killer.join()
+    assert killed and not psutil.pid_exists(killed[0])
+    assert sorted(p.name for p in (tmp_path / "bags").iterdir()) == ["0000", "0001"]
+    for name, bag in zip(("0000", "0001"), bags, strict=True):
+        alone = kitti_tracking_to_bag(roots, name, tmp_path / "alone" / name)
+        by_ray, plain = (list(Recording(path)) for path in (bag, alone))
+        assert len(by_ray) == len(plain) > 50
+        for one, other in zip(by_ray, plain, strict=True):
+            assert np.array_equal(one.frame_set.images[0], other.frame_set.images[0])
+            assert np.array_equal(one.frame_set.T_world_ego, other.frame_set.T_world_ego)
 
 
 def arrays(folder: Path) -> dict[str, dict[str, np.ndarray]]:

@@ -80,10 +80,16 @@ def add_bag(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         ("kitti-raw", "drive"),
         ("nuscenes", "scene"),
     ):
-        p = kinds.add_parser(name, help=f"convert a {what} of {name} into a bag")
+        p = kinds.add_parser(name, help=f"convert {what}s of {name} into bags")
         p.add_argument("root", type=Path, help="folder of the data set")
-        p.add_argument(f"--{what}", dest="part", required=name != "nuscenes", help=f"{what} to convert")
-        p.add_argument("--out", type=Path, required=True, help="bag folder to write")
+        p.add_argument(
+            f"--{what}", dest="parts", nargs="+", required=name != "nuscenes", metavar=what.upper(),
+            help=f"{what} to convert, or several",
+        )  # fmt: skip
+        p.add_argument(
+            "--out", type=Path, required=True, help=f"bag folder to write; of several: one a {what} below it"
+        )
+        add_workers(p, f"processes that convert several {what}s")
         p.set_defaults(run=_bag_convert, dataset=name)
 
 
@@ -117,4 +123,5 @@ def _bag_convert(options: argparse.Namespace) -> None:
     from letocc_core.data.bags import convert as dataset_bags
 
     convert = getattr(dataset_bags, f"{options.dataset.replace('-', '_')}_to_bag")
-    print(convert(options.root, options.part, options.out))
+    for bag in dataset_bags.parts_to_bags(convert, options.root, options.parts or [None], options.out, options.workers):
+        print(bag)

@@ -1,6 +1,7 @@
 """KITTI and nuScenes on disk: as bags, and what is said of files that are missing or damaged."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
+from letocc_core.cli import main
 from letocc_core.data.bags.convert import kitti_odometry_to_bag, kitti_tracking_to_bag, nuscenes_to_bag
 from letocc_core.data.bags.recording import Recording
 from letocc_core.data.build import recorded_clips
@@ -119,6 +121,21 @@ def test_faults_in_a_tracking_sequence(tracking, tmp_path, fault, error, message
     with pytest.raises(error, match=message):
         kitti_tracking_to_bag(tracking, "0007", tmp_path / "bag")
     assert not (tmp_path / "bag").exists()
+
+
+def test_several_sequences_are_bags_of_their_own(tracking, tmp_path, capsys):
+    for part in ("image_02/{}", "velodyne/{}", "calib/{}.txt", "poses/{}.txt"):
+        source, copy = (tracking / "training" / part.format(name) for name in ("0007", "0009"))
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, copy)
+    out, command = tmp_path / "bags", ["bag", "kitti-tracking", str(tracking), "--out", str(tmp_path / "bags")]
+    (tmp_path / "bags").mkdir()
+    (tmp_path / "bags" / ".0009.part").mkdir()  # what a killed process left
+    assert main([*command, "--workers", "0", "--sequence", "0009", "0007"]) == 0
+    assert capsys.readouterr().out.split() == [str(out / "0009"), str(out / "0007")]
+    assert sorted(p.name for p in out.iterdir()) == ["0007", "0009"]
+    assert all(len(list(Recording(out / name))) == 3 for name in ("0007", "0009"))
+    assert main([*command, "--sequence", "0007", "0007"]) == 1
+    assert "'0007' is named twice" in capsys.readouterr().err
 
 
 def test_unknown_sequence_lists_the_known(tracking, tmp_path):

@@ -5,8 +5,10 @@ and `/tf_static`. nuScenes' map takes the place of `odom`; its images and sweeps
 one after the other within 50 ms.
 """
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,8 +16,30 @@ from letocc_core.data.bags.writer import BagWriter, optical_frame
 from letocc_core.data.datasets import kitti
 from letocc_core.data.datasets.drive import Drive, read_bytes, read_scan
 from letocc_core.data.datasets.nuscenes import CHANNELS, LIDAR, SENSORS, NuScenes, poses
+from letocc_core.errors import DataError
+from letocc_core.processes import in_order
 from letocc_core.stream import images
 from letocc_core.stream.types import Calibration
+
+
+def parts_to_bags(
+    convert: Callable[[Path, Any, Path], Path], root: Path, parts: Sequence[str | None], out: Path, workers: int = 0
+) -> Iterator[Path]:
+    """Bags of sequences, drives or scenes, in their order: `out` itself of one, `out/<part>` of several.
+
+    Args:
+        convert: one of the functions below.
+        workers: processes that share the parts of several; within `processes.on_ray`, Ray's.
+
+    Raises `DataError` if a part is named twice, and what `convert` raises; the bags that were whole by then stay.
+    """
+    twice = [part for part, count in Counter(parts).items() if count > 1]
+    if twice:
+        raise DataError(f"{root}: '{twice[0]}' is named twice; expected each part once, as each has a bag of its own")
+    if len(parts) == 1:
+        yield convert(root, parts[0], out)
+        return
+    yield from in_order(convert, [(root, part, out / str(part)) for part in parts], workers)
 
 
 def kitti_tracking_to_bag(root: str | Path, sequence: str, out: str | Path) -> Path:

@@ -27,7 +27,9 @@ def optical_frame(camera: str) -> str:
 
 
 class BagWriter:
-    """A bag being written; a context manager. What was written before an exception is removed again.
+    """A bag being written; a context manager. At `path` stands a whole bag or none.
+
+    It is written in a folder `.<name>.part` beside, which an exception removes, and the next attempt after a kill.
 
         with BagWriter(Path("out/street")) as bag:
             bag.write_tf_static(0, [("base_link", optical_frame("camera_front"), T_base_camera)])
@@ -45,7 +47,9 @@ class BagWriter:
             raise DataError(f"{self.path}: exists already; delete it or choose another folder for the bag")
         self.typestore = get_typestore(Stores.ROS2_KILTED)
         plugin = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}[storage]
-        self._writer = Writer(self.path, version=BAG_VERSION, storage_plugin=plugin)
+        self._part = self.path.with_name(f".{self.path.name}.part")
+        shutil.rmtree(self._part, ignore_errors=True)
+        self._writer = Writer(self._part / self.path.name, version=BAG_VERSION, storage_plugin=plugin)
         self._connections: dict[str, Any] = {}
 
     def __enter__(self) -> "BagWriter":
@@ -57,9 +61,10 @@ class BagWriter:
     ) -> None:
         if kind is None:
             self._writer.close()
+            (self._part / self.path.name).rename(self.path)
         else:
             self._writer.abort()
-            shutil.rmtree(self.path)
+        shutil.rmtree(self._part)
 
     def write_image(
         self,
