@@ -33,6 +33,7 @@ from letocc_core.model import plane_sweep
 SWEEP_STRIDE = 4  # px of the full images between the pixels that a plane sweep gives depth for
 ROWS = 2  # rays that take the place of one such pixel downwards: the road is seen at a grazing angle
 LEAST_SPREAD = 0.015  # of depth: standard error of a depth that a plane sweep is sure of
+CLEAR = 2.0  # standard errors before its end, up to which a ray says that space is free: it is nearer than one in a sixth of all
 PLACES = ((-0.8, 0.25), (0.0, 0.5), (0.8, 0.25))  # of an end, in standard errors, and the share of the vote there
 RANGE_SPREAD = 0.03  # m, standard error of a LiDAR's range
 KERB = 0.15  # m above the road, up to which what moves may stand: a walker on a pavement is nearer than it seems
@@ -45,7 +46,7 @@ WITNESSED = 0.5  # m above the road, of the point that they look at
 ROAD = 0.4  # m above base_link, up to which a LiDAR's return may be of the road
 OVERRULES = 0.9  # votes of the own sweep in a voxel, from which no other ray counts there
 ROUNDING = 32.0  # steps of a vote on disk
-VERSION = 2  # raise when the same frames give other votes, so that files of before are not read
+VERSION = 3  # raise when the same frames give other votes, so that files of before are not read
 
 
 @dataclass(frozen=True)
@@ -260,7 +261,7 @@ def _camera_rays(
     depth = 1 / inverse
     spread = np.maximum(sigma * depth**2, LEAST_SPREAD * depth)
     across_plane = spread * np.minimum(plane / depth, 1)
-    reach = depth * (1 - (config.margin + across_plane) / np.maximum(plane, 1e-3))
+    reach = depth * (1 - (config.margin + CLEAR * across_plane) / np.maximum(plane, 1e-3))
     reach = np.minimum(reach, depth - config.margin)
     counted = sure > config.confidence
     nearest = (v.round().astype(int), u.round().astype(int))
