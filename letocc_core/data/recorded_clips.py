@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
+from torch import Tensor
 
 from letocc_core.cues.flow import decode, flow_estimator
 from letocc_core.cues.residual import FlowResidual
@@ -45,6 +46,25 @@ class ClipIndices:
     history: tuple[int, ...]  # newest first
     sources: tuple[int, int]  # before and after
     cues: tuple[int, ...] = ()  # where optical flow leads to: before and after, or nowhere
+
+
+@dataclass(frozen=True, eq=False)
+class ResidualMasks:
+    """What moves in the frames of a recording, by optical flow that is on disk."""
+
+    residual: FlowResidual
+    flows: FlowFiles
+    cues: dict[int, tuple[int, ...]]  # the frames to which the flow of a frame leads
+
+    def __call__(self, store: FrameStore, i: int, frame: Frame) -> Bool[Tensor, "N H W"] | None:
+        """Pixels of frame i that move; None where no flow leads from it."""
+        if i not in self.cues:
+            return None
+        return self.residual(frame, [_cue(store, j, self.flows.read(i, j)) for j in self.cues[i]])
+
+    def named(self) -> str:
+        """What the masks depend on, for the names of files that are made from them."""
+        return repr((self.residual, self.flows.folder.name, sorted(self.cues.items())))
 
 
 class RecordedClips(Clips):
@@ -165,7 +185,10 @@ class RecordedClips(Clips):
         )
 
     def add_votes(self, config: VotesConfig, grid: GridSpec, workers: int = 0) -> None:
-        """Give every clip the votes of rays in the voxels of `grid`, computed over processes where they are not on disk."""
+        """Give every clip the votes of rays in the voxels of `grid`, computed over processes where they are not on disk.
+
+        Masks by the residual of optical flow want that flow on disk: `write_flow` comes first.
+        """
         masks = self.pictures.get("movable")
         jobs = {}
         for number, store in enumerate(self.stores):
@@ -174,9 +197,15 @@ class RecordedClips(Clips):
             files = None if masks is None else masks[number]
             if files is not None:
                 files.write(range(last), workers)
-            settings = repr((VERSION, config, grid, currents, last, None if files is None else files.folder.name))
+            moving: PictureFiles | ResidualMasks | None = files
+            named = None if files is None else files.folder.name
+            if self.residual is not None:
+                cues = {clip.current: clip.cues for k, clip in reversed(self.clips) if k == number}
+                moving = ResidualMasks(self.residual, self.flows[number], cues)
+                named = moving.named()
+            settings = repr((VERSION, config, grid, currents, last, named))
             path = store.folder / f"votes_{hashlib.sha256(settings.encode()).hexdigest()[:12]}.npz"
-            jobs[path] = (store, files, last, currents, grid, config)
+            jobs[path] = (store, moving, last, currents, grid, config)
         write_missing("votes of rays", "recording", write_recorded_votes, jobs, workers)
         self.votes = list(jobs)
 
@@ -233,7 +262,7 @@ class RecordedClips(Clips):
 def write_recorded_votes(
     path: Path,
     store: FrameStore,
-    masks: PictureFiles | None,
+    masks: PictureFiles | ResidualMasks | None,
     last: int,
     currents: Sequence[int],
     grid: GridSpec,
@@ -242,8 +271,10 @@ def write_recorded_votes(
     """Votes of the rays of one recording, of its frames before `last`, into a file."""
 
     def frame(i: int) -> Frame:
-        movable = None if masks is None else torch.from_numpy(masks.read(i) > 0)
-        return dataclasses.replace(store.frame(i), movable=movable)
+        read = store.frame(i)
+        if isinstance(masks, ResidualMasks):
+            return dataclasses.replace(read, movable=masks(store, i, read))
+        return dataclasses.replace(read, movable=None if masks is None else torch.from_numpy(masks.read(i) > 0))
 
     write_votes(path, frame, np.asarray(store.stamps_ns[:last]), currents, grid, config)
 

@@ -110,6 +110,8 @@ def test_what_is_voted_is_as_in_truth(street, instants):
     assert known.mean() > 0.15
     assert (true[known & (share < 0.1)]).mean() < 0.05
     assert (true[known & (share > 0.7)]).mean() > 0.75
+    unsure = known & (share > 0.2) & (share <= 0.4)
+    assert unsure.sum() > 50 and 0.2 < true[unsure].mean() < 0.5  # calibrated: rays that are unsure do not clear space
     found = share > 0.35
     both, either = (true & found & known).sum(), ((true | found) & known).sum()
     assert both / either > 0.5

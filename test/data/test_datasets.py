@@ -13,6 +13,8 @@ import yaml
 
 from letocc_core import config as configuration
 from letocc_core.cli import main
+from letocc_core.cues.residual import FlowResidual
+from letocc_core.cues.votes import VotesConfig
 from letocc_core.data.build import build, open_drives, recorded_clips
 from letocc_core.data.config import DataConfig, KittiOdometryData, KittiTrackingData, NuScenesData
 from letocc_core.data.datasets import kitti, splits
@@ -20,6 +22,7 @@ from letocc_core.data.datasets.drive import Drive, DriveFrames
 from letocc_core.data.datasets.nuscenes import NuScenes
 from letocc_core.data.datasets.voxel_labels import IGNORE, NUSCENES_GRID, SEMANTIC_KITTI_GRID
 from letocc_core.data.dynamic import moving_share
+from letocc_core.data.recorded_clips import ResidualMasks
 from letocc_core.data.simulator.export import simulate_dataset
 from letocc_core.data.simulator.rig import Rig
 from letocc_core.data.simulator.street import EPOCH_NS, Street
@@ -28,6 +31,7 @@ from letocc_core.errors import ConfigError, DataError
 from letocc_core.frame import FlowCue, InputConfig
 from letocc_core.geometry import se3
 from letocc_core.geometry.camera import project_lidar
+from letocc_core.geometry.grid import GridSpec
 from letocc_core.training.config import TrainConfig
 from letocc_core.training.loop import train
 from letocc_core.viz.colours import depth_colours
@@ -359,6 +363,26 @@ def test_cues_of_a_data_set_are_written_by_other_processes(roots, tmp_path):
     clips = clips_of("kitti_tracking", data, tmp_path)
     assert clips.write_flow() > 0 and clips.write_flow() == 0
     assert clips[0].cues[0].flow.shape == (1, 2, *SIZE)
+
+
+def test_what_moves_by_its_flow_votes_as_such(roots, tmp_path):
+    data = KittiTrackingData(root=roots["kitti-tracking"], sequences=("0003",), cue="dis", lidar=False, last_frame=7)
+    grid = GridSpec((0, -4, -0.8), (8.0, 4.0, 2.4), 0.8)
+    votes = VotesConfig(depths=16, seconds=(-0.1, 0.1), window=0.2)
+    plain = clips_of("kitti_tracking", data, tmp_path)
+    every = FlowResidual(residual=-1.0, speck=1, gap=1)  # px: takes all whose flow is known to move
+    masked = clips_of("kitti_tracking", replace(data, masks=every), tmp_path)
+    masked.write_flow()
+    for clips in (plain, masked):
+        clips.add_votes(votes, grid)
+    assert plain.votes != masked.votes
+    current = masked[0].current
+    moves = ResidualMasks(every, masked.flows[0], {masked.clips[0][1].current: masked.clips[0][1].cues})
+    found = moves(masked.stores[0], masked.clips[0][1].current, current)
+    assert found is not None and torch.equal(found, current.movable) and found.float().mean() > 0.9
+    assert moves(masked.stores[0], 0, current) is None  # no flow leads from there
+    still, moving = (clips[0].current.votes for clips in (plain, masked))
+    assert still.sum() > 0 and moving.sum() > 0 and not torch.equal(still, moving)
 
 
 TINY = [
