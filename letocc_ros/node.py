@@ -297,7 +297,9 @@ class OccFlowNode(LifecycleNode):
             return SetParametersResult(successful=False, reason=str(error))
         self.parameters = parameters.resolved(changed, self._metadata, self._slop) if self._metadata else changed
         if self._pipeline is not None:
-            self._pipeline.threshold = self.parameters.threshold or self._pipeline.model.config.occupancy_threshold
+            model = self._pipeline.model.config
+            self._pipeline.threshold = self.parameters.threshold or model.occupancy_threshold
+            self._pipeline.surface_threshold = self.parameters.surface_threshold or model.surface_threshold
             self._outputs.parameters = self.parameters
         return SetParametersResult(successful=True)
 
@@ -351,7 +353,8 @@ def load_pipeline(p: NodeParameters) -> OccFlowPipeline:
     require_device(p.device, "parameter 'device'")
     model, input_config, _ = checkpoint.load_model(checkpoint_path(p), p.device, _expected(p.config))
     run_by(p.backend, model, checkpoint_path(p))
-    return OccFlowPipeline(model, input_config, p.threshold or None, p.device)
+    thresholds = {"threshold": p.threshold or None, "surface_threshold": p.surface_threshold or None}
+    return OccFlowPipeline(model, input_config, device=p.device, **thresholds)
 
 
 def checkpoint_path(p: NodeParameters) -> Path:

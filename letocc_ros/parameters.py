@@ -139,6 +139,12 @@ class NodeParameters:
     threshold: float = _parameter(
         0.0, "A voxel is occupied above this probability; 0: as the checkpoint says.", range=(0, 1), live=True
     )
+    surface_threshold: float = _parameter(
+        0.0,
+        "And above this one where a camera's rays most probably end; 0: as the checkpoint says, 1: nowhere.",
+        range=(0, 1),
+        live=True,
+    )
     min_speed: float = _parameter(
         0.5,
         "Matter slower than this stands still: it gets no motion line and belongs to no moving object.",

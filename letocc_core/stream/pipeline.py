@@ -45,6 +45,7 @@ class OccFlowPipeline:
         model: put into evaluation mode and onto `device`.
         input: how images enter the network, and how far apart its past frames are.
         threshold: a voxel is occupied above this probability (default: the model's own).
+        surface_threshold: and above this one where a camera's rays most probably end (default: the model's own).
         limits: motion that counts as a jump of the pose.
 
     Attributes:
@@ -61,10 +62,12 @@ class OccFlowPipeline:
         threshold: float | None = None,
         device: torch.device | str = "cpu",
         limits: MotionLimits = MotionLimits(),
+        surface_threshold: float | None = None,
     ):
         self.model = model.to(device).eval()
         self.input = input
         self.threshold = model.config.occupancy_threshold if threshold is None else threshold
+        self.surface_threshold = model.config.surface_threshold if surface_threshold is None else surface_threshold
         self.device = torch.device(device)
         self.limits = limits
         self.fields: Fields | None = None
@@ -176,7 +179,7 @@ class OccFlowPipeline:
         config = self.model.config
         labels = None if fields.semantics is None else fields.semantics[0].argmax(0).byte().cpu().numpy()
         probability = fields.probability(config.occupancy_scale)[0].float().cpu().numpy()
-        least = config.surface_threshold
+        least = self.surface_threshold
         ends = None if least is None else self._sight.ends(frame, probability, least, self.threshold)
         above = probability > self.threshold
         observed, hidden = self._sight(frame, above if ends is None else above | ends)
