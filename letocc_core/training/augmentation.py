@@ -40,13 +40,13 @@ def augmented(clip: Clip, config: AugmentationConfig, draws: Draws) -> Clip:
         history = tuple(_where(standing, current, past) for past in history)
     if config.colours:
         changed = draws.uniform() < config.colours
-        cameras = current.images.shape[1]
-        colours = _Colours.drawn(draws, cameras)
-        current, *history = (
-            replace(frame, images=_chosen(changed, colours(frame.images, draws), frame.images))
-            for frame in (current, *history)
-        )
-    return replace(clip, current=current, history=tuple(history))
+        colours = _Colours.drawn(draws, current.images.shape[1])
+
+        def seen(frame: Frame) -> Frame:
+            return replace(frame, images=_chosen(changed, colours(frame.images, draws), frame.images))
+
+        current, history = seen(current), tuple(map(seen, history))
+    return replace(clip, current=current, history=history)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,7 @@ class _Colours:
         return cls(
             (GAIN * signed(3, 1, 1) + EXPOSURE * signed(1, 1, 1)).exp(),
             (GAMMA * signed(1, 1, 1)).exp(),
-            torch.lerp(*torch.tensor(SATURATION), draws.uniform(cameras, 1, 1, 1)),
+            SATURATION[0] + (SATURATION[1] - SATURATION[0]) * draws.uniform(cameras, 1, 1, 1),
             (SHADE * signed(*SHADES)).exp(),
             draws.uniform(cameras) < BLURRED,
             NOISE * draws.uniform(cameras, 1, 1, 1),
