@@ -98,7 +98,8 @@ def load_matching(path: str | Path, model: torch.nn.Module) -> list[str]:
     matching = {name: t for name, t in stored.items() if name in own and t.shape == own[name].shape}
     if 2 * len(matching) < len(own):
         raise CheckpointError(
-            f"{path}: {len(matching)} of the model's {len(own)} tensors are in it; expected at least half, to start from"
+            f"{path}: holds {len(matching)} of the model's {len(own)} tensors, expected at least half; start from a "
+            "checkpoint of a model like this one"
         )
     model.load_state_dict(matching, strict=False)
     return [name for name in own if name not in matching]
@@ -161,7 +162,10 @@ def _build(path: Path, config: ModelConfig) -> LetOccFlow:
     stored = sum(math.prod(shape) for shape in _shapes(path).values())
     voxels = math.prod(config.grid.shape)
     if voxels > MAX_RATIO * stored:
-        raise CheckpointError(f"{path}: its configuration has {voxels} voxels, its tensors {stored} values; forged")
+        raise CheckpointError(
+            f"{path}: its configuration has {voxels} voxels, but its tensors hold only {stored} values; the file is damaged "
+            "or forged: copy or export it again"
+        )
     built = 0
 
     def count(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:
@@ -169,7 +173,8 @@ def _build(path: Path, config: ModelConfig) -> LetOccFlow:
         built += 0 if parameter is None else parameter.numel()
         if built > MAX_RATIO * stored:
             raise CheckpointError(
-                f"{path}: its configuration asks for far more than the {stored} values of its tensors; forged"
+                f"{path}: its configuration needs far more than the {stored} values that its tensors hold; the file is "
+                "damaged or forged: copy or export it again"
             )
 
     counting = register_module_parameter_registration_hook(count)
@@ -179,7 +184,8 @@ def _build(path: Path, config: ModelConfig) -> LetOccFlow:
         raise
     except Exception as error:  # torch has no common one for shapes that cannot be, or that memory cannot hold
         raise CheckpointError(
-            f"{path}: no model can be made of its configuration ({type(error).__name__}: {error})"
+            f"{path}: its configuration describes no model that can be built ({type(error).__name__}: {error}); copy or "
+            "export it again"
         ) from error
     finally:
         counting.remove()

@@ -55,7 +55,7 @@ def _parse(text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except RecursionError:
-        raise yaml.YAMLError("brackets or keys too deep in each other") from None
+        raise yaml.YAMLError("nested too deeply") from None
 
 
 def from_dict(cls: type[T], data: Any, source: str, prefix: str = "") -> T:
@@ -72,7 +72,7 @@ def from_dict(cls: type[T], data: Any, source: str, prefix: str = "") -> T:
         name = f"{prefix}{key}"
         if key in removed:
             if not _means_the_same(_plain(value), removed[key]):
-                raise ConfigError(f"{source}: '{name}' is {SHORT.repr(value)}; this version knows {removed[key]} alone")
+                raise ConfigError(f"{source}: '{name}' is {SHORT.repr(value)}; only {removed[key]} is supported now")
             continue
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1, cutoff=0)
@@ -84,7 +84,9 @@ def from_dict(cls: type[T], data: Any, source: str, prefix: str = "") -> T:
         return cls(**values)
     except TypeError as error:
         missing = [f.name for f in dataclasses.fields(cls) if f.name not in values and _required(f)]  # type: ignore[arg-type]
-        raise ConfigError(f"{source}: {prefix or 'top level'} lacks {', '.join(missing) or error}") from error
+        raise ConfigError(
+            f"{source}: {prefix.removesuffix('.') or 'top level'} lacks {', '.join(missing) or error}"
+        ) from error
 
 
 def _means_the_same(value: Any, only: Any) -> bool:
@@ -152,7 +154,9 @@ def _value(item: str, text: str) -> Any:
 
 def _position(values: list, text: str, item: str) -> int:
     if not text.isdigit() or int(text) >= len(values):
-        raise ConfigError(f"override '{item}': '{text}' is no position in a list of {len(values)}")
+        raise ConfigError(
+            f"override '{item}': '{text}' is not a position in a list of {len(values)}, which counts from 0"
+        )
     return int(text)
 
 

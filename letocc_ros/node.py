@@ -273,7 +273,7 @@ class OccFlowNode(LifecycleNode):
     def _save_snapshot(self) -> Path:
         snapshot = self._pipeline.last if self._pipeline is not None else None
         if snapshot is None:
-            raise DataError("no image set has been answered since the node was configured or its past forgotten")
+            raise DataError("no image set has been answered since the node was configured or its past was forgotten")
         about = {
             "checkpoint": str(self._checkpoint.absolute()),
             "cameras": list(self.parameters.cameras),

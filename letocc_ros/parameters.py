@@ -443,7 +443,7 @@ def _check_topic(name: str, topic: str) -> None:
         if topic:
             validate_topic_name(topic)
     except InvalidTopicNameException as error:
-        raise ConfigError(f"'{name}': '{topic}' is no topic: {error}") from error
+        raise ConfigError(f"'{name}': '{topic}' is not a topic name: {error}") from error
 
 
 def _plain(value: Any) -> Any:

@@ -33,7 +33,7 @@ def cameras(text: str) -> tuple[str, ...]:
     """`front,left` as names."""
     names = tuple(name.strip().strip("/") for name in text.split(","))
     if not all(names) or len(set(names)) < len(names):
-        raise argparse.ArgumentTypeError(f"'{text}' is no list of different names such as front,left")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a list of different names such as front,left")
     return names
 
 
@@ -53,7 +53,7 @@ def classes(text: str) -> dict[str, tuple[str, ...]]:
     """`vehicle=car,truck;road=road` as a mapping."""
     found = dict(part.split("=", 1) for part in text.split(";") if part.count("=") == 1)
     if not found or len(found) != len(text.split(";")):
-        raise argparse.ArgumentTypeError(f"'{text}' is no list such as 'vehicle=car,truck;road=road'")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a list such as 'vehicle=car,truck;road=road'")
     return {name.strip(): tuple(label.strip() for label in labels.split(",")) for name, labels in found.items()}
 
 

@@ -53,9 +53,9 @@ def _eval(options: argparse.Namespace) -> None:
         )
     given = recording(options)
     if given and options.data == "simulator":
-        raise LetOccError(f"--{next(iter(given)).replace('_', '-')} says how a bag is read; give one: --data BAG")
+        raise LetOccError(f"--{next(iter(given)).replace('_', '-')} applies to bags only; name one: --data BAG")
     if options.boxes and options.data == "simulator":
-        raise LetOccError("--boxes are objects of a bag; give one: --data BAG")
+        raise LetOccError("--boxes applies to bags only; name one: --data BAG")
     from letocc_core.evaluation.checkpoint import evaluate_checkpoint
 
     evaluate_checkpoint(

@@ -7,8 +7,8 @@ import sys
 from letocc_core.errors import show
 
 REMEDIES = {
-    errno.EACCES: "choose a place that you may read and write, or change its rights",
-    errno.EPERM: "choose a place that you may read and write, or change its rights",
+    errno.EACCES: "choose a place that you may read and write, or change its permissions",
+    errno.EPERM: "choose a place that you may read and write, or change its permissions",
     errno.EROFS: "the file system is read-only: choose another folder (--out, data.cache)",
     errno.ENOSPC: "free space, or choose another folder (--out, data.cache)",
     errno.EDQUOT: "free space, or choose another folder (--out, data.cache)",
@@ -45,9 +45,9 @@ def explain(error: BaseException, out: str | os.PathLike[str] | None = None) -> 
     if isinstance(error, RuntimeError) and ("No space left on device" in text or "unable to write to file" in text):
         return SHARED_MEMORY if "/torch_" in text else f"{text.splitlines()[0]}; {REMEDIES[errno.ENOSPC]}"
     if isinstance(error, MemoryError) or "can't allocate memory" in text or "out of memory" in text.lower():
-        return f"memory does not suffice ({text.splitlines()[0] if text else 'MemoryError'}); use smaller images, a smaller grid or batch, or --micro-batch 1"
+        return f"not enough memory ({text.splitlines()[0] if text else 'MemoryError'}); use smaller images, a smaller grid or batch, or --micro-batch 1"
     if isinstance(error, UnicodeError):
-        return f"text that is no UTF-8 ({text}); save the file as UTF-8, or set a UTF-8 locale (export LC_ALL=C.UTF-8)"
+        return f"not UTF-8 text ({text}); save the file as UTF-8, or set a UTF-8 locale (export LC_ALL=C.UTF-8)"
     return None
 
 

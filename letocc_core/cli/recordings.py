@@ -41,7 +41,7 @@ def _simulate(options: argparse.Namespace) -> None:
 
         paths = simulate(**common, rig=options.rig or "nuscenes", rate_hz=options.rate or 20.0)
     elif options.rate is not None:
-        raise LetOccError(f"--rate is for bags; {options.format} has a rate of its own")
+        raise LetOccError(f"--rate applies to bags only; the layout {options.format} has a fixed rate")
     else:
         from letocc_core.data.simulator.export import simulate_dataset
 

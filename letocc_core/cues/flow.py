@@ -165,7 +165,7 @@ def from_kitti(png: bytes, source: str) -> Int[np.ndarray, "H W 2"]:
     whole = b"IEND" in png[-16:]
     image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED) if whole else None
     if image is None or image.dtype != np.uint16 or image.ndim != 3 or image.shape[2] != 3:
-        raise DataError(f"{source}: not a whole PNG of 16 bits and 3 channels, as optical flow is kept in")
+        raise DataError(f"{source}: not a complete PNG of 16 bits and 3 channels, the format of optical flow")
     channels: UInt16[np.ndarray, "H W 3"] = image[..., ::-1]
     flow = (channels[..., :2].astype(np.int32) - 2**15).astype(np.int16)
     return np.where(channels[..., 2:] > 0, flow, UNKNOWN).astype(np.int16)
@@ -198,7 +198,9 @@ def flow_estimator(name: str, weights: Path | None = None, device: str = "cpu") 
             raise ConfigError(f"optical flow by '{name}' takes no weights; those with weights: {', '.join(LEARNED)}")
         return CLASSICAL[name]()
     if name not in LEARNED:
-        raise ConfigError(f"no estimator of optical flow '{name}'; there are: {', '.join([*CLASSICAL, *LEARNED])}")
+        raise ConfigError(
+            f"unknown optical-flow estimator '{name}', expected one of: {', '.join([*CLASSICAL, *LEARNED])}"
+        )
     if weights is None:
         raise ConfigError(
             f"optical flow by '{name}' needs weights: --weights FILE, or cue_weights in the configuration"

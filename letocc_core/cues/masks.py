@@ -85,4 +85,4 @@ def _load(part: str, folder: Path, device: str) -> tuple[Any, Any]:
         loaded = model.from_pretrained(str(folder), local_files_only=True).eval().to(device)
         return processor.from_pretrained(str(folder), local_files_only=True), loaded
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder}: not the checkpoint expected ({error}); {wanted}") from error
+        raise CheckpointError(f"{folder}: not the expected checkpoint ({error}); {wanted}") from error

@@ -73,4 +73,4 @@ def _load(folder: Path, device: str) -> tuple[Any, Any]:
         model = kind.from_pretrained(str(folder), local_files_only=True).eval().to(device)
         return transformers.AutoImageProcessor.from_pretrained(str(folder), local_files_only=True), model
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder}: not the checkpoint expected ({error}); {wanted}") from error
+        raise CheckpointError(f"{folder}: not the expected checkpoint ({error}); {wanted}") from error

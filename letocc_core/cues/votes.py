@@ -67,7 +67,7 @@ class VotesConfig:
 
     def __post_init__(self):
         if len(self.seconds) < 1 or 0.0 in self.seconds:
-            raise ConfigError(f"votes.seconds: {list(self.seconds)}, expected one instant or more other than 0")
+            raise ConfigError(f"votes.seconds: {list(self.seconds)}, expected at least one instant, and none at 0")
         if not 0 < self.sure <= self.unsure:
             raise ConfigError(f"votes: sure {self.sure}, unsure {self.unsure}, expected 0 < sure <= unsure (m)")
 
@@ -152,9 +152,7 @@ def lidar_votes(frame: Frame, config: VotesConfig) -> RayVotes:
     A ray that ends near the road grazes it: it says nothing of what is lower than `margin` above its end.
     """
     if frame.lidar is None or frame.lidar_origin is None:
-        raise DataError(
-            "votes of a LiDAR are wanted, but a frame has no sweep; set data.votes.source to both or camera"
-        )
+        raise DataError("data.votes.source is lidar, but a frame has no LiDAR sweep; set it to both or camera")
     points = frame.lidar.double().numpy()
     points = points[np.isfinite(points).all(1)]
     origin = frame.lidar_origin.double().numpy()

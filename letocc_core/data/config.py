@@ -200,7 +200,9 @@ class DataConfig:
             names = ", ".join(f"data.{name}" for name in SOURCES)
             raise ConfigError(f"data: {' and '.join(given) or 'no source'} given, expected exactly one of {names}")
         if self.votes is not None and self.votes.source == "truth" and self.simulator is None:
-            raise ConfigError("data.votes.source is truth, which simulated streets alone have")
+            raise ConfigError(
+                "data.votes.source is truth, which only simulated streets have; set it to camera, lidar or both"
+            )
 
     @property
     def source(self) -> str:

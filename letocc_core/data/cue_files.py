@@ -109,5 +109,5 @@ def _read(path: Path, command: str, decode: Callable[[bytes], np.ndarray]) -> np
 def _grey(png: bytes) -> UInt8[np.ndarray, "h w"]:
     image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED) if b"IEND" in png[-16:] else None
     if image is None or image.dtype != np.uint8 or image.ndim != 2:
-        raise DataError("found: not a whole PNG of 8 bits and one channel")
+        raise DataError("not a complete PNG of 8 bits and one channel")
     return image

@@ -113,7 +113,7 @@ class RecordedClips(Clips):
             self.flows = [FlowFiles(store, data.cue, estimator) for store in self.stores]
         self.residual = data.masks if isinstance(data.masks, FlowResidual) else None
         if self.residual and not self.flows:
-            raise ConfigError("masks by the residual of optical flow want optical flow; set cue, for example to dis")
+            raise ConfigError("masks by the residual of optical flow need optical flow; set cue, for example to dis")
         of_images = None if isinstance(data.masks, FlowResidual) else data.masks
         labellers: dict[PictureKind, Labeller | None] = {"movable": of_images, "semantics": data.semantics}
         self.pictures = {

@@ -61,4 +61,6 @@ def read_votes(path: Path, current: int) -> Float[Tensor, "2 X Y Z"]:
         with np.load(path) as file:
             return torch.from_numpy(votes.unpack(file[f"{current:06d}"]))
     except (OSError, KeyError, ValueError) as error:
-        raise DataError(f"{path}: no votes of frame {current} ({error}); delete the file, it is made anew") from error
+        raise DataError(
+            f"{path}: no votes of frame {current} ({error}); delete the file, and it is computed again"
+        ) from error

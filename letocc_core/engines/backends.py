@@ -77,10 +77,10 @@ def run_by(backend: str, model: LetOccFlow, checkpoint: str | Path) -> None:
     folder = folder_of(checkpoint, kind)
     command = f"letocc export {checkpoint} --format {kind} --out {checkpoint.parent}"
     if not (folder / MANIFEST).is_file():
-        raise CheckpointError(f"{folder}: no graphs for backend {backend} there; make them: {command}")
+        raise CheckpointError(f"{folder}: no graphs for backend {backend}; export them: {command}")
     manifest = Manifest.load(folder)
     if manifest.checkpoint_sha256 != hash_of(checkpoint):
-        raise CheckpointError(f"{folder}: made of another checkpoint than {checkpoint}; make them again: {command}")
+        raise CheckpointError(f"{folder}: exported from another checkpoint than {checkpoint}; export again: {command}")
     replace_parts(model, {name: load(folder, kind, name) for name in manifest.graphs}, manifest)
 
 
@@ -131,7 +131,9 @@ class OnnxRuntime:
         try:
             import onnxruntime
         except ImportError as error:
-            raise MissingDependencyError("backend onnxruntime needs it: pip install 'letocc[export]'") from error
+            raise MissingDependencyError(
+                "backend onnxruntime is not installed: pip install 'letocc[export]'"
+            ) from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
         known = onnxruntime.get_available_providers()
@@ -152,7 +154,7 @@ class OpenVino:
         try:
             import openvino
         except ImportError as error:
-            raise MissingDependencyError("backend openvino needs it: pip install 'letocc[export]'") from error
+            raise MissingDependencyError("backend openvino is not installed: pip install 'letocc[export]'") from error
         settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
         self._compiled = openvino.Core().compile_model(str(path), "CPU", settings)
         self._inputs = [i.any_name for i in self._compiled.inputs]

@@ -84,7 +84,7 @@ def evaluate_checkpoint(
         tally = score_sequence(pipeline, drive, chosen, config=config, track=drive.track)
         print(drive.recording.report(), file=sys.stderr)
     if not tally.frames:
-        raise DataError(f"{data}: nothing was scored; expected image sets after the warm-up, or after the first one")
+        raise DataError(f"{data}: nothing was scored; expected image sets after the warm-up")
     found = {
         **tally.results(),
         **spread,
@@ -116,7 +116,7 @@ def _write_best_threshold(path: Path, counts: ProbabilityCounts) -> None:
 
     best = counts.best()
     if best is None:
-        raise DataError(f"{path}: no threshold can be chosen: none gives a voxel that is occupied in truth")
+        raise DataError(f"{path}: no threshold can be chosen: at none is a truly occupied voxel found")
     set_threshold(path, best[0])
     print(f"{path}: model.occupancy_threshold is {best[0]:g} now (IoU {best[1]:.3f} here)")
 

@@ -115,7 +115,7 @@ def _row(folder: Path, row: Row) -> dict[str, Any] | None:
     if found is None or not row.baseline:
         return found
     if row.baseline not in found.get("baselines", {}):
-        raise DataError(f"{folder / row.file}: has no baseline '{row.baseline}'; row '{row.label}' wants it")
+        raise DataError(f"{folder / row.file}: has no baseline '{row.baseline}'; row '{row.label}' needs it")
     return found["baselines"][row.baseline]
 
 

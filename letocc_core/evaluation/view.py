@@ -36,7 +36,7 @@ class Difference:
     def between(cls, first: OccFlow, second: OccFlow) -> "Difference":
         """Raises `DataError` for answers on different grids."""
         if first.grid != second.grid:
-            raise DataError(f"answers on different grids: {first.grid} and {second.grid}; take the node's checkpoint")
+            raise DataError(f"answers on different grids: {first.grid} and {second.grid}; use the node's checkpoint")
         return cls(
             float(np.abs(first.probability - second.probability).max()),
             float(np.abs(first.velocity - second.velocity).max()),

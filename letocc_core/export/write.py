@@ -157,7 +157,7 @@ def compare(folder: Path, kind: str, manifest: Manifest, calls: Calls) -> list[D
     wrong = [d for d in found if not d.largest <= d.limit]
     if wrong:
         worst = "; ".join(f"{d.graph} {d.output}: {d.largest:.2g}, at most {d.limit:.2g}" for d in wrong)
-        raise LetOccError(f"the graphs as {kind} differ from PyTorch, and are not kept ({worst})")
+        raise LetOccError(f"the {kind} graphs differ from PyTorch, and are not kept ({worst})")
     return found
 
 
@@ -205,7 +205,7 @@ def _write(graph: Graph, kind: str, path: Path) -> None:
         try:
             import openvino
         except ImportError as error:
-            raise MissingDependencyError("--format openvino needs it: pip install 'letocc[export]'") from error
+            raise MissingDependencyError("--format openvino needs OpenVINO: pip install 'letocc[export]'") from error
         openvino.save_model(openvino.convert_model(str(onnx)), str(path.with_suffix(".xml")), compress_to_fp16=False)
     else:
         path.with_suffix(".engine").write_bytes(_tensorrt(onnx, graph))

@@ -75,7 +75,5 @@ def _encode(mask: np.ndarray) -> bytes:
 def _decode(file: np.ndarray, source: str) -> np.ndarray:
     image = cv2.imdecode(file, cv2.IMREAD_GRAYSCALE) if len(file) else None
     if image is None:
-        raise DataError(
-            f"{source}: no picture that can be read; expected a PNG, white where the vehicle itself is seen"
-        )
+        raise DataError(f"{source}: not a readable image; expected a PNG, white where the vehicle itself is seen")
     return image > 127

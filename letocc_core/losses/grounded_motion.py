@@ -164,7 +164,7 @@ def on_objects(frame: Frame, grid: GridSpec) -> Bool[Tensor, "B X Y Z"]:
 def _movable(frame: Frame) -> Bool[Tensor, "B N H W"]:
     if frame.movable is None:
         raise ConfigError(
-            "motion.cue: grounded wants masks of what could move, but the data has none: write them (letocc cues masks)"
+            "motion.cue: grounded needs masks of what could move, but the data has none; compute them: letocc cues masks"
         )
     return frame.movable
 

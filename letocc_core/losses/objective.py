@@ -119,7 +119,7 @@ class MotionConfig:
     def __post_init__(self):
         if self.flow_edge > 0 and self.rays:
             raise ConfigError(
-                f"motion.flow_edge wants the lattice of the geometry's rays: 0 motion.rays, not {self.rays}"
+                f"motion.flow_edge needs the lattice of the geometry's rays: motion.rays is {self.rays}, expected 0"
             )
         if self.depth_tolerance < 1:
             raise ConfigError(f"motion.depth_tolerance is {self.depth_tolerance}, expected a factor of 1 or more")
@@ -263,7 +263,7 @@ def motion_terms(
     Raises `ConfigError` if what `config.cue` asks for is not there.
     """
     if not clip.cues:
-        raise ConfigError("a motion stage wants flow cues: set data.simulator.cue or data.bag.cue to dis")
+        raise ConfigError("a motion stage needs flow cues; set data.simulator.cue or data.bag.cue to dis")
     if config.cue == "grounded":
         assert scene.fields.flow is not None  # asked of the network with `motion`
         targets = scene.motion or motion_targets(scene.fields.sdf, scene.grid, clip.current, clip.cues)

@@ -49,7 +49,9 @@ class ModelConfig:
             )
         for name, section in (("sweep", self.sweep), ("motion_branch", self.motion_branch)):
             if section and self.temporal.frames < 1:
-                raise ConfigError(f"model.{name} compares with past frames, but model.temporal.frames is 0")
+                raise ConfigError(
+                    f"model.{name} compares with past frames, but model.temporal.frames is 0; set it to 1 or more"
+                )
         for name, heads in (("encoder", self.encoder.heads), ("temporal", self.temporal.heads)):
             if self.dim % heads:
                 raise ConfigError(f"model.dim {self.dim} is not a multiple of model.{name}.heads {heads}")

@@ -32,9 +32,12 @@ class EncoderConfig:
     def __post_init__(self):
         for points, anchors in zip(self.image_points, self.anchors, strict=True):
             if points % anchors:
-                raise ConfigError(f"encoder: {points} image points cannot be shared out among {anchors} anchors")
+                raise ConfigError(f"encoder: image_points has {points}, expected a multiple of the {anchors} anchors")
         if self.cross_view_points % self.cross_view_anchors:
-            raise ConfigError("encoder: cross_view_points must be a multiple of cross_view_anchors")
+            raise ConfigError(
+                f"encoder: cross_view_points is {self.cross_view_points}, expected a multiple of cross_view_anchors "
+                f"({self.cross_view_anchors})"
+            )
 
 
 @dataclass(frozen=True)

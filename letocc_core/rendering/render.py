@@ -62,9 +62,7 @@ class Rendered(Generic[SomeRays]):
 
 def _field(values: Tensor | None, name: str) -> Tensor:
     if values is None:
-        raise ConfigError(
-            f"{name} is to be rendered, but these fields have none; expected a model that was asked for it"
-        )
+        raise ConfigError(f"{name} cannot be rendered, because these fields have none; use a model that has it")
     return values
 
 

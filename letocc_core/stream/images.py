@@ -227,7 +227,7 @@ def _mosaic(encoding: str, source: str) -> int:
     """OpenCV's conversion of a mosaic."""
     if encoding not in ENCODINGS:
         known = ", ".join(name for name in ENCODINGS if name.startswith("bayer"))
-        raise DataError(f"{source}: the format says '{encoding}', which is no known mosaic; expected one of {known}")
+        raise DataError(f"{source}: the format says '{encoding}', which is not a known mosaic; expected one of {known}")
     conversion = ENCODINGS[encoding][2]
     assert conversion is not None  # every mosaic has one
     return conversion

@@ -90,7 +90,7 @@ class TrainConfig:
             raise ConfigError(f"stages: names {', '.join(names)}, expected a name of its own for each")
         for stage in self.stages:
             if stage.objective.queries > 0 and self.data.votes is None:
-                raise ConfigError(f"stage {stage.name}: objective.queries wants votes of rays; set data.votes: {{}}")
+                raise ConfigError(f"stage {stage.name}: objective.queries needs votes of rays; set data.votes: {{}}")
         for stage in self.stages if self.model.motion_branch is None else ():
             for name in ("keep_geometry", "half_turn_augmentation"):
                 if getattr(stage, name):

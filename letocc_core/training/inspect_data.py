@@ -36,7 +36,7 @@ def inspect_data(
     config = configuration.load(TrainConfig, path, overrides)
     data = config.data.recorded
     if data is None or isinstance(data, BagData):
-        raise ConfigError(f"{path}: its data are no data set on disk; for bags there is `letocc bag info`")
+        raise ConfigError(f"{path}: its data is not a data set on disk; for bags use `letocc bag info`")
     stores = [
         DriveFrames(drive, config.input, True, config.data.cache) for drive in open_drives(data, config.data.cache)
     ]

@@ -83,7 +83,7 @@ def losses(path: Path) -> Iterator[dict[str, Any]]:
             continue
         yield entry
     if bad:
-        print(f"{path}: {bad} lines that are cut off are left out", file=sys.stderr)
+        print(f"{path}: {bad} truncated lines are left out", file=sys.stderr)
 
 
 @contextmanager

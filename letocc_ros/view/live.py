@@ -76,7 +76,7 @@ def parameters_of(node: Node, executor: SingleThreadedExecutor, name: str) -> No
             if answer.done():
                 break
         else:
-            raise DataError(f"{name}: does not answer for its parameters within {ATTEMPTS * PATIENCE:g} s")
+            raise DataError(f"{name}: did not return its parameters within {ATTEMPTS * PATIENCE:g} s")
     finally:
         node.destroy_subscription(subscription)
         node.destroy_client(client)

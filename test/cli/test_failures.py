@@ -45,9 +45,9 @@ def outcome(error: BaseException, capsys: pytest.CaptureFixture) -> tuple[int, s
             "--loader-workers 0",
         ),
         (RuntimeError("unable to write to file </torch_12_3>: No space left on device (28)"), "--shm-size"),
-        (MemoryError(), "letocc: memory does not suffice"),
-        (RuntimeError("CUDA out of memory. Tried to allocate"), "letocc: memory does not suffice (CUDA out of memory"),
-        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "letocc: text that is no UTF-8"),
+        (MemoryError(), "letocc: not enough memory"),
+        (RuntimeError("CUDA out of memory. Tried to allocate"), "letocc: not enough memory (CUDA out of memory"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "letocc: not UTF-8 text"),
         (DataError("/bag: as it is"), "letocc: /bag: as it is"),
     ],
 )

@@ -186,7 +186,9 @@ def test_estimators_are_named(tmp_path):
     folders = {FlowFiles(frames, name, flow_estimator(name)).folder for name in ("dis", "dis_fine")}
     assert len(folders) == 2 and all(folder.parent == tmp_path for folder in folders)
     assert settings_key(Dis(2)) != settings_key(Dis(3))
-    with pytest.raises(ConfigError, match=r"no estimator of optical flow 'riff'; there are: dis, dis_fine, .*unimatch"):
+    with pytest.raises(
+        ConfigError, match=r"unknown optical-flow estimator 'riff', expected one of: dis, dis_fine, .*unimatch"
+    ):
         flow_estimator("riff")
     with pytest.raises(ConfigError, match="'raft' needs weights: --weights FILE, or cue_weights"):
         flow_estimator("raft")
@@ -235,7 +237,7 @@ def test_flow_on_disk_is_kittis(tmp_path):
     extremes = np.array([[[UNKNOWN + 1, 32767], [UNKNOWN, UNKNOWN], [-1, 0]]], np.int16)
     np.testing.assert_array_equal(from_kitti(to_kitti(extremes), "x"), extremes)
     for damaged in (png[:-5], b"", cv2.imencode(".png", np.zeros((2, 2), np.uint8))[1].tobytes()):
-        with pytest.raises(DataError, match="x: not a whole PNG of 16 bits and 3 channels"):
+        with pytest.raises(DataError, match="x: not a complete PNG of 16 bits and 3 channels"):
             from_kitti(damaged, "x")
 
 
@@ -544,4 +546,4 @@ def test_absent_weights_say_which_to_put_where(bag, tmp_path, grounded_sam, caps
     assert cli.main([*command, *weights, str(tmp_path / "nowhere")]) == 1
     assert re.search(r"nowhere: no transformers checkpoint; put .*grounding-dino-tiny, here", capsys.readouterr().err)
     assert cli.main([*command, *weights, str(grounded_sam.segmenter)]) == 1
-    assert "not the checkpoint expected" in capsys.readouterr().err
+    assert "not the expected checkpoint" in capsys.readouterr().err

@@ -214,7 +214,7 @@ def test_the_own_sweep_overrules_what_others_saw_there():
 
 
 def test_a_lidar_that_is_not_there_is_missed(frames):
-    with pytest.raises(DataError, match="no sweep"):
+    with pytest.raises(DataError, match="no LiDAR sweep"):
         votes.instant(frames[0], [], VotesConfig(source="lidar"))
     assert votes.instant(frames[0], frames[1:2], VotesConfig(source="both", depths=8)).sweep is None
 
@@ -239,7 +239,7 @@ def test_neighbours_are_the_nearest_frames_in_time():
 
 
 def test_settings_that_make_no_sense_are_refused():
-    with pytest.raises(ConfigError, match="other than 0"):
+    with pytest.raises(ConfigError, match="expected at least one instant, and none at 0"):
         VotesConfig(seconds=(0.0, 0.2))
     with pytest.raises(ConfigError, match="sure"):
         VotesConfig(sure=0.5)

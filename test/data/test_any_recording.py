@@ -386,7 +386,7 @@ def test_encodings_in_capitals():
     for name in ("rgb8", "RGB8", "Rgb8 ", "8uc3"):
         found = images.decode_raw(name, HEIGHT, WIDTH, 3 * WIDTH, raw, False, "t")
         np.testing.assert_array_equal(found, rgb[..., ::-1] if name == "8uc3" else rgb)
-    with pytest.raises(DataError, match="'BAYER_XXXX8', which is no known mosaic"):
+    with pytest.raises(DataError, match="'BAYER_XXXX8', which is not a known mosaic"):
         images.decode_compressed(data, "t", "BAYER_XXXX8; png")
 
 
@@ -395,7 +395,7 @@ def test_a_mosaic_that_was_made_colour_before_compression_stays_as_it_is():
     data = images.encode(rgb, "png")
     np.testing.assert_array_equal(images.decode_compressed(data, "t", "bayer_rggb8; png compressed bgr8"), rgb)
     grey = cv2.imencode(".png", rgb[..., 1])[1].tobytes()
-    with pytest.raises(DataError, match="'bayer_xxxx8', which is no known mosaic"):
+    with pytest.raises(DataError, match="'bayer_xxxx8', which is not a known mosaic"):
         images.decode_compressed(grey, "t", "bayer_xxxx8; png compressed")
 
 
@@ -827,7 +827,7 @@ def test_a_path_that_is_near_a_recording(tmp_path):
         bag_info(path.parent)
     pointer = tmp_path / "pointer.mcap"
     pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n")
-    with pytest.raises(DataError, match=r"pointer\.mcap: a pointer of Git LFS.*git lfs pull"):
+    with pytest.raises(DataError, match=r"pointer\.mcap: a Git LFS pointer.*git lfs pull"):
         bag_info(pointer)
 
 

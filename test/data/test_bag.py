@@ -318,7 +318,7 @@ def test_truncated_sqlite(tmp_path):
 
 def test_something_else_under_the_name_of_a_bag(tmp_path):
     (tmp_path / "bag.mcap").write_bytes(b"hello " * 20)
-    with pytest.raises(DataError, match=r"bag\.mcap: no recording: it starts with b'hello he'"):
+    with pytest.raises(DataError, match=r"bag\.mcap: not a recording: it starts with b'hello he'"):
         bags.open_bag(tmp_path / "bag.mcap")
 
 

@@ -100,7 +100,7 @@ def test_files_and_text_give_the_same_back(tmp_path):
     ):
         body_masks.load(tmp_path / "m", ["rear"])
     (tmp_path / "m" / "front.png").write_bytes(b"nothing")
-    with pytest.raises(DataError, match=r"front\.png: no picture"):
+    with pytest.raises(DataError, match=r"front\.png: not a readable image"):
         body_masks.load(tmp_path / "m", ["front"])
     with pytest.raises(DataError, match="c: its masks"):
         body_masks.from_text({"front": "%"}, "c")

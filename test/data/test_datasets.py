@@ -237,7 +237,7 @@ def test_what_a_configuration_finds(roots, tmp_path, capsys):
     assert main([*command, "--sequence", "scene-0004"]) == 1
     assert "no frame 0 of a sequence 'scene-0004'; sequences: nuscenes/v1.0-mini/scene-0003" in capsys.readouterr().err
     assert main(["data", str(CONFIG / "street.yaml")]) == 1
-    assert "its data are no data set on disk" in capsys.readouterr().err
+    assert "its data is not a data set on disk" in capsys.readouterr().err
 
 
 def test_files_that_the_tables_name_and_nobody_extracted(roots, tmp_path, capsys):
@@ -442,7 +442,7 @@ def test_the_command_writes_a_layout(tmp_path, capsys):
     assert capsys.readouterr().out.strip() == str(tmp_path / "kitti/training/image_02/0000")
     assert len(kitti.tracking_drive(tmp_path / "kitti", "0000")) == 1
     assert main([*command, "--rate", "5"]) == 1
-    assert "--rate is for bags; kitti-tracking has a rate of its own" in capsys.readouterr().err
+    assert "--rate applies to bags only; the layout kitti-tracking has a fixed rate" in capsys.readouterr().err
 
 
 def test_nothing_is_written_over(roots):

@@ -116,7 +116,7 @@ def test_the_command_that_a_refusal_names(tmp_path, capsys):
 
 def test_no_video_and_video_that_is_none(tmp_path):
     path = write(tmp_path / "broken", [b"\0\0\0\1\x67" + bytes(60)] * 3)
-    with pytest.raises(DataError, match=r"nothing can be decoded: /front/image_raw/compressed: 0 images of H\.264"):
+    with pytest.raises(DataError, match=r"no image can be decoded: /front/image_raw/compressed: 0 images of H\.264"):
         video_to_images(path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     with BagWriter(tmp_path / "none") as bag:

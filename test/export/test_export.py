@@ -96,7 +96,7 @@ def test_graphs_that_do_not_belong_are_refused(exported: Path, tmp_path: Path):
     shutil.copytree(exported.parent, tmp_path / "copy")
     trained_on = tmp_path / "copy" / exported.name
     checkpoint.set_threshold(trained_on, 0.123)
-    with pytest.raises(CheckpointError, match="made of another checkpoint"):
+    with pytest.raises(CheckpointError, match="exported from another checkpoint"):
         OccFlowPipeline.from_checkpoint(trained_on, backend="onnxruntime")
 
 

@@ -313,7 +313,7 @@ def test_without_masks_a_grounded_cue_is_refused():
     now = dataclasses.replace(frame(), movable=None)
     clip = Clip(now, (), (now,), (flow_of(now, AHEAD, (0.0, 0.0), 0.1, moved(0.0)),))
     scene = Scene(torch.ones(1, 1, *GRID.shape), torch.zeros(1, 2, *GRID.shape))
-    with pytest.raises(ConfigError, match="wants masks of what could move"):
+    with pytest.raises(ConfigError, match="needs masks of what could move"):
         stage_losses(GridScene(scene, GRID), clip, OBJECTIVE, 1.0, motion=MotionConfig(cue="grounded"))
 
 

@@ -306,12 +306,12 @@ def test_a_stage_smooths_motion():
     grounded = MotionConfig(cue="grounded", flow_edge=0.01)  # whose own terms want no rays
     moving = dataclasses.replace(clip, cues=(cue(),))
     assert stage_losses(GridScene(uneven, GRID), moving, OBJECTIVE, 1.0, motion=grounded)["flow_edge"] > 0
-    with pytest.raises(ConfigError, match=r"flow_edge wants the lattice"):
+    with pytest.raises(ConfigError, match=r"flow_edge needs the lattice"):
         MotionConfig(flow_edge=0.01, rays=100)
 
 
 def test_a_motion_stage_without_cues_is_refused():
-    with pytest.raises(ConfigError, match="wants flow cues"):
+    with pytest.raises(ConfigError, match="needs flow cues"):
         learn(Clip(frame(), (), (frame(),)), MotionConfig())
 
 

@@ -199,9 +199,9 @@ def test_backward_forward_attention_brings_the_past_in_at_its_place():
     [
         ({"grid": {"upper": [4.4, 4.8, 2.2]}}, "even"),
         ({"dim": 9}, "encoder.heads"),
-        ({"encoder": {"image_points": [3, 4, 4]}}, "image points"),
+        ({"encoder": {"image_points": [3, 4, 4]}}, "image_points has 3"),
         ({"encoder": {"cross_view_points": 5}}, "cross_view_points"),
-        ({"sweep": {"window": 4}}, "knows 5 alone"),
+        ({"sweep": {"window": 4}}, "only 5 is supported"),
         ({"sweep": {}, "temporal": {"frames": 0}}, "temporal.frames is 0"),
         ({"backbone": {"kinds": "resnet"}}, "did you mean 'backbone.kind'"),
     ],

@@ -110,7 +110,7 @@ def test_losses_whose_last_line_is_cut_off(tmp_path, capsys):
     lines = [json.dumps({"stage": "static", "step": i, "total": 1.0}) for i in range(3)]
     (tmp_path / "losses.jsonl").write_text("\n".join(lines)[:-9] + "\n\0\0\n[1]\n")
     assert [entry["step"] for entry in run_files.losses(tmp_path / "losses.jsonl")] == [0, 1]
-    assert "losses.jsonl: 3 lines that are cut off" in capsys.readouterr().err
+    assert "losses.jsonl: 3 truncated lines" in capsys.readouterr().err
     assert list(run_files.losses(tmp_path / "none.jsonl")) == []
 
 

@@ -284,7 +284,7 @@ class _Look:
             if (width, height) != sizes[name]:
                 self.problems.append(
                     f"{name}: its mask in {show(folder)} is of {width} x {height} px, but its camera_info is of "
-                    f"{sizes[name][0]} x {sizes[name][1]} px; make it anew: letocc bag mask"
+                    f"{sizes[name][0]} x {sizes[name][1]} px; compute it again: letocc bag mask"
                 )
             self.notes.append(f"{name}: {mask.mean():.1%} of the image is masked as the vehicle itself")
 

@@ -84,7 +84,7 @@ def _gather(recording: Recording) -> dict[str, _Evidence]:
     few = {name: e.count for name, e in found.items() if 0 < e.count < LEAST}
     if few or not any(e.count for e in found.values()):
         raise DataError(
-            f"{show(recording.path)}: fewer than {LEAST} pairs of pictures {STEP:g} m apart, too few to tell the body from "
+            f"{show(recording.path)}: fewer than {LEAST} pairs of images {STEP:g} m apart, too few to tell the body from "
             "the road; record a longer drive"
         )
     return found

@@ -61,7 +61,7 @@ def to_structured(cloud: Cloud, source: str) -> np.ndarray:
                 f"of a point of {cloud.point_step} bytes"
             )
         if field.name in names:
-            raise DataError(f"{source}: field '{field.name}' is there twice")
+            raise DataError(f"{source}: field '{field.name}' appears twice")
         names.append(field.name)
         formats.append(kind if field.count <= 1 else (kind, field.count))
         offsets.append(field.offset)

@@ -116,9 +116,9 @@ def open_storage(path: Path, temporary: Path) -> Storage:
         if start.startswith(magic):
             raise DataError(f"{show(path)}: packed with {name}; unpack it first: {command} '{show(path.name)}'")
     if start.startswith(LFS_POINTER):
-        raise DataError(f"{show(path)}: a pointer of Git LFS, not the file itself; fetch it: git lfs pull")
+        raise DataError(f"{show(path)}: a Git LFS pointer, not the file itself; fetch it: git lfs pull")
     raise DataError(
-        f"{show(path)}: no recording: it starts with {start!r}, expected MCAP, SQLite or '#ROSBAG' (an MCAP file starts "
+        f"{show(path)}: not a recording: it starts with {start!r}, expected MCAP, SQLite or '#ROSBAG' (an MCAP file starts "
         f"with {MCAP_MAGIC!r})"
     )
 
@@ -371,7 +371,7 @@ def _check_end(path: Path) -> None:
         if file.read() != MCAP_MAGIC:
             raise DataError(
                 f"{show(path)}: truncated: {size} bytes without the end marker of MCAP, as a killed recorder or an "
-                f"interrupted copy leaves it; save what is readable with: mcap recover {show(path.name)} -o recovered.mcap"
+                f"interrupted copy leaves it; recover what is readable with: mcap recover {show(path.name)} -o recovered.mcap"
             )
 
 

@@ -60,7 +60,7 @@ def video_to_images(
         ]
         if not found:
             raise DataError(
-                f"{show(path)}: no video; expected H.264 or the like in CompressedImage or a topic of video"
+                f"{show(path)}: no video; expected a topic of CompressedImage or of a video type that holds H.264 or the like"
             )
         left_out = dict(bag.skipped)
         with BagWriter(out) as writer:
@@ -68,7 +68,7 @@ def video_to_images(
                 for received_ns, fields in _decode(bag, video, quality):
                     writer.write(video.images_topic, bags.COMPRESSED, received_ns, **fields)
                 if not video.images:
-                    raise DataError(f"{show(path)}: nothing can be decoded: {video}")
+                    raise DataError(f"{show(path)}: no image can be decoded: {video}")
             types = {}
             for connection in bag.connections:
                 if connection.msgcount and connection.topic not in bag.video_topics:
@@ -126,5 +126,5 @@ def _codec(bag: bags.Bag, topic: str) -> str:
         name = images.video_of(bytes(message.data[:8]), said)
         if name in DECODERS:
             return name
-        raise DataError(f"{show(bag.path)}: {topic}: video of the kind '{said}', expected one of {', '.join(DECODERS)}")
-    raise DataError(f"{show(bag.path)}: {topic}: no message of it can be read")
+        raise DataError(f"{show(bag.path)}: {topic}: video format is '{said}', expected one of {', '.join(DECODERS)}")
+    raise DataError(f"{show(bag.path)}: {topic}: none of its messages can be read")

@@ -328,7 +328,7 @@ def _read_poses(tables: Path, tokens: list[str]) -> Float[np.ndarray, "R 7"]:
     if lost.any():
         raise DataError(f"{path}: no row with token {list(numbers)[int(lost.argmax())]}, which sample_data.json names")
     if (np.abs(np.linalg.norm(out[:, :4], axis=1) - 1) > 0.01).any():
-        raise DataError(f"{path}: a rotation that is no unit quaternion")
+        raise DataError(f"{path}: a rotation is not a unit quaternion; extract it again")
     return out[where]
 
 

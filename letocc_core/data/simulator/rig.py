@@ -56,7 +56,7 @@ class Rig:
 
     def __post_init__(self):
         if not self.cameras:
-            raise ConfigError("rig: no camera")
+            raise ConfigError("rig: no camera, expected at least one")
         sizes = {(c.height, c.width) for c in self.cameras.values()}
         if len(sizes) > 1:
             raise ConfigError(f"rig: cameras of several sizes {sorted(sizes)}, expected one size for all")

@@ -183,7 +183,7 @@ def _together(tables: Mapping[str, Table], dataset: str | None) -> Iterator[tupl
         if on in ("simulator", "bag") or on == table.dataset or len(tables) == 1:
             groups.setdefault((on, table.labels if on == table.dataset else ""), {})[name] = table
     if not groups:
-        raise ConfigError(f"no table of those asked for is of data set '{dataset}'")
+        raise ConfigError(f"none of the tables asked for is of data set '{dataset}'")
     for (on, labels), group in groups.items():
         yield on, labels, group
 

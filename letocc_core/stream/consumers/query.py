@@ -98,7 +98,7 @@ def time_to_collision(
     if path.ndim != 2 or path.shape[1:] != (2,) or times.shape != path.shape[:1] or not len(path):
         raise DataError(f"a path of {list(path.shape)} at times of {list(times.shape)}, expected [k, 2] at [k], k >= 1")
     if not (np.isfinite(path).all() and np.isfinite(times).all() and (np.diff(times) > 0).all()):
-        raise DataError("a path whose places or times are not finite, or whose times do not increase")
+        raise DataError("a path has places or times that are not finite, or times that do not increase")
     points = occupied_points(answer, lowest, highest)
     half = answer.grid.voxel_size / 2
     for t in _moments(path, times, float(points.speed.max(initial=0.0)), half):

@@ -32,7 +32,7 @@ class ViewOptions:
         for path in self.save:
             if path.suffix not in SUFFIXES:
                 raise ConfigError(
-                    f"{path}: expected a name that ends with .rrd (Rerun) or .mcap (Foxglove, Lichtblick)"
+                    f"{path}: expected a name that ends with .rrd (Rerun), .mcap (Foxglove, Lichtblick) or .gif"
                 )
 
 
