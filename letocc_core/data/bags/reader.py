@@ -488,7 +488,7 @@ class _named:
         if isinstance(error, OSError):
             at = show(error.filename or self.path)
             raise DataError(
-                f"{at}: {error.strerror or error}; the file cannot be read: check its rights and the disk"
+                f"{at}: {error.strerror or error}; the file cannot be read: check its permissions and the disk"
             ) from error
         raise DataError(
             f"{show(self.path)}: the bag cannot be read ({type(error).__name__}: {error}); it is damaged or incomplete: "
