@@ -37,6 +37,10 @@ def arguments() -> list[DeclareLaunchArgument]:
             "",
             "Camera names, with commas, the anchor first; empty: as in params_file, where empty is the checkpoint's.",
         ),
+        argument(
+            "image_topic", "", "Name of the images below each camera, such as image_color; empty: as in params_file."
+        ),
+        argument("transport", "", "How images come: compressed or raw; empty: as in params_file."),
         argument("device", "", "Where the network runs: cpu, cuda, cuda:1, ...; empty: as in params_file."),
         argument("base_frame", "", "Ego frame; empty, as of the next four: as in params_file, or the checkpoint's."),
         argument("fixed_frame", "", "Frame in which the world stands still."),
@@ -106,7 +110,7 @@ def changes(values: dict[str, str]) -> dict[str, object]:
         found["checkpoint"] = values["checkpoint"]
     if values["cameras"]:
         found["cameras"] = [name.strip() for name in values["cameras"].split(",")]
-    names = ("device", "base_frame", "fixed_frame", "odometry_topic", "body_masks")
+    names = ("image_topic", "transport", "device", "base_frame", "fixed_frame", "odometry_topic", "body_masks")
     found |= {name: values[name] for name in names if values[name]}
     if values["bag"]:
         found["recording"] = values["bag"]

@@ -15,6 +15,7 @@ from letocc_core.errors import ConfigError, DataError
 
 T = TypeVar("T")
 RESTART_AFTER = 1.0  # s
+MAX_SLOP = 1.0  # s
 
 Reason = Literal[
     "late",  # its set had closed when it came
@@ -66,7 +67,7 @@ class Synchronizer(Generic[T]):
             was waiting is then closed as by `flush`.
 
     Raises:
-        ConfigError: no camera, a camera named twice, or a limit that is not positive.
+        ConfigError: no camera, a camera named twice, a limit that is not positive, or a slop of more than a second.
     """
 
     def __init__(
@@ -90,6 +91,8 @@ class Synchronizer(Generic[T]):
         for name, value in durations.items():
             if not value >= 0:
                 raise ConfigError(f"{name} is {value} s, expected 0 or more")
+        if slop > MAX_SLOP:
+            raise ConfigError(f"slop is {slop:g} s, expected {MAX_SLOP:g} s or less; 45 ms are 0.045")
         if capacity < 1:
             raise ConfigError(f"capacity is {capacity} images, expected 1 or more")
         self.cameras = tuple(cameras)

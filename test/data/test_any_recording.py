@@ -3,6 +3,7 @@
 Each test makes a bag with one property that users of other tools have met, and checks the value that comes out.
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -225,6 +226,24 @@ def test_a_camera_without_a_namespace(tmp_path, image):
     assert any("have no camera_info beside them: record /camera_info" in text for text in without.missing_to_run)
 
 
+@pytest.mark.parametrize(
+    ("image", "note"),
+    [
+        ("image_raw/compressed", None),
+        ("image_color/compressed", "a node hears these images with image_topic:=image_color"),
+        ("image_raw", "a node hears these images with transport:=raw"),
+        ("image_rect", "a node hears these images with image_topic:=image_rect transport:=raw"),
+        ("compressed", "one name for all cameras; remap /front/compressed"),
+    ],
+)
+def test_how_a_node_hears_the_images_is_said(tmp_path, image, note):
+    drive = Drive(tmp_path / "bag").info()
+    topic = f"/front/{image}"
+    path = (drive.jpeg(topic) if image.endswith("compressed") else drive.raw(topic, "rgb8", smooth())).write()
+    notes = bag_info(path).notes
+    assert notes == () if note is None else note in notes[-1]
+
+
 def test_the_raw_and_the_rectified_images_of_one_camera(tmp_path):
     """As ZED publishes them, in two namespaces with one frame."""
     drive = Drive(tmp_path / "bag").jpeg("/zed/left/image_rect/compressed").info("/zed/left/camera_info")
@@ -322,6 +341,9 @@ def test_intrinsics_of_another_size(tmp_path):
     assert (
         "images on /front/image_raw/compressed are of 32 x 24 px, but /front/camera_info is of 64 x 48 px" in sentence
     )
+    halved = Drive(tmp_path / "halved").info(width=16, height=12, binning_x=2, binning_y=2).jpeg().write()
+    (sentence, *_) = bag_info(halved).missing_to_run
+    assert "is of 8 x 6 px (it says 16 x 12 px with a binning of 2 x 2); they must describe the same image" in sentence
     scaled = Drive(tmp_path / "scaled").info(k=np.diag([2.0, 2, 1]) @ K).jpeg().write()
     info = bag_info(scaled)
     assert info.missing_to_run == () and "principal point (32, 24) px lies far off" in info.notes[0]
@@ -774,6 +796,23 @@ def test_a_write_ahead_log_beside_the_database(tmp_path):
         stamps = [m.stamp_ns for m in bag.messages() if isinstance(m, bags.ImageMessage)]
     killed.chmod(0o755)
     assert stamps == [STEP_NS * (i + 1) for i in range(13)]
+
+
+def test_a_database_of_something_else_is_not_called_damaged(tmp_path):
+    with contextlib.closing(sqlite3.connect(tmp_path / "notes.db3")) as database:
+        database.execute("CREATE TABLE notes (text)")
+        database.commit()
+    with pytest.raises(DataError, match="a database of SQLite, but no recording: it has the tables notes, expected"):
+        bag_info(tmp_path / "notes.db3")
+
+
+def test_a_time_of_receipt_that_is_no_number(tmp_path):
+    path = good(tmp_path / "bag", storage="sqlite3")
+    with contextlib.closing(sqlite3.connect(path / "bag.db3")) as database:
+        database.execute("UPDATE messages SET timestamp = 'noon' WHERE id = 4")  # an image
+        database.commit()
+    assert slop_for(path, ["/front/image_raw/compressed"]) == 0.02
+    assert len(pictures(path)) == 12
 
 
 def test_compressed_and_renamed_files(tmp_path):

@@ -106,6 +106,14 @@ def test_an_exception_leaves_no_half_written_bag(tmp_path):
     assert not (tmp_path / "bag").exists()
 
 
+def test_a_disk_that_is_full_at_the_end_leaves_nothing(tmp_path, monkeypatch):
+    bag = BagWriter(tmp_path / "bag")
+    monkeypatch.setattr(bag._writer, "close", lambda: Path("/dev/full").write_bytes(b"x"))
+    with pytest.raises(OSError, match="No space left"), bag:
+        bag.write_tf(1, "odom", "base_link", pose(0))
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_existing_bag_is_not_overwritten(good):
     with pytest.raises(DataError, match="exists already"):
         BagWriter(good)

@@ -62,7 +62,8 @@ def test_every_argument_is_described_and_used(declared: dict[str, str]):
     assert used <= set(declared)
     in_a_loop = {n.elts[0].value for n in ast.walk(tree) if isinstance(n, ast.Tuple) and len(n.elts) == 2 and flag(n)}
     by_name = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
-    passed_on = {"device", "base_frame", "fixed_frame", "odometry_topic", "body_masks"} & by_name  # all in the same way
+    passed_on = {"device", "base_frame", "fixed_frame", "odometry_topic", "body_masks", "image_topic", "transport"}
+    passed_on &= by_name  # all in the same way
     assert used | in_a_loop | passed_on == set(declared)
 
 
@@ -146,7 +147,8 @@ def test_what_the_arguments_choose_reaches_node_and_player():
     values = dict.fromkeys((argument.name for argument in file.arguments()), "")
     assert set(file.changes(values)) == {"use_sim_time", "autostart"} and file.player_options(values) == []
     values |= {"cameras": "left,front", "odometry_topic": "odom", "body_masks": "masks", "slop": "0.05", "loop": "true"}
-    found = file.changes(values | {"base_frame": "chassis", "fixed_frame": "map"})
+    found = file.changes(values | {"base_frame": "chassis", "fixed_frame": "map", "transport": "raw"})
+    assert found["transport"] == "raw" and "image_topic" not in found
     assert found["cameras"] == ["left", "front"] and found["slop"] == 0.05 and found["body_masks"] == "masks"
     assert (found["base_frame"], found["fixed_frame"], found["odometry_topic"]) == ("chassis", "map", "odom")
     options = ["--loop", "--lidar-topic", "/top/points", "--cameras", "left,front", "--odometry-topic", "/odom"]

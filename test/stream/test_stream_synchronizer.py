@@ -163,6 +163,8 @@ def test_wrong_use_is_refused():
         Synchronizer([])
     with pytest.raises(ConfigError, match=r"slop is -1\.0 s"):
         Synchronizer("a", slop=-1.0)
+    with pytest.raises(ConfigError, match=r"slop is 45 s, expected 1 s or less; 45 ms are 0\.045"):
+        Synchronizer("a", slop=45.0)
     with pytest.raises(DataError, match="camera 'z', expected one of a, b"):
         Synchronizer("ab").add("z", 0, None)
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -181,6 +182,7 @@ def bag_info(
         driven = tree.drive(stamps[found[0].image_topic]) if found else None
         grouping = look.group(found, config, odometry, stamps) if found else None
         look.unpaired(chosen)
+        look.heard(found)
         times = [t for values in stamps.values() for t in values]
         return BagInfo(
             path=Path(path),
@@ -229,6 +231,15 @@ def slop_for(path: str | Path, image_topics: Sequence[str], slop: float = Assemb
 def _without(no_pictures: Mapping[str, str], chosen: Sequence[CameraTopics]) -> dict[str, str]:
     used = {camera.image_topic for camera in chosen}
     return {topic: reason for topic, reason in no_pictures.items() if topic not in used}
+
+
+def _sensor(message: Any) -> str:
+    """What of a `camera_info` makes its image smaller than the size that it names."""
+    roi = message.roi
+    causes = [f"a region of {roi.width} x {roi.height} px"] * bool(roi.width and roi.height)
+    if max(message.binning_x, message.binning_y) > 1:
+        causes.append(f"a binning of {message.binning_x} x {message.binning_y}")
+    return f" (it says {message.width} x {message.height} px with {' and '.join(causes)})" if causes else ""
 
 
 def _lens(camera: CameraSummary) -> str:
@@ -303,7 +314,7 @@ class _Look:
         if (width, height) != (calibration.width, calibration.height):
             self.problems.append(
                 f"{name}: images on {topics.image_topic} are of {width} x {height} px, but {topics.info_topic} is of "
-                f"{calibration.width} x {calibration.height} px; they must describe the same image: correct the driver, "
+                f"{calibration.width} x {calibration.height} px{_sensor(message)}; they must describe the same image: correct the driver, "
                 "or record the camera_info that belongs to these images"
             )
         if (sentence := off_centre(calibration)) is not None:
@@ -360,6 +371,24 @@ class _Look:
             self.problems.append(f"{topic}: {kind}")
         if not chosen and not self.problems:
             self.problems.append("no camera: images and camera_info of at least one are needed")
+
+    def heard(self, cameras: Sequence[CameraSummary]) -> None:
+        """Say which parameters a node needs to hear images of other names than it does by itself."""
+        compressed = self.bag.topics(bags.COMPRESSED)
+        names = {c.image_topic: c.name for c in cameras if c.name != ROOT}
+        ends = {topic: topic.removeprefix(f"/{name}/") for topic, name in names.items()}
+        found = {(end.removesuffix("/compressed"), topic in compressed) for topic, end in ends.items()}
+        apart = [
+            t for t, end in ends.items() if "/" in end.removesuffix("/compressed")
+        ]  # no image just below its camera
+        apart += [t for t in ends if t.endswith("/compressed") != (t in compressed) or ends[t] == "compressed"]
+        if len(found) > 1 or apart:
+            which = ", ".join(dict.fromkeys(apart)) or "those of the others"
+            self.notes.append(f"a node hears CAMERA/image_raw/compressed, one name for all cameras; remap {which}")
+            return
+        for image, small in found:
+            needs = [f"image_topic:={image}"] * (image != "image_raw") + ["transport:=raw"] * (not small)
+            self.notes += [f"a node hears these images with {' '.join(needs)}"] if needs else []
 
     def shared_frames(self, cameras: Sequence[CameraSummary]) -> None:
         """Two cameras of one frame would sit at one place."""

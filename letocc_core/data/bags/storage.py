@@ -225,6 +225,12 @@ class SqliteFile:
         self.connections: list[Connection] = []
         self._database = _connect(path, temporary)
         try:
+            tables = {name for (name,) in self._database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            if not {"topics", "messages"} <= tables:
+                raise DataError(
+                    f"{show(path)}: a database of SQLite, but no recording: it has the tables {', '.join(sorted(tables)) or 'none'}, "
+                    "expected those of rosbag2, topics and messages"
+                )
             self.connections = list(self._connections())
         except BaseException:
             self._database.close()
@@ -237,7 +243,8 @@ class SqliteFile:
         wanted = {c.id: c for c in connections}
         places = ", ".join("?" * len(wanted))
         rows = self._database.execute(
-            f"SELECT topic_id, timestamp, data FROM messages WHERE topic_id IN ({places}) ORDER BY timestamp, id",
+            f"SELECT topic_id, CAST(timestamp AS INTEGER), data FROM messages WHERE topic_id IN ({places}) "
+            "ORDER BY timestamp, id",
             tuple(wanted),
         )
         for topic, stamp_ns, data in rows:

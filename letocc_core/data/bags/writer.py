@@ -59,12 +59,14 @@ class BagWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            self._writer.close()
-            (self._part / self.path.name).rename(self.path)
-        else:
-            self._writer.abort()
-        shutil.rmtree(self._part)
+        try:
+            if kind is None:
+                self._writer.close()
+                (self._part / self.path.name).rename(self.path)
+            else:
+                self._writer.abort()
+        finally:
+            shutil.rmtree(self._part, ignore_errors=True)
 
     def write_image(
         self,
