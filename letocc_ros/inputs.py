@@ -70,6 +70,7 @@ class Inputs:
         self._subscriptions: list[Subscription] = []
         self._poses: list[tuple[Subscription, Listener]] = []  # those of them that say where things are
         self._info_topics: dict[str, str] = {}
+        self._infos: dict[str, str] = {}  # camera of each topic of a camera_info
         self._info_ranks: dict[str, int] = {}  # by camera, of the best camera_info that came: `info_topics`
         self._depths: defaultdict[str, BitDepth] = defaultdict(BitDepth)  # by image topic
         self._said: dict[str, str] = {}  # about them
@@ -98,6 +99,7 @@ class Inputs:
                 self._info_topics[camera] = self._listen(
                     CameraInfo, topic, qos_profile_sensor_data, self._on_camera_info, (camera, rank)
                 )[1].topic
+                self._infos[self._info_topics[camera]] = camera
 
     def _listen_to_poses(self, p: NodeParameters) -> None:
         static = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -110,7 +112,8 @@ class Inputs:
     def mismatches(self) -> dict[tuple[str, ...], str]:
         """Sentences about publishers whose messages never come, and the parameter that mends it; by topic.
 
-        A quality of service that does not go with what this node asks for, or images that come by another transport.
+        A quality of service that does not go with what this node asks for, images that come by another transport, or a
+        camera_info that was sent once, before this node listened.
         """
         found: dict[tuple[str, ...], str] = {}
         for subscription in self._subscriptions:
@@ -118,6 +121,8 @@ class Inputs:
             publishers = self._node.get_publishers_info_by_topic(topic)
             for publisher in publishers:
                 text = mismatch(topic, publisher.node_name, publisher.qos_profile, subscription.qos_profile)
+                if text is None and self._infos.get(topic, "") not in ("", *self._info_ranks):
+                    text = kept(topic, publisher.node_name, publisher.qos_profile, subscription.qos_profile)
                 if text is not None:
                     found["qos", topic] = text
             if topic in self.image_topics.values() and not publishers:
@@ -271,6 +276,19 @@ def mismatch(topic: str, publisher: str, offered: QoSProfile, asked: QoSProfile)
     return (
         f"nothing comes from {publisher} on {topic}: its {policy} is {has}, this node asks for {wants}; make the publisher's "
         f"{wants}, or {remedy}"
+    )
+
+
+def kept(topic: str, publisher: str, offered: QoSProfile, asked: QoSProfile) -> str | None:
+    """A sentence if a publisher keeps its last message for who comes later, and a subscription does not ask for it."""
+    latched = DurabilityPolicy.TRANSIENT_LOCAL
+    if offered.durability != latched or asked.durability == latched:
+        return None
+    name = f"qos_overrides.{topic}.subscription"
+    return (
+        f"nothing came from {publisher} on {topic} yet: it keeps what it has sent for those who come later (transient_local), "
+        f"but this node does not ask for it; set parameters '{name}.durability' to transient_local and '{name}.reliability' to "
+        "reliable, or let it publish with every image"
     )
 
 

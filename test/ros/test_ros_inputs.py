@@ -1,5 +1,6 @@
 """What the node listens to, message by message: cameras of different kinds, poses from /tf or odometry. Nothing is sent."""
 
+import re
 from collections.abc import Callable
 from types import SimpleNamespace
 from unittest.mock import MagicMock
@@ -258,6 +259,48 @@ def test_publishers_whose_messages_never_come_are_named_with_the_parameter():
         inputs.destroy()
         assert len(kept) == 4
     finally:
+        rclpy.shutdown(context=context)
+
+
+def test_a_camera_info_that_was_sent_once_before_is_named_and_comes_with_the_parameters_that_are_named():
+    import rclpy
+    import ros_rig as rig
+    from rclpy.executors import SingleThreadedExecutor
+    from rclpy.parameter import Parameter
+    from rclpy.qos import DurabilityPolicy, QoSProfile
+    from sensor_msgs.msg import CameraInfo
+
+    rig.isolate_ros()
+    camera, topic = CAMERAS[0], f"/{CAMERAS[0]}/camera_info"
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    executor = SingleThreadedExecutor(context=context)
+    try:
+        driver = rclpy.create_node("driver", context=context)
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        publisher = driver.create_publisher(CameraInfo, topic, latched)
+        publisher.publish(conversions.calibration_to_camera_info(CALIBRATION, stamp(0), optical_frame(camera)))
+
+        def listener(name: str, overrides: list[Parameter]) -> Inputs:
+            node = rclpy.create_node(name, context=context, parameter_overrides=overrides)
+            executor.add_node(node)
+            return Inputs(node, NodeParameters(cameras=(camera,)), Health(name, print), lambda frames: None)
+
+        inputs = listener("deaf", [])
+        text = rig.until(lambda: inputs.mismatches().get(("qos", topic)), rig.DEADLINE, "a mismatch")
+        named = dict(re.findall(r"'(qos_overrides\S+)' to (\w+)", text))
+        assert len(named) == 2 and "nothing came from driver" in text
+        inputs.destroy()
+        inputs = listener("hearing", [Parameter(name, value=value) for name, value in named.items()])
+        rig.until(
+            lambda: executor.spin_once(timeout_sec=0.05) or camera in inputs._assembler._calibrations,
+            rig.DEADLINE,
+            "the camera_info of before",
+        )
+        assert not inputs.mismatches()
+        inputs.destroy()
+    finally:
+        executor.shutdown()
         rclpy.shutdown(context=context)
 
 
