@@ -185,16 +185,20 @@ def score_frame(
 
     true_velocity = None if sample.truth is None else sample.truth.velocity
 
-    def score(prediction: Prediction) -> frame_score.Score:
+    def score_motion(prediction: Prediction) -> frame_score.Score:
         found = frame_score.score_rays(rays, prediction)
-        found = frame_score.add(found, frame_score.score_voxels(voxels, prediction, grid, true_velocity))
+        found = frame_score.add(found, frame_score.score_depth(pixels, prediction, grid, config.depth_limits))
         if sample.truth is not None:
             found = frame_score.add(found, frame_score.score_voxel_motion(sample.truth, prediction))
         found = frame_score.add(found, _score_sweeps(sample, prediction, output))
         if sample.boxes is not None:
             given = (prediction.occupied, prediction.velocity, output.observed, grid)
             found = frame_score.add(found, {"boxes": BoxMotionScore.of(sample.boxes, *given)})
-        return frame_score.add(found, frame_score.score_depth(pixels, prediction, grid, config.depth_limits))
+        return found
+
+    def score(prediction: Prediction) -> frame_score.Score:
+        found = frame_score.score_voxels(voxels, prediction, grid, true_velocity)
+        return frame_score.add(score_motion(prediction), found)
 
     still = np.zeros_like(output.velocity)
     depth = read_depth(output.probability, grid, pixels, config)
@@ -210,7 +214,7 @@ def score_frame(
             depths[name] = view, render_depth(scenery.sdf, grid, pixels, config)
         said = scenery.occupied & output.observed
         scores[name] = score(Prediction(said, still, depths[name][1], seen=seen))
-    standing = score(replace(predicted, velocity=still))
+    standing = score_motion(replace(predicted, velocity=still))
     scores["zero_velocity"] = {k: standing[k] for k in MOTION_GROUPS if k in standing}
     return scores
 

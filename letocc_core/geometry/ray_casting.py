@@ -17,13 +17,14 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numba import njit
 
+from letocc_core.compiled.threads import shared
 from letocc_core.errors import DataError
 from letocc_core.geometry.grid import GridSpec
 
 MAX_STEPS_OUTSIDE = 1000  # steps after which a ray that starts outside is given up, as the kernel does
 FARTHEST = 1e9  # voxel units; no origin lies farther away
 
-_FREE, _OCCUPIED, _WALL = 0, 1, 2
+_FREE, _OCCUPIED, WALL = 0, 1, 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,11 +53,11 @@ def cast(
     origins, directions = (np.ascontiguousarray(a, np.float64) for a in (origins, directions))
     if not (np.isfinite(directions).all() and (np.abs(origins) < FARTHEST).all()):
         raise DataError("rays: an origin or direction is not a finite number; leave such points out before casting")
-    walled = np.full(np.add(occupied.shape, 2), _WALL, np.uint8)  # so that leaving the grid is one more kind of cell
+    walled = np.full(np.add(occupied.shape, 2), WALL, np.uint8)  # so that leaving the grid is one more kind of cell
     walled[1:-1, 1:-1, 1:-1] = occupied
     count = len(origins)
     distance, voxel, hit = np.full(count, -1.0, np.float32), np.zeros((count, 3), np.int64), np.zeros(count, np.bool_)
-    _cast(walled.reshape(-1), walled.shape, origins, directions, distance, voxel, hit)
+    shared(_cast, count, walled.reshape(-1), walled.shape, origins, directions, distance, voxel, hit)
     return RayHits(distance, voxel, hit)
 
 
@@ -88,7 +89,7 @@ def count_crossings(
 def _count_crossings(crossing, shape, origin, directions, length, last):
     """Add to `crossing` the voxels that rays of this length cross before their `last`; `shape` counts the walls."""
     for ray in range(len(directions)):
-        inside, (i, j, k), (x, y, z), step, delta = _enter(shape, origin, directions[ray])
+        inside, (i, j, k), (x, y, z), step, delta = enter_grid(shape, origin, directions[ray])
         while inside:
             leaving = min(x, y, z)
             if leaving >= length[ray] or (i == last[ray, 0] and j == last[ray, 1] and k == last[ray, 2]):
@@ -107,11 +108,11 @@ def _count_crossings(crossing, shape, origin, directions, length, last):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _cast(cells, shape, origins, directions, distance, voxel, hit):
+def _cast(first, last_ray, cells, shape, origins, directions, distance, voxel, hit):
     """Fill `distance`, `voxel` and `hit` of the rays that enter the grid; `shape` counts the walls."""
     stride_x, stride_y = shape[1] * shape[2], shape[2]
-    for ray in range(len(origins)):
-        inside, (i, j, k), (x, y, z), step, delta = _enter(shape, origins[ray], directions[ray])
+    for ray in range(first, last_ray):
+        inside, (i, j, k), (x, y, z), step, delta = enter_grid(shape, origins[ray], directions[ray])
         if not inside:
             continue
         cell = (i + 1) * stride_x + (j + 1) * stride_y + k + 1
@@ -138,7 +139,7 @@ def _cast(cells, shape, origins, directions, distance, voxel, hit):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _enter(shape, origin, direction):
+def enter_grid(shape, origin, direction):
     """Walk one ray to its first voxel inside the grid.
 
     Returns whether there is one, the voxel, the distance of the next crossing per axis, and per axis the step and the

@@ -1,16 +1,21 @@
 """Voxels as a picture from an oblique view: ray casting with sun and shadow, on the CPU and without a display."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
+from numba import njit
 
+from letocc_core.compiled.threads import shared
 from letocc_core.geometry.grid import GridSpec
-from letocc_core.geometry.ray_casting import cast
+from letocc_core.geometry.ray_casting import WALL, enter_grid
 from letocc_core.viz import colours
 
 SUN = np.array([-0.35, 0.45, 0.82]) / np.linalg.norm([-0.35, 0.45, 0.82])  # towards the light, ego axes
 AMBIENT = 0.58  # light in the shadow
+AWAY = AMBIENT + 0.12  # light of faces turned away from the sun
+OUTLINE = 0.86  # light of a face's outline
 FACE_LIGHT = (0.86, 0.74, 1.0)  # of faces across x, y, z
 EDGE = 0.05  # share of a voxel's face that its outline takes
 EGO_BOX = ((-1.0, -0.9, 0.15), (3.6, 0.9, 1.6))  # m, base_link below the rear axle
@@ -50,6 +55,7 @@ class View:
         """px"""
         return self.height / 2 / np.tan(np.radians(self.fov_deg) / 2)
 
+    @lru_cache(maxsize=1)  # noqa: B019 -- a view is a value; an animation asks for the same ones again and again
     def rays(self, scale: int = 1) -> Float[np.ndarray, "P 3"]:
         """Unit directions through the pixels of a picture `scale` times as fine, row by row."""
         v, u = np.mgrid[: self.height * scale, : self.width * scale]
@@ -82,12 +88,13 @@ def render_voxels(
     """
     directions = view.rays(antialias)
     image = np.empty((len(directions), 3), np.float32)
-    image[:] = colours.SKY
-    distance = np.full(len(directions), np.inf)
-    _paint_floor(image, distance, directions, grid, view)
-    _paint_voxels(image, distance, directions, occupied, colour, grid, view)
-    if ego:
-        _paint_ego(image, distance, directions, view)
+    lower, size = np.array(grid.lower), grid.voxel_size
+    cells = np.full(np.add(grid.shape, 2), WALL, np.uint8)
+    cells[1:-1, 1:-1, 1:-1] = occupied
+    box = (np.array(EGO_BOX) - lower) / size if ego else np.full((2, 3), np.inf)
+    paints = np.array([colours.SKY, colours.UNSEEN, colours.EGO], np.float32)
+    eye = (np.array(view.eye) - lower) / size
+    shared(_paint, len(directions), image, eye, directions, cells.reshape(-1), cells.shape, colour, box, paints)
     shape = (view.height, antialias, view.width, antialias, 3)
     return np.clip(image.reshape(shape).mean(axis=(1, 3)).round(), 0, 255).astype(np.uint8)
 
@@ -98,75 +105,109 @@ def voxel_heights(grid: GridSpec) -> Float[np.ndarray, "X Y Z"]:
     return np.broadcast_to(z, grid.shape)
 
 
-def _slab(
-    origins: np.ndarray, directions: np.ndarray, lower: np.ndarray, upper: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where rays enter a box (or boxes, one a ray), where they leave it, and the axis of the face they enter by."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        a, b = (lower - origins) / directions, (upper - origins) / directions
-    near = np.nan_to_num(np.minimum(a, b), nan=-np.inf)
-    return near.max(1), np.nan_to_num(np.maximum(a, b), nan=np.inf).min(1), near.argmax(1)
+@njit(cache=True, nogil=True, error_model="numpy")
+def _paint(first, last, image, eye, directions, cells, shape, colour, box, paints):
+    """Colours of rays: of what is nearest of voxels, the ego vehicle's box, the plate below everything, and the sky.
+
+    Args:
+        eye, box: voxel units; the box is at infinity if it is not to be drawn.
+        cells: the grid with a wall around it; `shape` counts the wall.
+        paints: of the sky, of the plate and of the ego vehicle.
+    """
+    sun = (SUN[0], SUN[1], SUN[2])
+    for ray in range(first, last):
+        d = (directions[ray, 0], directions[ray, 1], directions[ray, 2])
+        at, light, paint = np.inf, 1.0, 0
+        if d[2] != 0 and -eye[2] / d[2] > 0:
+            t = -eye[2] / d[2]
+            if 0 <= eye[0] + t * d[0] < shape[0] - 2 and 0 <= eye[1] + t * d[1] < shape[1] - 2:
+                at, paint = t, 1
+        enter, leave, axis = _slab(eye, d, (0.0, 0.0, 0.0), (shape[0] - 2.0, shape[1] - 2.0, shape[2] - 2.0))
+        if leave > max(enter, 0.0):
+            t, axis, i, j, k = _first(cells, shape, eye, d, max(enter, 0.0), axis)
+            if t < at:
+                at, paint = t, -1
+                x, y, z = eye[0] + t * d[0], eye[1] + t * d[1], eye[2] + t * d[2]
+                light = _light(cells, shape, (x, y, z), d, axis, sun)
+                if _on_edge(x - i, y - j, z - k, axis):
+                    light *= OUTLINE
+                image[ray] = colour[i, j, k] * light
+        enter, leave, axis = _slab(eye, d, box[0], box[1])
+        if leave > enter and 0 < enter < at:
+            at, paint, light = enter, 2, FACE_LIGHT[axis]
+        if paint >= 0:
+            image[ray] = paints[paint] * light
 
 
-def _paint_floor(image: np.ndarray, distance: np.ndarray, directions: np.ndarray, grid: GridSpec, view: View) -> None:
-    """The box's footprint as a pale plate below everything."""
-    lower, upper = np.array(grid.lower), np.array(grid.upper)
-    with np.errstate(divide="ignore"):
-        t = (lower[2] - view.eye[2]) / directions[:, 2]
-    xy = view.eye[:2] + directions[:, :2] * np.where(np.isfinite(t), t, 0)[:, None]
-    on = (t > 0) & (xy >= lower[:2]).all(1) & (xy < upper[:2]).all(1)
-    image[on] = colours.UNSEEN
-    distance[on] = t[on]
+@njit(cache=True, nogil=True, error_model="numpy")
+def _slab(origin, direction, lower, upper):
+    """Where a ray enters a box, where it leaves it, and the axis of the face that it enters by."""
+    enter, leave, axis = -np.inf, np.inf, 0
+    for n in range(3):
+        if direction[n] == 0:
+            if not lower[n] <= origin[n] < upper[n]:
+                return np.inf, -np.inf, 0
+            continue
+        a, b = (lower[n] - origin[n]) / direction[n], (upper[n] - origin[n]) / direction[n]
+        if min(a, b) > enter:
+            enter, axis = min(a, b), n
+        leave = min(leave, max(a, b))
+    return enter, leave, axis
 
 
-def _paint_voxels(
-    image: np.ndarray,
-    distance: np.ndarray,
-    directions: np.ndarray,
-    occupied: np.ndarray,
-    colour: np.ndarray,
-    grid: GridSpec,
-    view: View,
-) -> None:
-    lower, size = np.array(grid.lower), grid.voxel_size
-    eye = np.broadcast_to((np.array(view.eye) - lower) / size, directions.shape)
-    enter, leave, _ = _slab(eye, directions, np.zeros(3), np.array(grid.shape))
-    rays = np.flatnonzero((leave > enter) & (leave > 0))
-    d = directions[rays]
-    start = eye[rays] + d * np.maximum(enter[rays], 0)[:, None]
-    hits = cast(occupied, np.clip(start, 1e-6, np.array(grid.shape) - 1e-6), d)
-    rays, d, voxel = rays[hits.hit], d[hits.hit], hits.voxel[hits.hit]
-    t, _, axis = _slab(eye[rays], d, voxel, voxel + 1)
-    points = eye[rays] + d * t[:, None]
-    light = np.array(FACE_LIGHT)[axis] * _sunlight(occupied, points, axis, d)
-    shade = np.where(_on_edge(points - voxel, axis), 0.86, 1.0) * light
-    image[rays] = colour[tuple(voxel.T)] * shade[:, None]
-    distance[rays] = t * size
+@njit(cache=True, nogil=True, error_model="numpy")
+def _first(cells, shape, origin, direction, start, axis):
+    """Distance at which a ray that is in the grid from `start` on enters an occupied voxel, by which axis, and the voxel.
+
+    Infinity where it meets none. `axis` is that of the face by which it came to `start`.
+    """
+    place = (
+        min(max(origin[0] + start * direction[0], 1e-6), shape[0] - 2 - 1e-6),
+        min(max(origin[1] + start * direction[1], 1e-6), shape[1] - 2 - 1e-6),
+        min(max(origin[2] + start * direction[2], 1e-6), shape[2] - 2 - 1e-6),
+    )
+    _, (i, j, k), (x, y, z), (a, b, c), (step_x, step_y, step_z) = enter_grid(shape, place, direction)
+    t = 0.0
+    while True:
+        cell = cells[((i + 1) * shape[1] + j + 1) * shape[2] + k + 1]
+        if cell == WALL:
+            return np.inf, axis, i, j, k
+        if cell != 0:
+            return start + t, axis, i, j, k
+        if x < y and x < z:
+            t, axis = x, 0
+            x += step_x
+            i += a
+        elif x >= y and y < z:
+            t, axis = y, 1
+            y += step_y
+            j += b
+        else:
+            t, axis = z, 2
+            z += step_z
+            k += c
 
 
-def _sunlight(occupied: np.ndarray, points: np.ndarray, axis: np.ndarray, directions: np.ndarray) -> np.ndarray:
-    """1 where the sun reaches a point on a face, `AMBIENT` in shadow and on faces turned away from it."""
-    outward = -np.sign(directions[np.arange(len(points)), axis])
-    lit = outward * SUN[axis] > 0
-    start = points.copy()
-    start[np.arange(len(points)), axis] += outward * 1e-3
-    inside = ((start > 0) & (start < occupied.shape)).all(1) & lit
-    shadow = cast(occupied, start[inside], np.broadcast_to(SUN, (int(inside.sum()), 3))).hit
-    light = np.where(lit, 1.0, AMBIENT + 0.12)
-    light[np.flatnonzero(inside)[shadow]] = AMBIENT
-    return light
+@njit(cache=True, nogil=True, error_model="numpy")
+def _light(cells, shape, point, direction, axis, sun):
+    """Of a face across `axis` at a point: less where it is turned away from the sun, and in the shadow of other voxels."""
+    outward = -1.0 if direction[axis] > 0 else 1.0
+    if outward * sun[axis] <= 0:
+        return FACE_LIGHT[axis] * AWAY
+    x, y, z = point
+    start = (
+        x + outward * 1e-3 * (axis == 0),
+        y + outward * 1e-3 * (axis == 1),
+        z + outward * 1e-3 * (axis == 2),
+    )
+    inside = 0 < start[0] < shape[0] - 2 and 0 < start[1] < shape[1] - 2 and 0 < start[2] < shape[2] - 2
+    if inside and _first(cells, shape, start, sun, 0.0, axis)[0] < np.inf:
+        return FACE_LIGHT[axis] * AMBIENT
+    return FACE_LIGHT[axis]
 
 
-def _on_edge(local: np.ndarray, axis: np.ndarray) -> np.ndarray:
-    """Whether points on a voxel's face (coordinates in [0, 1]) lie on its outline."""
-    border = np.minimum(local, 1 - local)
-    border[np.arange(len(axis)), axis] = 1
-    return border.min(1) < EDGE
-
-
-def _paint_ego(image: np.ndarray, distance: np.ndarray, directions: np.ndarray, view: View) -> None:
-    eye = np.broadcast_to(np.array(view.eye, np.float64), directions.shape)
-    enter, leave, axis = _slab(eye, directions, np.array(EGO_BOX[0]), np.array(EGO_BOX[1]))
-    seen = (leave > enter) & (enter > 0) & (enter < distance)
-    image[seen] = np.array(colours.EGO) * np.array(FACE_LIGHT)[axis[seen], None]
-    distance[seen] = enter[seen]
+@njit(cache=True, nogil=True, error_model="numpy")
+def _on_edge(x, y, z, axis):
+    """Whether a point on a voxel's face (coordinates in [0, 1]) lies on its outline."""
+    u, v = (y, z) if axis == 0 else ((x, z) if axis == 1 else (x, y))
+    return min(min(u, 1 - u), min(v, 1 - v)) < EDGE
