@@ -111,7 +111,7 @@ class OccFlowNode(LifecycleNode):
             self.parameters = parameters.resolved(parameters.read(self), self._metadata, self._slop)
             self._masks = masks(self.parameters, self._metadata)
             pipeline.warm_up(len(self.parameters.cameras))
-            self._outputs = Outputs(self, self.parameters, pipeline.model.config.grid)
+            self._outputs = Outputs(self, self.parameters)
         except (
             LetOccError,
             ParameterException,

@@ -14,7 +14,6 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import PointCloud2
 from visualization_msgs.msg import MarkerArray
 
-from letocc_core.geometry.grid import GridSpec
 from letocc_core.stream.consumers.costmap import moving
 from letocc_core.stream.consumers.objects import moving_objects
 from letocc_core.stream.types import OccFlow
@@ -23,7 +22,7 @@ from letocc_ros.conversions import make_header
 from letocc_ros.msg import OccFlowGrid
 from letocc_ros.parameters import NodeParameters
 from letocc_ros.session import overridable
-from letocc_ros.view.markers import MarkerMaker, ObstacleTypes, obstacle_types, to_object_markers, to_obstacles
+from letocc_ros.view.markers import ObstacleTypes, obstacle_types, to_markers, to_object_markers, to_obstacles
 
 
 @dataclass
@@ -50,9 +49,8 @@ class Output:
 class Outputs:
     """The publishers of a configured node."""
 
-    def __init__(self, node: LifecycleNode, parameters: NodeParameters, grid: GridSpec):
+    def __init__(self, node: LifecycleNode, parameters: NodeParameters):
         self._node = node
-        self._markers = MarkerMaker(grid)
         self._T_fixed_ego = np.eye(4)  # of the answer that is being published
         self.parameters = parameters  # may be replaced at any time
         kinds: dict[str, tuple[type, str, Callable[[OccFlow], object]]] = {
@@ -119,9 +117,9 @@ class Outputs:
             return conversions.to_costmap(self._believed(answer), p.base_frame, p.bands[name], without)
         return conversions.to_costmap(self._believed(answer), p.fixed_frame, p.bands[name], without, self._T_fixed_ego)
 
-    def _voxels(self, answer: OccFlow) -> MarkerArray:
+    def _voxels(self, answer: OccFlow) -> bytes:
         p = self.parameters
-        return self._markers(answer, p.base_frame, p.voxel_colour, p.motion_colour, p.min_speed)
+        return to_markers(answer, p.base_frame, p.voxel_colour, p.motion_colour, p.min_speed)
 
     def _objects(self, answer: OccFlow) -> MarkerArray:
         p = self.parameters

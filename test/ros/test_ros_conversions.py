@@ -35,10 +35,10 @@ from letocc_ros.health import RECENT, REPEAT, Health
 from letocc_ros.msg import OccFlowGrid
 from letocc_ros.session import header_stamp_ns
 from letocc_ros.view.markers import (
-    MarkerMaker,
     ObstacleTypes,
     colour_ramp,
     obstacle_types,
+    to_markers,
     to_object_markers,
     to_obstacles,
 )
@@ -60,8 +60,15 @@ def answer(**changes) -> OccFlow:
     return OccFlow(STAMP, GRID, probability, velocity, observed, 0.5, **changes)
 
 
-def markers(item: OccFlow, coloured_by: str = "height", min_speed: float = 0.5) -> MarkerArray:
-    return MarkerMaker(GRID)(item, "base_link", coloured_by, (0.0, 0.5, 1.0), min_speed)
+def markers(item: OccFlow, coloured_by: str = "height", min_speed: float = 0.5) -> tuple[Marker, Marker]:
+    """Voxels and motion, as a subscriber has them."""
+    sent = to_markers(item, "base_link", coloured_by, (0.0, 0.5, 1.0), min_speed)
+    motion, voxels = deserialize_message(sent, MarkerArray).markers
+    for marker in (motion, voxels):  # what lies behind the lists is in its place
+        assert marker.text == marker.mesh_resource == marker.texture_resource == "" and not marker.uv_coordinates
+    assert len(serialize_message(MarkerArray(markers=[motion, voxels]))) == len(sent)
+    assert (motion.ns, voxels.ns) == ("motion", "voxels")
+    return voxels, motion
 
 
 def test_stamps():
@@ -167,7 +174,7 @@ def test_an_empty_answer_survives_the_wire():
     message = deserialize_message(serialize_message(conversions.to_grid_message(nothing, "base_link")), OccFlowGrid)
     assert not conversions.from_grid_message(message).occupied.any()
     assert conversions.to_point_cloud(nothing, "base_link").width == 0
-    voxels, motion = markers(nothing).markers
+    voxels, motion = markers(nothing)
     assert voxels.action == motion.action == Marker.DELETE
 
 
@@ -194,7 +201,7 @@ def test_points_between_two_heights():
 
 
 def test_markers():
-    voxels, motion = markers(answer()).markers
+    voxels, motion = markers(answer())
     assert voxels.type == Marker.CUBE_LIST
     assert motion.type == Marker.LINE_LIST
     assert voxels.scale.x == voxels.scale.y == voxels.scale.z == 0.5
@@ -203,7 +210,7 @@ def test_markers():
     assert voxels.colors[0] != voxels.colors[1]  # two heights
     assert [(p.x, p.y, p.z) for p in motion.points] == [(-0.75, -1.25, 1.25), (2.25, -5.25, 1.25)]  # 3, -4 m/s
     assert (motion.colors[0].r, motion.colors[0].g, motion.colors[0].b) == (0.0, 0.5, 1.0)
-    assert not markers(answer(), min_speed=6.0).markers[1].points
+    assert not markers(answer(), min_speed=6.0)[1].points
 
 
 @pytest.mark.parametrize(
@@ -215,8 +222,8 @@ def test_markers():
     ],
 )
 def test_colours_of_voxels(coloured_by: str, steps: tuple[int, int]):
-    colours = markers(answer(), coloured_by).markers[0].colors
-    assert tuple(colours) == tuple(colour_ramp()[step] for step in steps)
+    colours = markers(answer(), coloured_by)[0].colors
+    np.testing.assert_allclose([(c.r, c.g, c.b, c.a) for c in colours], colour_ramp()[list(steps)], atol=1e-6)
 
 
 def test_objects_as_markers():
@@ -290,7 +297,7 @@ def test_hidden_points_are_left_out():
 def test_hidden_matter_is_faint():
     hidden = np.zeros(GRID.shape, bool)
     hidden[2, 3, 0] = True
-    voxels = markers(answer(hidden=hidden)).markers[0]
+    voxels, _ = markers(answer(hidden=hidden))
     assert [colour.a for colour in voxels.colors] == [1.0, 0.25]
 
 
@@ -395,7 +402,8 @@ def test_camera_info_and_transforms_survive():
 
 def test_stamp_of_serialised_messages():
     assert header_stamp_ns(serialize_message(conversions.to_grid_message(answer(), "base_link"))) == STAMP
-    assert header_stamp_ns(serialize_message(markers(answer())), offset=4) == STAMP
+    sent = to_markers(answer(), "base_link", "height", (0.0, 0.5, 1.0), 0.5)
+    assert header_stamp_ns(sent, offset=4) == STAMP
     with pytest.raises(DataError, match="of 3 bytes"):
         header_stamp_ns(b"abc")
 

@@ -312,7 +312,7 @@ def test_an_output_is_made_if_it_is_switched_on_and_someone_listens(checkpoint: 
     answer = pipeline.step(rig.frame_set(0))
     node = Publishers()
     frames = {"base_frame": "base_link", "fixed_frame": "odom"}
-    outputs = Outputs(node, NodeParameters(**frames), answer.grid)
+    outputs = Outputs(node, NodeParameters(**frames))
     assert set(node.made) == {f"~/{name}" for name in OUTPUTS}
     assert outputs.publish(answer, np.eye(4)) == 0
     for publisher in node.made.values():
@@ -335,7 +335,7 @@ def test_each_band_of_heights_has_a_costmap_without_what_moves_if_so_wished(chec
     pipeline = OccFlowPipeline.from_checkpoint(checkpoint)
     answer = pipeline.step(rig.frame_set(0))
     node, both = Publishers(), ("low 0 1.5", "sky 50 60")
-    outputs = Outputs(node, NodeParameters(costmap_bands=both), answer.grid)
+    outputs = Outputs(node, NodeParameters(costmap_bands=both))
     costmaps = {name: publisher for name, publisher in node.made.items() if "costmap" in name}
     assert set(costmaps) == {"~/costmap", "~/costmap_low", "~/costmap_sky"}
     for publisher in costmaps.values():
@@ -354,7 +354,7 @@ def test_a_subscriber_that_confirms_nothing(checkpoint: Path, monkeypatch: pytes
     pipeline, now = OccFlowPipeline.from_checkpoint(checkpoint), [100.0]
     monkeypatch.setattr("letocc_ros.outputs.time", SimpleNamespace(monotonic=lambda: now[0]))
     answer, node = pipeline.step(rig.frame_set(0)), Publishers()
-    outputs = Outputs(node, NodeParameters(), answer.grid)
+    outputs = Outputs(node, NodeParameters())
     costmap = node.made["~/costmap"]
     costmap.listeners, costmap.confirming = 1, False
     now[0] = 200.0
