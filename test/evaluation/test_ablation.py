@@ -1,6 +1,7 @@
 """The file of ablations: its rows, and a small one trained, measured, and not done twice."""
 
 import json
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -99,38 +100,40 @@ def test_a_row_waits_for_the_one_that_it_follows_and_for_no_other(monkeypatch, c
     assert begun[4:] == ["ours", "cue_true", "lidar"]
 
 
-def test_an_interrupted_row_goes_on(tiny: Path, monkeypatch):
-    """What was trained is not trained again; a stage that was never saved begins anew."""
+def test_an_interrupted_row_goes_on_and_is_measured_once(tiny: Path, monkeypatch):
+    """What was trained is not trained again; a stage that was never saved begins anew; what is done is not done twice."""
     tried = []
 
     def interrupted(checkpoint: Path, **_):
         tried.append(checkpoint)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint, "evaluate_checkpoint", interrupted)
-    (job,) = ablation.plan(tiny, (), Path("runs"), Path("out"))
+    (job,) = ablation.plan(tiny, (), Path("runs"), Path("docs/results"))
     begun = job.folder / "static" / "2020-01-01_00-00-00"
     begun.mkdir(parents=True)
     (begun.parent / "latest").symlink_to(begun.name)
-    for _ in range(2):
-        with pytest.raises(KeyboardInterrupt):
-            ablation.run(job)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "evaluate_checkpoint", interrupted)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                ablation.run(job)
     assert tried == [Path("runs/few/ours/motion/latest/model.safetensors")] * 2
     folders = {stage: sorted(path.name for path in (job.folder / stage).iterdir()) for stage in ("static", "motion")}
     assert [len(names) for names in folders.values()] == [3, 2]  # with `latest`; the empty one is still there
     lines = (job.folder / "motion/latest/losses.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [0, 1]
 
-
-def test_a_row_is_trained_measured_and_done(tiny: Path):
+    assert pickle.loads(pickle.dumps((ablation.run, job))) == (ablation.run, job)  # as processes get it
+    monkeypatch.setattr(ablation, "single_threaded", ThreadPoolExecutor)  # which has imported all that it takes
     files = ablation.ablate(tiny, workers=1)
     assert files == [Path("docs/results/few/ours.json")]
     found = read_results(files[0])
     assert found["frames"] == 2 and [stage["name"] for stage in found["config"]["stages"]] == ["motion"]
     assert found["checkpoint"] == "runs/few/ours/motion/latest/model.safetensors"
-    first, second = (Path("runs/few/ours", stage, "latest").resolve() for stage in ("static", "motion"))
-    started = json.loads((second / "about.json").read_text())
-    assert first.is_dir() and started["command"] == f"letocc ablation {tiny} ours"
+    again = {stage: sorted(path.name for path in (job.folder / stage).iterdir()) for stage in ("static", "motion")}
+    assert again == folders
+    started = json.loads(Path("runs/few/ours/motion/latest/about.json").read_text())
+    assert started["command"] == f"letocc ablation {tiny} ours"
     written = files[0].stat().st_mtime_ns
     assert ablation.ablate(tiny, workers=1) == files and written == files[0].stat().st_mtime_ns
     base = tiny.with_name("base.yaml")
