@@ -18,6 +18,7 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.msg import SetParametersResult
 from rcl_interfaces.srv import SetParameters
+from rclpy.client import Client
 from rclpy.parameter import Parameter
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -173,6 +174,7 @@ class Peer:
         self.node, self._executor = self._exit.enter_context(session("peer"))
         self.received: dict[str, list] = {topic: [] for topic in listen or {}}
         self._publishers: dict[str, Publisher] = {}
+        self._clients: dict[str, Client] = {}
         for topic, kind in (listen or {}).items():
             self.node.create_subscription(kind, topic, self.received[topic].append, 100)
         self._stopping = threading.Event()
@@ -187,22 +189,31 @@ class Peer:
         self._thread.join()
         self._exit.close()
 
-    def publish(self, topic: str, message: object, latched: bool = False) -> None:
-        """Send once the node under test listens; a latched message reaches it whenever it does."""
-        if topic not in self._publishers:
-            durability = DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE
-            publisher = self.node.create_publisher(type(message), topic, QoSProfile(depth=50, durability=durability))
-            until(publisher.get_subscription_count, DEADLINE, f"a subscriber on {topic}")
-            time.sleep(0.5)  # for the subscriber to know of us as well
-            self._publishers[topic] = publisher
-        self._publishers[topic].publish(message)
+    def publish(self, topic: str, message: object) -> None:
+        """Send once the node under test listens."""
+        self.publish_all({topic: message})
+
+    def publish_all(self, messages: dict[str, object]) -> None:
+        """Send one message on each topic, once the node under test listens to all of them; /tf_static is latched."""
+        new = [topic for topic in messages if topic not in self._publishers]
+        for topic in new:
+            durability = DurabilityPolicy.TRANSIENT_LOCAL if topic == "/tf_static" else DurabilityPolicy.VOLATILE
+            qos = QoSProfile(depth=50, durability=durability)
+            self._publishers[topic] = self.node.create_publisher(type(messages[topic]), topic, qos)
+        for topic in new:
+            until(self._publishers[topic].get_subscription_count, DEADLINE, f"a subscriber on {topic}")
+        if new:
+            time.sleep(0.5)  # for the subscribers to know of us as well
+        for topic, message in messages.items():
+            self._publishers[topic].publish(message)
 
     def call(self, kind: type, name: str, **fields) -> object:
         """The response of a service."""
-        client = self.node.create_client(kind, name)
-        assert client.wait_for_service(DEADLINE), f"no service {name}"
-        time.sleep(0.5)  # for the server to know of us as well, or its answer is lost
-        future = client.call_async(kind.Request(**fields))
+        if name not in self._clients:
+            self._clients[name] = self.node.create_client(kind, name)
+            assert self._clients[name].wait_for_service(DEADLINE), f"no service {name}"
+            time.sleep(0.5)  # for the server to know of us as well, or its answer is lost
+        future = self._clients[name].call_async(kind.Request(**fields))
         until(future.done, DEADLINE, f"an answer of {name}")
         return future.result()
 
@@ -217,19 +228,17 @@ class Peer:
     def send_poses(self, index: int, cameras: Sequence[str] = CAMERAS) -> None:
         """Where the vehicle is at a set, and where the cameras are on it."""
         static = [matrix_to_transform(T_EGO_CAM[c], stamp(0), "base_link", optical_frame(c)) for c in cameras]
-        self.publish("/tf_static", TFMessage(transforms=static), latched=True)
-        self.publish("/tf", TFMessage(transforms=[matrix_to_transform(pose(index), stamp(index), "odom", "base_link")]))
+        moving = [matrix_to_transform(pose(index), stamp(index), "odom", "base_link")]
+        self.publish_all({"/tf_static": TFMessage(transforms=static), "/tf": TFMessage(transforms=moving)})
 
     def send_infos(self, index: int, cameras: Sequence[str] = CAMERAS) -> None:
-        for camera in cameras:
-            message = calibration_to_camera_info(CALIBRATION, stamp(index), optical_frame(camera))
-            self.publish(f"/{camera}/camera_info", message)
+        infos = {c: calibration_to_camera_info(CALIBRATION, stamp(index), optical_frame(c)) for c in cameras}
+        self.publish_all({f"/{camera}/camera_info": info for camera, info in infos.items()})
 
     def send_images(self, index: int, cameras: Sequence[str] = CAMERAS, raw: bool = False) -> None:
         convert, suffix = (rgb_to_image, "") if raw else (rgb_to_compressed, "/compressed")
-        for camera in cameras:
-            message = convert(picture(camera, index), stamp(index), optical_frame(camera))
-            self.publish(f"/{camera}/image_raw{suffix}", message)
+        images = {c: convert(picture(c, index), stamp(index), optical_frame(c)) for c in cameras}
+        self.publish_all({f"/{camera}/image_raw{suffix}": image for camera, image in images.items()})
         time.sleep(0.1)  # as cameras do: a burst of sets would not arrive in order
 
     def diagnosed(self, text: str, seconds: float = DEADLINE) -> DiagnosticStatus:

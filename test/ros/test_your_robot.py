@@ -1,5 +1,7 @@
 """docs/your_robot.md: its commands are run as they stand there, at a small size; and what they rest on."""
 
+import contextlib
+import io
 import os
 import re
 import shlex
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from letocc_core import checkpoint
+from letocc_core.cli import main
 from letocc_core.data.config import with_bags
 from letocc_core.errors import DataError
 from letocc_core.evaluation.samples import RecordedDrive
@@ -33,15 +36,19 @@ def commands() -> list[str]:
 
 
 def run(line: str, folder: Path) -> str:
-    """What a command printed; it must succeed."""
+    """What a command printed, with `folder` as its working directory; it must succeed."""
     small = next((more for start, more in SMALL.items() if line.startswith(start)), "")
-    line = re.sub(r"^letocc\b", f"{shlex.quote(sys.executable)} -m letocc_core.cli", line)
-    environment = os.environ | {"PYTHONPATH": f"{REPOSITORY}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
-    done = subprocess.run(
-        f"{line} {small}", shell=True, cwd=folder, env=environment, capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
-    return done.stdout
+    words = shlex.split(f"{line} {small}")
+    if words[0] != "letocc":
+        return subprocess.run(words, cwd=folder, capture_output=True, text=True, check=True).stdout
+    before, said = Path.cwd(), io.StringIO()
+    os.chdir(folder)
+    try:
+        with contextlib.redirect_stdout(said):
+            assert main(words[1:]) == 0, line
+    finally:
+        os.chdir(before)
+    return said.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +122,9 @@ def test_the_node_answers_it_live(robot):
         rig.node_process(f"checkpoint:={given['checkpoint']}") as node,
     ):
         assert "/camera_back/image_raw/compressed" in node.output
-        run(f"letocc play {given['bag']} --as-fast", Path(folder))
+        command = [sys.executable, "-m", "letocc_core.cli", "play", given["bag"], "--as-fast"]
+        played = subprocess.run(command, cwd=rig.REPOSITORY, capture_output=True, text=True, timeout=600)
+        assert played.returncode == 0, played.stdout + played.stderr
         rig.until(lambda: peer.received["/occ_flow_node/points"], rig.DEADLINE, "an answer of the node")
 
 
