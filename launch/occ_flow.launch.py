@@ -115,7 +115,10 @@ def changes(values: dict[str, str]) -> dict[str, object]:
     if values["bag"]:
         found["recording"] = values["bag"]
     if values["slop"]:
-        found["slop"] = float(values["slop"])
+        try:
+            found["slop"] = float(values["slop"])
+        except ValueError:
+            raise ValueError(f"slop:={values['slop']}: expected a number of seconds, such as 0.045") from None
     return found
 
 

@@ -274,7 +274,7 @@ class OccFlowNode(LifecycleNode):
         snapshot = self._pipeline.last if self._pipeline is not None else None
         if snapshot is None:
             raise DataError("no image set has been answered since the node was configured or its past was forgotten")
-        about = {
+        about = snapshot.about | {
             "checkpoint": str(self._checkpoint.absolute()),
             "cameras": list(self.parameters.cameras),
             "versions": versions(),

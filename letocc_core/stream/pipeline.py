@@ -119,15 +119,17 @@ class OccFlowPipeline:
         with self._timed("decode"):  # past volumes warped by the newest poses, fused, refined, read out
             past = self._history.select(frames.stamp_ns)
             self.fields = self.model.decode(current, [p.encoded for p in past])
+        threshold, least = self.threshold, self.surface_threshold  # which another thread may change meanwhile
         with self._timed("output"):
-            values = self._answer(frame, self.fields)
+            values = self._answer(frame, self.fields, threshold, least)
         self._history.add(frames.stamp_ns, Past(current, rectified))
         self._previous = frames
         self.steps += 1
         answer = OccFlow(
             frames.stamp_ns, reset_reason=reason, seconds=dict(self._seconds), rectified=rectified, **values
         )
-        self.last = Snapshot((*(p.frames for p in reversed(past)), rectified), answer)
+        sets = (*(p.frames for p in reversed(past)), rectified)
+        self.last = Snapshot(sets, answer, {"surface_threshold": least})
         return answer
 
     def warm_up(self, cameras: int) -> None:
@@ -173,15 +175,14 @@ class OccFlowPipeline:
             return f"pose jumped: {distance:.2f} m and {np.degrees(angle):.0f} degrees in {dt:.3f} s"
         return None
 
-    def _answer(self, frame: Frame, fields: Fields) -> dict:
+    def _answer(self, frame: Frame, fields: Fields, threshold: float, least: float | None) -> dict:
         """The fields of an `OccFlow` as numpy arrays."""
         assert fields.flow is not None  # `decode` was asked for motion
         config = self.model.config
         labels = None if fields.semantics is None else fields.semantics[0].argmax(0).byte().cpu().numpy()
         probability = fields.probability(config.occupancy_scale)[0].float().cpu().numpy()
-        least = self.surface_threshold
-        ends = None if least is None else self._sight.ends(frame, probability, least, self.threshold)
-        above = probability > self.threshold
+        ends = None if least is None else self._sight.ends(frame, probability, least, threshold)
+        above = probability > threshold
         observed, hidden = self._sight(frame, above if ends is None else above | ends)
         return {
             "grid": config.grid,
@@ -190,7 +191,7 @@ class OccFlowPipeline:
             "observed": observed,
             "ends": ends,
             "hidden": hidden,
-            "threshold": float(self.threshold),
+            "threshold": float(threshold),
             "labels": labels,
             "class_names": () if labels is None else config.fields.class_names,
         }
@@ -208,5 +209,6 @@ def reproduce(snapshot: Snapshot, checkpoint: str | Path, device: torch.device |
     """The answer that a checkpoint gives for a snapshot's images and poses; raises `CheckpointError`."""
     unlimited = MotionLimits(math.inf, math.inf)
     pipeline = OccFlowPipeline.from_checkpoint(checkpoint, snapshot.answer.threshold, device, unlimited)
+    pipeline.surface_threshold = snapshot.about.get("surface_threshold", pipeline.surface_threshold)
     pipeline.input = replace(pipeline.input, max_gap=math.inf)  # a snapshot holds no more sets than the network takes
     return [pipeline.step(frames) for frames in snapshot.sets][-1]

@@ -16,7 +16,7 @@ images as they entered the network (undistorted, resized, cropped to H x W):
 | `labels` | as in `OccFlow` | if the model has semantics |
 | `ends` | as in `OccFlow` | absent where rays were not asked |
 | `hidden` | as in `OccFlow` | absent in files of before it was told |
-| `about` | JSON text | format, cameras, grid, threshold, class names, checkpoint, versions |
+| `about` | JSON text | format, cameras, grid, thresholds, class names, checkpoint, versions |
 """
 
 import dataclasses
@@ -52,7 +52,7 @@ class Snapshot:
 
     sets: tuple[FrameSet, ...]  # oldest first, rectified; the last one is the answered one, the others are its past
     answer: OccFlow
-    about: dict[str, Any] = field(default_factory=dict)  # JSON: cameras, checkpoint, versions, ...
+    about: dict[str, Any] = field(default_factory=dict)  # JSON: cameras, checkpoint, versions, surface_threshold, ...
 
     def save(self, path: str | Path) -> Path:
         """Write the file; its folder is made. Returns the path, with `.npz` at its end."""

@@ -186,6 +186,14 @@ def test_launched_without_a_checkpoint_it_says_so_and_ends(tmp_path: Path):
     assert "robot" in text
 
 
+def test_a_slop_that_is_no_number_is_named():
+    launch_or_skip()
+    run = run_launch("slop:=0,045")
+    assert run.returncode == 1
+    assert "slop:=0,045: expected a number of seconds, such as 0.045" in run.stdout + run.stderr
+    assert "process started" not in run.stdout + run.stderr
+
+
 @pytest.mark.parametrize("name", ["params_file", "rviz_config"])
 def test_a_file_that_is_not_there_is_named_and_nothing_starts(name: str, tmp_path: Path):
     launch_or_skip()

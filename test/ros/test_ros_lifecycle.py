@@ -225,6 +225,7 @@ def test_what_changes_live_and_what_is_refused(start: Callable[..., OccFlowNode]
     assert node.start()
     live = {
         "threshold": 0.6,
+        "surface_threshold": 0.1,
         "min_speed": 1.0,
         "costmap_max_height": 3.0,
         "points_min_height": 0.2,
@@ -235,7 +236,7 @@ def test_what_changes_live_and_what_is_refused(start: Callable[..., OccFlowNode]
     }
     for name, value in live.items():
         assert node.set_parameters([Parameter(name, value=value)])[0].successful, name
-    assert node._pipeline.threshold == 0.6
+    assert (node._pipeline.threshold, node._pipeline.surface_threshold) == (0.6, 0.1)
     assert node._outputs.parameters.voxel_colour == "speed"
     fixed = sorted(defaults().keys() - {name for name in defaults() if is_live(name)})
     assert {"checkpoint", "cameras", "camera_timeout", "odometry_topic", "device"} <= set(fixed)

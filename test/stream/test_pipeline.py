@@ -310,6 +310,16 @@ def test_a_snapshot_gives_the_same_answer_again(answered, saved, tmp_path):
         np.testing.assert_array_equal(getattr(again, name), getattr(original.answer, name))
 
 
+def test_a_snapshot_is_computed_again_with_the_threshold_of_surfaces_of_then(saved, tmp_path):
+    pipeline = OccFlowPipeline.from_checkpoint(saved, threshold=0.9)
+    pipeline.surface_threshold = 0.05
+    answer = pipeline.step(frame_set(0.0))
+    again = reproduce(Snapshot.load(pipeline.last.save(tmp_path / "snapshot")), saved)
+    assert answer.ends.any()
+    for name in ("ends", "occupied", "hidden"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(answer, name))
+
+
 def test_a_snapshot_of_before_does_not_tell_what_is_hidden(answered, tmp_path):
     path = answered.last.save(tmp_path / "snapshot")
     with np.load(path) as file:
