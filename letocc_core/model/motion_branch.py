@@ -43,6 +43,7 @@ class MotionBranchConfig:
     sideways: float = 6.0  # m/s, fastest along y
     step: float = 2.0  # m/s between the velocities tried
     expectations: bool = False  # a further input: the velocities that the similarities expect
+    least_speed: float = 0.0  # m/s, what seems slower is not told from what stands: answers say that it stands
     surface: float = 0.0  # m, signed distance below which there is matter; above 0: also what is unsure
 
     REMOVED: ClassVar = {"stride": 4, "ray_step": 0.3, "lowest": 0.2, "highest": 3.0, "patches": [1, 4], "width": 32}

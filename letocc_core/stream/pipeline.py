@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
+from torch import Tensor
 
 from letocc_core import checkpoint
 from letocc_core.frame import Frame, InputConfig
@@ -187,7 +188,7 @@ class OccFlowPipeline:
         return {
             "grid": config.grid,
             "probability": probability,
-            "velocity": fields.flow[0].permute(1, 2, 3, 0).float().contiguous().cpu().numpy(),
+            "velocity": self._velocity(fields.flow),
             "observed": observed,
             "ends": ends,
             "hidden": hidden,
@@ -195,6 +196,14 @@ class OccFlowPipeline:
             "labels": labels,
             "class_names": () if labels is None else config.fields.class_names,
         }
+
+    def _velocity(self, flow: Tensor) -> np.ndarray:
+        """float32 [X, Y, Z, 2] m/s, zero where the speed is below `motion_branch.least_speed`."""
+        velocity = flow[0].permute(1, 2, 3, 0).float().contiguous().cpu().numpy()
+        branch = self.model.config.motion_branch
+        if branch is not None and branch.least_speed > 0:
+            velocity[np.hypot(velocity[..., 0], velocity[..., 1]) < branch.least_speed] = 0
+        return velocity
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

@@ -35,7 +35,14 @@ FORWARD = np.array(
 def plain() -> dict:
     """The street configuration on a small grid, as a plain dictionary."""
     text = yaml.safe_load(STREET.read_text())["model"]
-    changes = {"grid": GRID, "occupancy_scale": 1.0, "fields": {"sdf_start": 0.0}}
+    branch = {**text["motion_branch"], "least_speed": 0.0}  # what an untrained network says is slow
+    changes = {
+        "motion_branch": branch,
+        "surface_threshold": None,
+        "grid": GRID,
+        "occupancy_scale": 1.0,
+        "fields": {"sdf_start": 0.0},
+    }
     model = configuration.from_dict(ModelConfig, text | changes, str(STREET))
     return {"model": configuration.to_dict(model), "input": configuration.to_dict(INPUT)}
 
@@ -207,6 +214,17 @@ def test_surfaces_whose_place_is_unsure_are_occupied_too(model):
     assert ((answer.probability[answer.ends] > 0.05) & (answer.probability[answer.ends] <= 0.9)).all()
     np.testing.assert_array_equal(answer.occupied, before.occupied | answer.ends & answer.observed)
     assert answer.hidden.sum() > before.hidden.sum()  # they hide what is behind
+
+
+def test_what_seems_slower_than_the_least_speed_stands(model):
+    branch = dataclasses.replace(model.config.motion_branch, least_speed=1.5)
+    limited = LetOccFlow(dataclasses.replace(model.config, motion_branch=branch))
+    limited.load_state_dict(model.state_dict())
+    before, after = (OccFlowPipeline(m, INPUT) for m in (model, limited))
+    flow = torch.tensor([[1.2, 0.8], [1.2, 1.0], [-1.5, 0.0], [0.0, 0.0]]).T.reshape(1, 2, 4, 1, 1)
+    np.testing.assert_allclose(before._velocity(flow.clone())[:, 0, 0], flow[0, :, :, 0, 0].T)
+    kept = after._velocity(flow.clone())[:, 0, 0]
+    np.testing.assert_allclose(kept, [[0, 0], [1.2, 1.0], [-1.5, 0.0], [0, 0]])  # 1.44 m/s, 1.56, 1.5, 0
 
 
 @pytest.fixture(scope="module")
