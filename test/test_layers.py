@@ -35,7 +35,7 @@ LAYERS = {  # package or module of letocc_core: what else it may import
     "cues": {"geometry", "model"},
     "losses": {"geometry", "rendering"},
     "data": {"geometry", "stream", "cues"},
-    "viz": {"geometry", "stream", "rendering"},
+    "viz": {"compiled", "geometry", "stream", "rendering"},
     "metrics": {"geometry", "stream", "losses", "data"},
     "training": {"geometry", "model", "checkpoint", "rendering", "losses", "cues", "data", "viz"},
     "evaluation": {

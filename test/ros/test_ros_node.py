@@ -118,7 +118,7 @@ class TestLive:
         for i, expected in enumerate(offline):
             grid = messages["occupancy"][i]
             points = pointcloud.to_structured(messages["points"][i], "points")
-            voxels, motion = messages["markers"][i].markers
+            motion, voxels = messages["markers"][i].markers
             costmap = messages["costmap"][i]
             assert {m.header.frame_id for m in (grid, messages["points"][i], voxels, motion)} == {"base_link"}
             assert costmap.header.frame_id == "odom"
