@@ -65,7 +65,8 @@ def places(pipeline: OccFlowPipeline) -> list[Place]:
         ("images made pinhole", stream, "rectify"),
         ("tensors", stream, "to_tensors"),
         *model_places(pipeline.model),
-        ("what is seen and hidden", pipeline, "_sight"),
+        ("where rays end", pipeline._sight, "ends"),
+        ("what is seen and hidden", pipeline._sight, "looked_at"),
         ("answer as arrays", pipeline, "_answer"),
     ]
 

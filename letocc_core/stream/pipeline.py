@@ -184,7 +184,7 @@ class OccFlowPipeline:
         probability = fields.probability(config.occupancy_scale)[0].float().cpu().numpy()
         ends = None if least is None else self._sight.ends(frame, probability, least, threshold)
         above = probability > threshold
-        observed, hidden = self._sight(frame, above if ends is None else above | ends)
+        observed, hidden = self._sight.looked_at(frame, above if ends is None else above | ends)
         return {
             "grid": config.grid,
             "probability": probability,

@@ -29,7 +29,7 @@ class Sight:
         self.grid = grid
         self._views: dict[bytes, View] = {}
 
-    def __call__(
+    def looked_at(
         self, frame: Frame, occupied: Bool[np.ndarray, "X Y Z"]
     ) -> tuple[Bool[np.ndarray, "X Y Z"], Bool[np.ndarray, "X Y Z"]]:
         """Voxels that some camera of the set (a batch of one frame) looks at, and those of them that none sees.

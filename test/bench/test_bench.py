@@ -1,16 +1,23 @@
 """Parts of a computation: their own seconds, operations and bytes, by hand."""
 
+import time
 from types import SimpleNamespace
 
 import pytest
 import torch
+from model_cases import model_config
 
 from letocc_core.bench import compare
+from letocc_core.bench.inference import measure
 from letocc_core.bench.machine import Peak
 from letocc_core.bench.parts import REST, Parts, Row, Work, rows_of
 from letocc_core.bench.run import Request, table
 from letocc_core.compiled import threads
 from letocc_core.errors import ConfigError
+from letocc_core.frame import InputConfig
+from letocc_core.model.let_occ_flow import LetOccFlow
+from letocc_core.stream.pipeline import OccFlowPipeline
+from letocc_core.stream.sight import Sight
 
 
 class Ticks:
@@ -108,3 +115,14 @@ def test_what_lies_beyond_a_map_counts_nothing_when_gathered():
     locations = torch.tensor([[0.5, 0.5], [1.0, 0.5], [2.5, 0.5], [0.5, -1.5]]).view(1, 4, 1, 1, 1, 2)
     read = compare.gathered(torch.full((1, 1, 1, 1), 3.0), [(1, 1)], locations, torch.ones(1, 4, 1, 1, 1))
     assert read.flatten().tolist() == [3.0, 1.5, 0.0, 0.0]
+
+
+def test_every_part_of_a_set_has_its_time():
+    """With all that a set may need: plane sweep, motion branch, and rays that end."""
+    model = LetOccFlow(model_config(sweep={}, motion_branch={}, surface_threshold=0.05, occupancy_threshold=0.99))
+    parts = Parts(time.process_time)
+    pipeline = OccFlowPipeline(model, InputConfig(image_size=(32, 56)))
+    rows = {row.name: row for row in measure(pipeline, cameras=2, steps=2, parts=parts)}
+    assert {"where rays end", "what is seen and hidden", "answer as arrays"} <= set(rows)
+    assert all(row.seconds >= 0 for row in rows.values())
+    assert isinstance(pipeline._sight, Sight) and "ends" not in vars(pipeline._sight)  # all is as it was
