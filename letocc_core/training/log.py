@@ -47,11 +47,9 @@ class StageLog:
         }
         with (self.folder / "stages.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(took) + "\n")
-        print(
-            f"{self.stage.name}: {took['seconds_per_step']:.3f} s a step, of which {took['waiting_for_data']:.1%} waiting "
-            f"for data; peak memory {took['peak_memory_gib']:.2f} GiB",
-            file=sys.stderr,
-        )
+        pace = f"{clock.seconds_per_step:.3f} s a step, of which {clock.waiting_share:.1%} waiting for data"
+        pace = pace if clock.steps > 0 else "too few steps to time"
+        print(f"{self.stage.name}: {pace}; peak memory {took['peak_memory_gib']:.2f} GiB", file=sys.stderr)
 
 
 class Clock:
