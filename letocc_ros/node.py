@@ -353,8 +353,8 @@ def load_pipeline(p: NodeParameters) -> OccFlowPipeline:
     require_device(p.device, "parameter 'device'")
     model, input_config, _ = checkpoint.load_model(checkpoint_path(p), p.device, _expected(p.config))
     run_by(p.backend, model, checkpoint_path(p))
-    thresholds = {"threshold": p.threshold or None, "surface_threshold": p.surface_threshold or None}
-    return OccFlowPipeline(model, input_config, device=p.device, **thresholds)
+    least = p.surface_threshold or None
+    return OccFlowPipeline(model, input_config, p.threshold or None, p.device, surface_threshold=least)
 
 
 def checkpoint_path(p: NodeParameters) -> Path:

@@ -31,8 +31,13 @@ def first_zero(
 
 
 @njit(cache=True, inline="always", error_model="numpy", fastmath=FAST)
-def _read(sdf, box, shape, x, y, z):
-    """Trilinear interpolation; beyond the border, as at it."""
+def interpolated(sdf, box, shape, x, y, z):
+    """Trilinear interpolation between the voxels' centres, at indices (x, y, z); beyond the border, as at it.
+
+    Args:
+        sdf: the voxels of all boxes in C order, and `box` where those of this one begin.
+        shape: voxels along x, y and z, and a further number.
+    """
     X, Y, Z, _ = shape
     x = min(max(x, ZERO), np.float32(X - 1))
     y = min(max(y, ZERO), np.float32(Y - 1))
@@ -69,12 +74,14 @@ def _first_zero(first, last, shape, steps, sdf, origins, directions, near, far, 
             t = start + step * np.float32(number)
             if not t < far[U(ray)]:
                 break
-            here = _read(sdf, box, shape, ox + t * dx, oy + t * dy, oz + t * dz)
+            here = interpolated(sdf, box, shape, ox + t * dx, oy + t * dy, oz + t * dz)
             if here < ZERO:
                 last_step = max(number, 1)
                 before_t, t = start + step * np.float32(last_step - 1), start + step * np.float32(last_step)
-                before = max(_read(sdf, box, shape, ox + before_t * dx, oy + before_t * dy, oz + before_t * dz), ZERO)
-                behind = min(_read(sdf, box, shape, ox + t * dx, oy + t * dy, oz + t * dz), -TINY)
+                before = max(
+                    interpolated(sdf, box, shape, ox + before_t * dx, oy + before_t * dy, oz + before_t * dz), ZERO
+                )
+                behind = min(interpolated(sdf, box, shape, ox + t * dx, oy + t * dy, oz + t * dz), -TINY)
                 out[U(ray)] = t + step * behind / (before - behind)
                 break
             number += 1
@@ -111,7 +118,7 @@ def _half_free(first, last, shape, samples, odds, origins, directions, near, far
         out[U(ray)] = far[U(ray)]
         for number in range(samples):
             t = near[U(ray)] + step * (np.float32(number) + HALF)
-            here = _read(odds, 0, shape, ox + t * dx, oy + t * dy, oz + t * dz)
+            here = interpolated(odds, 0, shape, ox + t * dx, oy + t * dy, oz + t * dz)
             met = (max(here, ZERO) + np.log(ONE + np.exp(-abs(here)))) * voxels
             if passed + met >= HALVED:
                 out[U(ray)] = near[U(ray)] + step * (np.float32(number) + (HALVED - passed) / met)

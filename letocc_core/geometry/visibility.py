@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numba import njit
 
+from letocc_core.compiled.surfaces import interpolated
 from letocc_core.compiled.threads import shared
 from letocc_core.geometry.grid import GridSpec
 
@@ -162,7 +163,7 @@ def _end(probability, shape, ex, ey, ez, x, y, z, nearest, most):
     t = near + 0.5  # in steps of a voxel
     while t < far and (free > 0.5 or free > best):
         px, py, pz = ex + t * dx, ey + t * dy, ez + t * dz
-        p = _interpolated(probability, shape, px - 0.5, py - 0.5, pz - 0.5)
+        p = interpolated(probability, 0, (*shape, 0), px - 0.5, py - 0.5, pz - 0.5)
         i, j, k = min(int(px), shape[0] - 1), min(int(py), shape[1] - 1), min(int(pz), shape[2] - 1)
         at = (i * shape[1] + j) * shape[2] + k
         if probability[at] > most:
@@ -172,20 +173,3 @@ def _end(probability, shape, ex, ey, ez, x, y, z, nearest, most):
         free *= 1 - p
         t += 1.0
     return end if free <= 0.5 else -1
-
-
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
-def _interpolated(values, shape, x, y, z):
-    """Trilinear interpolation between centres; beyond the border, as at it."""
-    x, y, z = min(max(x, 0.0), shape[0] - 1), min(max(y, 0.0), shape[1] - 1), min(max(z, 0.0), shape[2] - 1)
-    i, j, k = int(x), int(y), int(z)
-    u, v, w = x - i, y - j, z - k
-    next_x = shape[1] * shape[2] if i < shape[0] - 1 else 0
-    next_y = shape[2] if j < shape[1] - 1 else 0
-    next_z = 1 if k < shape[2] - 1 else 0
-    at, out = (i * shape[1] + j) * shape[2] + k, 0.0
-    for a, weight_x in ((0, 1 - u), (next_x, u)):
-        for b, weight_y in ((0, 1 - v), (next_y, v)):
-            for c, weight_z in ((0, 1 - w), (next_z, w)):
-                out += weight_x * weight_y * weight_z * values[at + a + b + c]
-    return out

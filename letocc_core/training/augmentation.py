@@ -17,6 +17,7 @@ SATURATION = (0.0, 1.7)  # factor of a pixel's distance from its grey
 SHADE, SHADES = 0.4, (3, 4)  # largest natural logarithm of a smooth field of brightness, and its knots by image
 BLURRED = 0.3  # share of the cameras whose images lose their finest detail
 NOISE = 0.03  # largest standard deviation
+READ = ("images", "camera_valid", "K", "T_ego_cam", "T_world_ego", "masked")  # of a past frame, by the network
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class _Colours:
     gain: Float[Tensor, "B N 3 1 1"]
     gamma: Float[Tensor, "B N 1 1 1"]
     saturation: Float[Tensor, "B N 1 1 1"]
-    shade: Float[Tensor, "B N h w"]
+    shade: Float[Tensor, "B N h w"]  # at its knots
     blurred: Bool[Tensor, "B N"]
     noise: Float[Tensor, "B N 1 1 1"]  # standard deviation
 
@@ -86,14 +87,8 @@ class _Colours:
 
 def _where(chosen: Bool[Tensor, "B"], present: Frame, past: Frame) -> Frame:
     """Past frames; where `chosen`, with all that the network reads of the present ones."""
-    return replace(
-        past,
-        images=_chosen(chosen, present.images, past.images),
-        camera_valid=_chosen(chosen, present.camera_valid, past.camera_valid),
-        K=_chosen(chosen, present.K, past.K),
-        T_ego_cam=_chosen(chosen, present.T_ego_cam, past.T_ego_cam),
-        T_world_ego=_chosen(chosen, present.T_world_ego, past.T_world_ego),
-    )
+    names = [name for name in READ if getattr(past, name) is not None]
+    return replace(past, **{name: _chosen(chosen, getattr(present, name), getattr(past, name)) for name in names})
 
 
 def _chosen(chosen: Bool[Tensor, "B"], this: Tensor, other: Tensor) -> Tensor:

@@ -123,6 +123,5 @@ def test_every_part_of_a_set_has_its_time():
     parts = Parts(time.process_time)
     pipeline = OccFlowPipeline(model, InputConfig(image_size=(32, 56)))
     rows = {row.name: row for row in measure(pipeline, cameras=2, steps=2, parts=parts)}
-    assert {"where rays end", "what is seen and hidden", "answer as arrays"} <= set(rows)
-    assert all(row.seconds >= 0 for row in rows.values())
+    assert all(rows[name].seconds > 0 for name in ("where rays end", "what is seen and hidden", "answer as arrays"))
     assert isinstance(pipeline._sight, Sight) and "ends" not in vars(pipeline._sight)  # all is as it was

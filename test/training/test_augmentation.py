@@ -25,10 +25,13 @@ def draws(count: int) -> Draws:
 
 def test_a_vehicle_that_stands_sees_the_present_again():
     clip = clips(64)
+    mask = torch.zeros_like(clip.current.images[:, :, 0], dtype=torch.bool)
+    past = tuple(replace(frame, masked=mask) for frame in clip.history)
+    clip = replace(clip, current=replace(clip.current, masked=~mask), history=past)
     seen = augmented(clip, AugmentationConfig(standing=0.25), draws(64))
     stands = (seen.history[0].T_world_ego == clip.current.T_world_ego).flatten(1).all(1)
     assert 6 <= int(stands.sum()) <= 28  # of 64, a quarter: 16, four standard deviations around it
-    for name in ("images", "K", "T_ego_cam", "T_world_ego", "camera_valid"):
+    for name in ("images", "K", "T_ego_cam", "T_world_ego", "camera_valid", "masked"):
         now = getattr(clip.current, name)
         for past, before in zip(seen.history, clip.history, strict=True):
             assert torch.equal(getattr(past, name)[stands], now[stands])
