@@ -26,7 +26,7 @@ from letocc_core.geometry.grid import GridSpec
 SEMANTICS = "_semantics"  # suffix of the files that hold the classes of pixels
 INSTANTS = 4  # clips of one current frame, each with rays of an instant drawn for it
 RENDERER = 1  # raise when the same seed gives other images, so that stale caches are not read
-VARIED_RENDERER = 3  # the same for varied streets
+VARIED_RENDERER = 4  # the same for varied streets
 GOLDEN_RATIO = (1 + 5**0.5) / 2  # whose multiples are spread evenly over the fractions
 
 

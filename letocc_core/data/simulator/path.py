@@ -62,12 +62,12 @@ class CentreLine:
         """Distance (m) of world points to the line."""
         return self._tree.query(points)[0]
 
-    def offset(self, points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n"]:
-        """How far (m) world points lie to the left of the line, negative to the right."""
+    def across(self, points: Float[np.ndarray, "n 2"]) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]]:
+        """How far (m) world points lie to the left of the line, negative to the right; its heading (rad) beside them."""
         nearest = self._tree.query(points)[1]
         heading = self.heading[nearest]
         x, y = (points - self.points[nearest]).T
-        return y * np.cos(heading) - x * np.sin(heading)
+        return y * np.cos(heading) - x * np.sin(heading), heading
 
     @cached_property
     def _tree(self):

@@ -52,7 +52,7 @@ class VariedStreet(Street):
         return self._varied_world
 
     def _make_ground(self, centre):
-        self._sheets = sheets(self.world.line, self.world.section, self.world.hills, centre)
+        self._sheets = sheets(self.world.line, self.world.section, self.world.land, centre)
         return [(s.strip.label, s.vertices.astype(np.float32), s.triangles.astype(np.uint32)) for s in self._sheets]
 
     def _make_instants(self) -> list[_Instant]:

@@ -1,4 +1,4 @@
-"""The ground of varied streets: hills, and a street's cross-section from its middle to the open land."""
+"""The ground of varied streets: hills, the road's crown and the banks beside it, and a cross-section of strips."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from letocc_core.data.simulator.path import CentreLine
 
 CHORD = 2.0  # m, longest side of a triangle of the ground across the street
-LAND = 5.0  # m between the corners of the open land near the street
+LAND = 2.5  # m between the corners of the open land near the street
 FAR = 400.0  # m to the edge of the land
 
 
@@ -41,13 +41,66 @@ class Hills:
         """Rise over run along world x and y at world points."""
         return self.tilt + (np.cos(points @ self.waves.T + self.phases) * self.heights) @ self.waves
 
+
+@dataclass(frozen=True)
+class Profile:
+    """Height across a street over its hills: the road falls from its middle, a bank rises or falls on either side."""
+
+    crown: float = 0.0  # slope down from the middle of the road
+    road: float = 0.0  # m from the middle to the edge of the road
+    foot: float = 0.0  # m from the middle to where the banks begin
+    banks: tuple[float, float] = (0.0, 0.0)  # slope up from there, to the left and to the right
+    widths: tuple[float, float] = (0.0, 0.0)  # m; the land is level again beyond
+
+    @classmethod
+    def random(cls, rng: np.random.Generator, road: float, foot: float) -> "Profile":
+        """Most roads have a crown of 1 to 3.5 %; two sides of three have a bank, often of 5 %, of 15 % at most."""
+        crown = rng.uniform(0.01, 0.035) if rng.random() < 0.8 else 0.0
+        banks = [np.clip(rng.normal(0, 0.06), -0.15, 0.15) if rng.random() < 0.67 else 0.0 for _ in range(2)]
+        widths = rng.uniform(4, 15, 2)
+        return cls(crown, road, foot, (float(banks[0]), float(banks[1])), (float(widths[0]), float(widths[1])))
+
+    def height(self, offset: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
+        """m at distances (m) to the left of the street's middle, negative to the right."""
+        distance = np.abs(offset)
+        crown = -self.crown * (np.sqrt(np.minimum(distance, self.road) ** 2 + 1) - 1)  # round in the middle
+        side = (offset < 0).astype(int)
+        return crown + np.take(self.banks, side) * np.clip(distance - self.foot, 0, np.take(self.widths, side))
+
+    def slope(self, offset: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
+        """Rise over run to the left, at such distances."""
+        distance, side = np.abs(offset), (offset < 0).astype(int)
+        crown = -self.crown * distance / np.sqrt(distance**2 + 1) * (distance < self.road)
+        beyond = distance - self.foot
+        bank = np.take(self.banks, side) * ((beyond > 0) & (beyond < np.take(self.widths, side)))
+        return np.sign(offset) * (crown + bank)
+
+
+@dataclass(frozen=True, eq=False)
+class Land:
+    """The land that a street goes through: hills, and the street's own profile. Heights add to whatever lies on it."""
+
+    hills: Hills
+    profile: Profile
+    line: CentreLine
+
+    def height(self, points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n"]:
+        """m at world points."""
+        return self.hills.height(points) + self.profile.height(self.line.across(points)[0])
+
+    def slope(self, points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
+        """Rise over run along world x and y at world points."""
+        offset, heading = self.line.across(points)
+        left = np.stack([-np.sin(heading), np.cos(heading)], -1)
+        return self.hills.slope(points) + self.profile.slope(offset)[:, None] * left
+
     def lifted(self, T: Float[np.ndarray, "4 4"], upright: bool) -> Float[np.ndarray, "4 4"]:
         """A pose on the plane put on the land: heading as before, and leaning with the land unless `upright`."""
         out = T.copy()
-        out[2, 3] += self.height(T[:2, 3])
+        out[2, 3] += self.height(T[None, :2, 3])[0]
         if upright:
             return out
-        slope = self.slope(T[:2, 3])
+        slope = self.slope(T[None, :2, 3])[0]
         up = np.array([-slope[0], -slope[1], 1.0])
         ahead = np.array([T[0, 0], T[1, 0], slope @ T[:2, 0]])
         (a, b, c), (x, y, z) = up / math.sqrt(up @ up), ahead / math.sqrt(ahead @ ahead)
@@ -93,7 +146,7 @@ class Sheet:
     along: Float[np.ndarray, "V 3"]  # (s, d, height over the land), m
 
 
-def sheets(line: CentreLine, section: Section, hills: Hills, centre: Float[np.ndarray, "2"]) -> list[Sheet]:
+def sheets(line: CentreLine, section: Section, land: Land, centre: Float[np.ndarray, "2"]) -> list[Sheet]:
     """The ground as meshes: one sheet a strip, its steps down to its neighbours included, and the land as the last."""
     out = []
     for i, strip in enumerate(section.strips):
@@ -106,19 +159,19 @@ def sheets(line: CentreLine, section: Section, hills: Hills, centre: Float[np.nd
         across += [(d, strip.height) for d in np.linspace(strip.inner, strip.outer, count + 1)]
         if strip.height > outside:
             across.append((strip.outer, outside))
-        both = [_ribbon(line, hills, [(side * d, z) for d, z in across]) for side in (1, -1)]
+        both = [_ribbon(line, land, [(side * d, z) for d, z in across]) for side in (1, -1)]
         out.append(_joined(strip, both))
-    return [*out, _land(section, hills, centre)]
+    return [*out, _open_land(section, land, centre)]
 
 
-def _ribbon(line: CentreLine, hills: Hills, across: Sequence[tuple[float, float]]) -> tuple[np.ndarray, ...]:
+def _ribbon(line: CentreLine, land: Land, across: Sequence[tuple[float, float]]) -> tuple[np.ndarray, ...]:
     left = np.stack([-np.sin(line.heading), np.cos(line.heading)], 1)
     n = len(line.points)
     s = np.arange(n) * (line.length / n)
     vertices, along = [], []
     for d, z in across:
         xy = line.points + left * d
-        vertices.append(np.column_stack([xy, hills.height(xy) + z]))
+        vertices.append(np.column_stack([xy, land.height(xy) + z]))
         along.append(np.column_stack([s, np.full(n, d), np.full(n, z)]))
     i = np.arange(n - 1)
     quad = np.concatenate([np.stack([i, i + n, i + 1], 1), np.stack([i + 1, i + n, i + n + 1], 1)])
@@ -133,13 +186,13 @@ def _joined(strip: Strip, parts: Sequence[tuple]) -> Sheet:
     return Sheet(strip, np.concatenate(vertices), faces, np.concatenate(along))
 
 
-def _land(section: Section, hills: Hills, centre: np.ndarray) -> Sheet:
+def _open_land(section: Section, land: Land, centre: np.ndarray) -> Sheet:
     near = np.arange(-200, 200 + LAND, LAND)
     side = np.concatenate([[-FAR, -300], near, [300, FAR]])
     x, y = np.meshgrid(centre[0] + side, centre[1] + side, indexing="ij")
     xy = np.stack([x.ravel(), y.ravel()], 1)
     height = section.land.height
-    vertices = np.column_stack([xy, hills.height(xy) + height])
+    vertices = np.column_stack([xy, land.height(xy) + height])
     n = len(side)
     i = (np.arange(n - 1)[:, None] * n + np.arange(n - 1)).ravel()
     triangles = np.concatenate([np.stack([i, i + n, i + 1], 1), np.stack([i + 1, i + n, i + n + 1], 1)])

@@ -10,7 +10,7 @@ from letocc_core.data.simulator.assets import Asset
 from letocc_core.data.simulator.path import CentreLine
 from letocc_core.data.simulator.varied import scenery
 from letocc_core.data.simulator.varied.paints import Light
-from letocc_core.data.simulator.varied.terrain import Hills, Section, Strip
+from letocc_core.data.simulator.varied.terrain import Hills, Land, Profile, Section, Strip
 from letocc_core.data.simulator.world import LENGTH, Actor, Placed, World, _footprint, _speeds
 from letocc_core.data.truth import CLASS_NAMES
 
@@ -25,14 +25,14 @@ WALLS = np.array(  # colours of houses
 
 
 @dataclass(frozen=True, eq=False)
-class HillActor(Actor):
-    """A moving thing on hills."""
+class LandActor(Actor):
+    """A moving thing on the land."""
 
-    hills: Hills = field(kw_only=True)
+    land: Land = field(kw_only=True)
     upright: bool = field(default=False, kw_only=True)  # people stay so; vehicles lean with the road
 
     def pose(self, line: CentreLine, t: float) -> Float[np.ndarray, "4 4"]:
-        return self.hills.lifted(super().pose(line, t), self.upright)
+        return self.land.lifted(super().pose(line, t), self.upright)
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,9 @@ class VariedWorld(World):
         rng = np.random.default_rng([seed, 11])
         self.lanes = Lanes.random(rng)
         self.line = CentreLine.random(rng, LENGTH, max(14.0, self.lanes.pavement + 3))
-        self.hills = Hills.random(rng, STEEPEST * rng.choice([0.1, 0.4, 1.0], p=[0.35, 0.35, 0.3]))
+        hills = Hills.random(rng, STEEPEST * rng.choice([0.1, 0.4, 1.0], p=[0.35, 0.35, 0.3]))
+        profile = Profile.random(np.random.default_rng([seed, 16]), self.lanes.road, self.lanes.pavement)
+        self.land = Land(hills, profile, self.line)
         self.section = self.lanes.section(rng.choice(["grass", "yard"], p=[0.55, 0.45]), rng.random() < 0.6)
         self.ego_speed = _speeds(rng) * rng.uniform(0.7, 1.5)
         self._travelled = np.concatenate([[0.0], np.cumsum(self.ego_speed) * 0.02])
@@ -101,13 +103,13 @@ class VariedWorld(World):
 
     def T_world_ego(self, t: float) -> Float[np.ndarray, "4 4"]:
         """base_link, on the road in its lane, leaning with the road."""
-        return self.hills.lifted(self.line.pose(self.ego_along(t), -self.lanes.middle(self._ego_lane)), upright=False)
+        return self.land.lifted(self.line.pose(self.ego_along(t), -self.lanes.middle(self._ego_lane)), upright=False)
 
     def ground(self, points: Float[np.ndarray, "n 2"]) -> tuple[UInt8[np.ndarray, "n"], Float[np.ndarray, "2 n"]]:
-        strip = self.section.strip(np.abs(self.line.offset(points)))
+        strip = self.section.strip(np.abs(self.line.across(points)[0]))
         labels = np.array([CLASS_NAMES.index(s.label) for s in self.section.all], np.uint8)
         heights = np.array([s.height for s in self.section.all])
-        return labels[strip], np.stack([self.hills.height(points), heights[strip]])
+        return labels[strip], np.stack([self.land.height(points), heights[strip]])
 
     # -- what stands ----------------------------------------------------------------------------------------------
 
@@ -246,7 +248,7 @@ class VariedWorld(World):
         corners = (np.array([[x, y, 0, 1] for p in asset.parts for x, y in _footprint(p)]) @ T.T)[:, :2]
         if self.line.distance(corners).min() < self.lanes.median + self.lanes.count * self.lanes.lane:
             return []
-        return [Placed(asset, self.hills.lifted(T, upright=False))]
+        return [Placed(asset, self.land.lifted(T, upright=False))]
 
     # -- what moves -----------------------------------------------------------------------------------------------
 
@@ -300,7 +302,7 @@ class VariedWorld(World):
 
     def _moving(
         self, asset: Asset, s: float, speed: float, d: float, reverse: bool, z: float = 0.0, upright: bool = False
-    ) -> HillActor:
+    ) -> LandActor:
         direction = -1 if reverse else 1
         return self._actor(asset, lambda t: s + direction * speed * t, d, reverse, z, upright)
 
@@ -312,8 +314,8 @@ class VariedWorld(World):
         reverse: bool,
         z: float = 0.0,
         upright: bool = False,
-    ) -> HillActor:
-        return HillActor(asset, along, d, reverse, z, hills=self.hills, upright=upright)
+    ) -> LandActor:
+        return LandActor(asset, along, d, reverse, z, land=self.land, upright=upright)
 
 
 def weather(rng: np.random.Generator, kind: str) -> Light:
