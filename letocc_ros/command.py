@@ -2,12 +2,13 @@
 
 import argparse
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from letocc_core.cli import INTERRUPTED, NEEDS_ROS, run, without_ros_arguments
 from letocc_core.cli.arguments import add_recording
-from letocc_core.ending import interrupt_once, leave
+from letocc_core.ending import GRACE, interrupt_once, leave
 from letocc_core.errors import LetOccError
 
 if TYPE_CHECKING:
@@ -35,7 +36,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="play")
     _arguments(parser)
     options = parser.parse_args(without_ros_arguments(sys.argv[1:]))
-    interrupt_once()
+    with suppress(ImportError):  # `run` says what is missing
+        import letocc_ros.player  # noqa: F401
+    interrupt_once(within=GRACE)
     status = run(options)
     leave(0 if status == INTERRUPTED else status)
 

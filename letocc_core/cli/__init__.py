@@ -18,7 +18,7 @@ from letocc_core.cli.bench import add_bench
 from letocc_core.cli.cues import add_cues
 from letocc_core.cli.evaluate import add_eval, add_replay, add_results, add_view
 from letocc_core.cli.export import add_export
-from letocc_core.cli.failures import BUG, explain, print_anything
+from letocc_core.cli.failures import BUG, explain, is_interrupt, print_anything
 from letocc_core.cli.recordings import add_bag, add_simulate
 from letocc_core.cli.train import add_ablation, add_data, add_reproduce, add_train
 from letocc_core.ending import interrupt_once
@@ -67,21 +67,18 @@ def run(options: argparse.Namespace) -> int:
             require_device(options.device)
         with _workers(options):
             return options.run(options) or 0
-    except LetOccError as error:
-        print(f"letocc: {error}", file=sys.stderr)
-        return 1
     except BrokenPipeError:  # what reads our output has seen enough, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except Exception as error:
-        line = explain(error, getattr(options, "out", None))
+    except (Exception, KeyboardInterrupt) as error:
+        if is_interrupt(error):
+            print("letocc: interrupted", file=sys.stderr)
+            return INTERRUPTED
+        line = str(error) if isinstance(error, LetOccError) else explain(error, getattr(options, "out", None))
         if line is None:
             traceback.print_exc()
         print(BUG if line is None else f"letocc: {line}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("letocc: interrupted", file=sys.stderr)
-        return INTERRUPTED
 
 
 def _workers(options: argparse.Namespace) -> AbstractContextManager[None]:

@@ -51,6 +51,13 @@ def explain(error: BaseException, out: str | os.PathLike[str] | None = None) -> 
     return None
 
 
+def is_interrupt(error: BaseException | None) -> bool:
+    """Whether this is Ctrl-C, or what a compiled module makes of it that was being imported."""
+    if isinstance(error, ImportError) and isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
+        return True
+    return isinstance(error, KeyboardInterrupt) or (error is not None and is_interrupt(error.__cause__))
+
+
 SHARED_MEMORY = (
     "the shared memory /dev/shm is too small for the processes that load clips: give the container more (docker run "
     "--shm-size 2g), or load without them (--loader-workers 0)"

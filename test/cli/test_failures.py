@@ -12,7 +12,7 @@ import pytest
 
 from letocc_core import cli
 from letocc_core.cli.failures import explain
-from letocc_core.errors import DataError
+from letocc_core.errors import DataError, LetOccError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -55,6 +55,17 @@ def test_one_line(error, said, capsys):
     status, printed = outcome(error, capsys)
     assert status == 1 and printed.startswith("letocc: ") and said in printed
     assert printed.count("\n") == 1 and "Traceback" not in printed
+
+
+def test_an_interrupt_is_none_whatever_an_import_makes_of_it(capsys):
+    """A compiled module that is interrupted while it is imported raises `ImportError`, from which follows what ROS lacks."""
+    interrupt, failed, lacking = KeyboardInterrupt(), ImportError("initialization failed"), LetOccError("needs ROS 2")
+    failed.__cause__, lacking.__cause__ = interrupt, failed
+    for error in (interrupt, failed, lacking):
+        assert outcome(error, capsys) == (cli.INTERRUPTED, "letocc: interrupted\n")
+    full = OSError(errno.ENOSPC, "No space left on device", "/d/x")
+    full.__context__, lacking.__cause__ = interrupt, None  # on the way out
+    assert [outcome(error, capsys)[0] for error in (full, lacking)] == [1, 1]
 
 
 def test_a_full_disk_is_named_by_where_the_command_writes(capsys):

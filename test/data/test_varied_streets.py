@@ -228,7 +228,11 @@ def test_some_streets_climb_and_their_ground_follows():
     top = np.where(ground.any(2), GRID.lower[2] + 0.4 * (ground.shape[2] - np.argmax(ground[:, :, ::-1], 2)), np.nan)
     centres = GRID.centres().numpy()[:, :, 0, :2]
     world = np.concatenate([centres, np.zeros((*centres.shape[:2], 1))], 2) @ T[:3, :3].T
-    height = (street_.world.land.height((world[..., :2] + T[:2, 3]).reshape(-1, 2)).reshape(centres.shape[:2]) - world[..., 2] - T[2, 3]) / T[2, 2]
+    height = (
+        street_.world.land.height((world[..., :2] + T[:2, 3]).reshape(-1, 2)).reshape(centres.shape[:2])
+        - world[..., 2]
+        - T[2, 3]
+    ) / T[2, 2]
     assert np.nanmax(height) - np.nanmin(height) > 0.4  # it does rise over the ego vehicle's own plane
     assert np.nanmax(np.abs(top - 0.2 - height)) < 0.55  # half a voxel, a kerb, and a voxel's middle and its corner
 

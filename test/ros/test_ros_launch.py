@@ -220,6 +220,27 @@ def test_a_launch_that_is_interrupted_ends_cleanly(tmp_path: Path):
         assert word not in launched.output, launched.output
 
 
+@pytest.mark.parametrize("seconds", [0.0, 0.1, 0.3, 1.0, 2.0])
+def test_a_launch_that_is_interrupted_while_its_processes_start(seconds: float, tmp_path: Path):
+    """From the moment on at which `env` has handed over to Python; before that, nothing of ours runs."""
+    launch_or_skip()
+    rig.isolate_ros()
+    bag = rig.write_bag(tmp_path / "drive", 4)
+    launched = rig.NodeProcess(command=command(LAUNCH_FILE, f"bag:={bag}", f"cameras:={','.join(rig.CAMERAS)}"))
+    try:
+        launched.wait_for("play-2]: process started")
+        for number in re.findall(r"process started with pid \[(\d+)\]", launched.output):
+            line = Path(f"/proc/{number}/cmdline")
+            rig.until(lambda line=line: line.read_bytes().startswith(b"python3\0"), rig.DEADLINE, "Python")
+        time.sleep(seconds)
+    finally:
+        status = launched.stop()
+    assert status == 0, launched.output
+    assert launched.output.count("process has finished cleanly") == 2, launched.output
+    for word in ("Traceback", "has died", "escalating", "invalid"):
+        assert word not in launched.output, launched.output
+
+
 def test_a_node_that_respawns_starts_again(tmp_path: Path):
     launch_or_skip()
     rig.isolate_ros()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import os
 import signal
 import sys
 import threading
@@ -19,6 +20,7 @@ import ros_rig as rig
 from ament_index_python.packages import get_package_prefix
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
+from rclpy import get_rmw_implementation_identifier
 from rclpy.context import Context
 from ros_rig import CAMERAS, Peer, node_process, stamp
 from sensor_msgs.msg import CameraInfo, CompressedImage
@@ -336,13 +338,50 @@ def installed(name: str) -> Path:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("name", ["occ_flow_node", "play"])
-def test_asked_to_end_while_it_imports(name: str, number: signal.Signals, bag: Path):
-    process = rig.NodeProcess(command=[sys.executable, str(installed(name)), str(bag)])
-    maps = Path(f"/proc/{process.process.pid}/maps")
-    rig.until(lambda: "multiarray_umath" in maps.read_text(), rig.DEADLINE, "numpy on its way")
-    process.process.send_signal(number)
-    assert process.stop(5) == 0
+def test_asked_to_end_before_its_first_line(
+    name: str, number: signal.Signals, bag: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """While Python itself starts, which would answer with a traceback."""
+    if "--block-signal" not in installed(name).read_text().splitlines()[0]:
+        pytest.skip("the `env` of this system cannot hold signals back")
+    starts = "import time; print('Python starts', flush=True); time.sleep(1)"
+    (tmp_path / "sitecustomize.py").write_text(starts)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    process = rig.NodeProcess(command=[str(installed(name)), str(bag)])
+    process.wait_for("Python starts")
+    assert (ended_by(process, number), process.lines) == (0, ["Python starts"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("maps", ["multiarray_umath", "_rclpy_pybind11", "/dev/shm/fast"])
+@pytest.mark.parametrize("name", ["occ_flow_node", "play"])
+def test_asked_to_end_while_it_starts(name: str, maps: str, number: signal.Signals, bag: Path):
+    """While it imports numpy or ROS, or joins the graph: what it has mapped into its memory tells."""
+    if maps == "/dev/shm/fast" and get_rmw_implementation_identifier() != "rmw_fastrtps_cpp":
+        pytest.skip(f"{get_rmw_implementation_identifier()} has other files than Fast DDS")
+    process = rig.NodeProcess(command=[str(installed(name)), str(bag)])
+    mapped = Path(f"/proc/{process.process.pid}/maps")
+    rig.until(lambda: maps in mapped.read_text(), rig.DEADLINE, f"{maps} in its memory")
+    assert ended_by(process, number) == 0
     assert process.lines in ([], ["letocc: interrupted"])
+
+
+def ended_by(process: rig.NodeProcess, number: signal.Signals) -> int:
+    """The exit status after one signal."""
+    process.process.send_signal(number)
+    try:
+        return process.process.wait(5)
+    finally:
+        process.stop()  # waits for its last line
+
+
+def test_a_player_whose_interrupt_is_lost_ends_all_the_same():
+    """As in a callback out of compiled code; what it is at work on goes on."""
+    code = "import time; from letocc_core.ending import GRACE, interrupt_once; interrupt_once(within=GRACE)\n"
+    code += "try: print('at work', flush=True); time.sleep(600)\nexcept KeyboardInterrupt: time.sleep(600)"
+    process = rig.NodeProcess(command=[sys.executable, "-c", code])
+    process.wait_for("at work")
+    assert (ended_by(process, signal.SIGINT), process.lines) == (0, ["at work"])
 
 
 def test_a_player_that_waits_for_the_next_message_ends_when_asked_to(bag: Path):
