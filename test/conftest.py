@@ -9,10 +9,23 @@ from shape_checks import checked_modules
 REPOSITORY = Path(__file__).resolve().parents[1]
 install_import_hook(checked_modules(REPOSITORY), "shape_checks.checked")  # before any of them is imported
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+LONGEST = (
+    "test_faults.py",
+    "test_ros_node.py",
+    "test_train.py",
+    "test_datasets.py",
+    "test_browser.py",
+    "test_selfocc.py",
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--golden", type=Path, default=SHARED_DATA / "golden", help="folder of reference numbers (.npz)")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that side by side no process is left alone with one of them at the end."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,6 @@ from letocc_core.geometry.grid import GridSpec
 from letocc_core.stream.types import OccFlow
 from letocc_ros import grid, player
 
-pytestmark = pytest.mark.xdist_group("ros")
 GRID = GridSpec((-10.0, -10.0, -1.0), (10.0, 10.0, 3.0), 0.5)
 OCCUPANCY = "/occ_flow_node/occupancy"
 

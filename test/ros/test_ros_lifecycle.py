@@ -30,7 +30,6 @@ from letocc_ros.node import OccFlowNode, main
 from letocc_ros.outputs import Outputs
 from letocc_ros.parameters import NodeParameters, defaults
 
-pytestmark = pytest.mark.xdist_group("ros")
 OUTPUTS = ("occupancy", "points", "costmap", "clearing", "markers", "objects")
 QOS_PAGE = (rig.REPOSITORY / "docs" / "ros.md").read_text()
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE

@@ -43,7 +43,6 @@ from letocc_ros.parameters import NodeParameters
 from letocc_ros.player import SETTLE, play
 from letocc_ros.recorder import Recorder
 
-pytestmark = pytest.mark.xdist_group("ros")
 SETS = 8
 OUTPUTS = ("occupancy", "points", "markers", "costmap")
 TWO_CAMERAS = f"cameras:={list(CAMERAS)}"
