@@ -115,6 +115,24 @@ class PoseBuffer:
         T_common_target = self._compose(down[: down.index(common)], stamp_ns, (target, source), extrapolate)
         return np.linalg.inv(T_common_target) @ T_common_source
 
+    def around(self, target: str, source: str, stamp_ns: int) -> tuple[float, float]:
+        """s from the transform before a stamp and to the one after it, between which `lookup` interpolates; the longest of those on
+        the way. Zeros where nothing moves; raises `PoseError` as `lookup`.
+        """
+        self.lookup(target, source, stamp_ns, extrapolate=True)
+        up, down = self._chain(source.strip("/")), self._chain(target.strip("/"))
+        before = after = 0
+        for child in set(up) ^ set(down):
+            edge = self._edges.get(child)
+            if edge is None or edge.static:
+                continue
+            i = bisect.bisect_left(edge.stamps_ns, stamp_ns)
+            if i < len(edge.stamps_ns) and edge.stamps_ns[i] == stamp_ns:
+                continue
+            before = max(before, stamp_ns - edge.stamps_ns[i - 1] if i else 0)
+            after = max(after, edge.stamps_ns[i] - stamp_ns if i < len(edge.stamps_ns) else 0)
+        return before * 1e-9, after * 1e-9
+
     def frames(self) -> dict[str, str]:
         """Parent of every frame that has one."""
         return {child: edge.parent for child, edge in self._edges.items()}

@@ -71,7 +71,7 @@ def _parameters_in(file: Path) -> dict[str, Any]:
             else:
                 collect(value)
 
-    collect(yaml.safe_load(file.read_text()))
+    collect(yaml.safe_load(file.read_text("utf-8-sig")))
     return found
 
 

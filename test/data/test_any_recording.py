@@ -22,7 +22,7 @@ from scipy.spatial.transform import Rotation
 from letocc_core.data.bags import reader as bags
 from letocc_core.data.bags import storage
 from letocc_core.data.bags.info import bag_info, slop_for
-from letocc_core.data.bags.recording import Recording, choose_lidar
+from letocc_core.data.bags.recording import Recording, _OneClock, choose_lidar
 from letocc_core.data.bags.writer import BagWriter, optical_frame
 from letocc_core.errors import CalibrationError, DataError
 from letocc_core.geometry.calibration import validate
@@ -909,3 +909,186 @@ def test_what_is_left_out_is_counted_by_reason(tmp_path):
 def test_calibration_errors_name_the_topic():
     with pytest.raises(CalibrationError, match=r"^/a/camera_info: size is 0 x 4 px"):
         validate(Calibration(0, 4, K), "/a/camera_info")
+
+
+# Two robots, two clocks, and what begins late
+
+
+def test_transforms_of_another_robot_are_left_out(tmp_path):
+    """Those of /tf count; constant ones that are repeated as they are do no harm."""
+    drive = Drive(tmp_path / "bag").info().jpeg()
+
+    def other(bag: BagWriter, i: int, stamp: int) -> None:
+        bag._write_transforms("/robot2/tf", stamp, [("odom", "base_link", ahead(100 - 5 * i))])
+        bag._write_transforms("/robot2/tf_static", stamp, [*drive.static, ("base_link", "arm", ahead(1))])
+
+    path = drive.each(other).write()
+    info = bag_info(path)
+    assert "whose place /tf gives" in info.left_out["/robot2/tf"] and len(info.left_out) == 1
+    assert info.driven == pytest.approx(11) and any(edge.child == "arm" for edge in info.edges)
+    recording = Recording(path)
+    assert [item.frame_set.T_world_ego[0, 3] for item in recording] == list(range(12))
+    assert "note: /robot2/tf: left out" in recording.report()
+
+
+def test_transforms_in_a_namespace_alone_are_taken(tmp_path):
+    with BagWriter(tmp_path / "bag") as bag:
+        bag._write_transforms("/r/tf_static", STEP_NS, [("base_link", "front_optical", mount())])
+        for i in range(12):
+            stamp = STEP_NS * (i + 1)
+            bag._write_transforms("/r/tf", stamp, [("odom", "base_link", ahead(i))])
+            write_info(bag, "/front/camera_info", stamp, "front_optical")
+            write_compressed(bag, "/front/image_raw/compressed", stamp, "front_optical", i)
+    info = bag_info(tmp_path / "bag")
+    assert info.missing_to_run == () and "-r /tf:=/r/tf -r /tf_static:=/r/tf_static" in str(info)
+
+
+def again(bag: BagWriter, topic: str, kind: str, received: int, **fields) -> None:
+    """A message whose header has another time than that of its receipt."""
+    bag.write_raw(topic, kind, received, bag.typestore.serialize_cdr(bag.message(kind, **fields), kind))
+
+
+def test_a_recording_of_a_playback_that_looped(tmp_path):
+    """The second run, with other poses, changes neither the sets nor the sweeps of the first; it is counted."""
+    path = tmp_path / "bag"
+    with BagWriter(path) as bag:
+        bag.write_tf_static(1, [("base_link", "front_optical", mount())])
+        write_info(bag, "/front/camera_info", 1, "front_optical")
+        for run, i in ((run, i) for run in range(2) for i in range(15)):
+            stamp, received = STEP_NS * (i + 1), STEP_NS * (i + 1 + 20 * run)
+            place = bag.message("geometry_msgs/msg/Vector3", x=float(i + 50 * run), y=0.0, z=0.0)
+            turn = bag.message("geometry_msgs/msg/Quaternion", x=0.0, y=0.0, z=0.0, w=1.0)
+            transform = bag.message(
+                "geometry_msgs/msg/TransformStamped",
+                header=bag.header(stamp, "odom"),
+                child_frame_id="base_link",
+                transform=bag.message("geometry_msgs/msg/Transform", translation=place, rotation=turn),
+            )
+            again(bag, "/tf", "tf2_msgs/msg/TFMessage", received, transforms=[transform])
+            values = np.frombuffer(images.encode(smooth(i), "png"), np.uint8)
+            header = bag.header(stamp, "front_optical")
+            again(
+                bag, "/front/image_raw/compressed", bags.COMPRESSED, received, header=header, format="png", data=values
+            )
+    info = bag_info(path)
+    assert info.driven == pytest.approx(14) and "after 15 images time goes back by 1.4 s" in " ".join(info.notes)
+    recording = Recording(path)
+    sets = [item.frame_set for item in recording]
+    assert [s.stamp_ns for s in sets] == [STEP_NS * (i + 1) for i in range(15)]
+    assert [s.T_world_ego[0, 3] for s in sets] == list(range(15))
+    assert recording.dropped["set: back in time"] == 15 and "split the recording there" in recording.report()
+
+
+def test_which_clock_a_stamp_is_of():
+    clock = _OneClock()
+    asked = [1, 3, 2.5, 4, 2.9, 3.9, 4.0, 4.1, 4.0]  # s: back by less than one is jitter, by more another run
+    assert [clock.takes(round(t * 1e9)) for t in asked] == [True, True, True, True, False, False, False, True, True]
+
+
+def pair(path: Path, of_b: range, frames: int = 60) -> Path:
+    """Cameras a, and b at some of the instants only."""
+    drive = Drive(path, frames).info("/a/camera_info", "a_optical").jpeg("/a/image_raw/compressed", "a_optical")
+    drive.static = [("base_link", optical_frame(name), mount()) for name in "ab"]
+    drive.info("/b/camera_info", "b_optical")
+    topic = "/b/image_raw/compressed"
+    return drive.each(lambda bag, i, t: i in of_b and write_compressed(bag, topic, t, "b_optical", i)).write()
+
+
+@pytest.mark.parametrize(
+    ("of_b", "note"),
+    [(range(40, 60), "b begins 4.0 s after the others"), (range(40), "b ends 2.0 s before the others")],
+)
+@pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
+def test_cameras_that_begin_late_or_end_early(tmp_path, of_b, note, order):
+    info = bag_info(pair(tmp_path / "bag", of_b), cameras=order)
+    assert info.missing_to_run == () and any(text.startswith(note) for text in info.notes)
+    assert info.grouping.complete == info.grouping.sets >= 20
+
+
+def test_a_camera_without_images_is_named(tmp_path):
+    info = bag_info(pair(tmp_path / "bag", range(0), 12))
+    assert [c.name for c in info.cameras] == ["a"] and any("b has /b/camera_info but no image" in t for t in info.notes)
+
+
+@pytest.mark.parametrize(
+    ("without", "ready", "text"),
+    [
+        (range(1), True, "1 of 60 image sets have no ego pose"),
+        (range(20), False, "20 of 60 image sets have no ego pose"),
+        (range(20, 40), False, "18 of 60 image sets have no ego pose: 2100000000 ns lies in a gap of 2.1 s"),
+    ],
+)
+def test_instants_without_a_pose(tmp_path, without, ready, text):
+    """Within 0.2 s before the next transform an image set still finds its place; the recording loses as many as is said."""
+    drive = Drive(tmp_path / "bag", 60)
+    drive.each(lambda bag, i, stamp: i not in without and bag.write_tf(stamp, "odom", "base_link", ahead(i)))
+    info = bag_info(drive.info().jpeg().write(poses=False))
+    assert (info.missing_to_run == ()) == ready and any(text in t for t in (*info.notes, *info.missing_to_run))
+    recording = Recording(tmp_path / "bag")
+    assert len(list(recording)) == 60 - int(text.split()[0])
+
+
+def test_a_pose_that_jumps(tmp_path):
+    drive = Drive(tmp_path / "bag").info().jpeg()
+    drive.each(lambda bag, i, stamp: bag.write_tf(stamp, "odom", "base_link", ahead(i + 500 * (i > 5))))
+    note = "the ego pose jumps by 501.0 m between the images at 600000000 and 700000000 ns"
+    assert any(text.startswith(note) for text in bag_info(drive.write(poses=False)).notes)
+
+
+def test_images_without_a_stamp(tmp_path):
+    drive = Drive(tmp_path / "bag").info()
+    values = np.frombuffer(images.encode(smooth(), "png"), np.uint8)
+    fields = {"format": "png", "data": values}
+    topic = "/front/image_raw/compressed"
+    drive.each(lambda bag, i, t: again(bag, topic, bags.COMPRESSED, t, header=bag.header(0, "front_optical"), **fields))
+    (sentence,) = bag_info(drive.write()).missing_to_run
+    assert sentence.startswith(f"front: no image on {topic} has a stamp") and "header.stamp" in sentence
+
+
+def clouds(path: Path, frame: str = "base_link", delay: int = 0) -> Path:
+    """A LiDAR that may be of an unknown frame, or of another clock (ns later)."""
+    columns = {axis: np.ones(3, np.float32) for axis in "xyz"}
+    drive = Drive(path).info().jpeg()
+    return drive.each(lambda bag, i, stamp: bag.write_points(stamp + delay, frame, columns)).write()
+
+
+@pytest.mark.parametrize(
+    ("frame", "delay", "reason"),
+    [
+        ("nowhere", 0, "'nowhere' has not been seen"),
+        ("base_link", 10**12, "none lies within 0.1 s of an image"),
+        ("base_link", 0, ""),
+    ],
+)
+def test_a_lidar_that_training_would_refuse_is_not_ready(tmp_path, frame, delay, reason):
+    info = bag_info(clouds(tmp_path / "bag", frame, delay))
+    assert info.missing_to_run == () and len(info.missing_to_train) == bool(reason)
+    assert not reason or (reason in info.missing_to_train[0] and "data.bag.lidar=false" in info.missing_to_train[0])
+
+
+def test_frames_that_contradict_each_other_are_named(tmp_path):
+    """Of image and camera_info, of two constant transforms, and of rectified images that were turned."""
+    drive = Drive(tmp_path / "bag").jpeg("/front/image_rect/compressed", frame="front_link")
+    turned = Rotation.from_euler("y", 3, degrees=True).as_matrix().reshape(-1)
+    drive.info(r=turned).static.append(("base_link", "front_optical", ahead(2) @ mount()))
+    notes = " ".join(bag_info(drive.write()).notes)
+    assert "its images are in frame 'front_link', its camera_info in 'front_optical', which counts" in notes
+    assert "from 'front_optical' to 'base_link' was sent with different values" in notes
+    assert "rectified by a rotation of 3.0 degrees" in notes
+
+
+def test_a_file_that_lies_topic_after_topic(tmp_path):
+    """Without an index, messages are put in order of time."""
+    schemas, channels, messages = content(pair(tmp_path / "bag", range(60)))
+    file = write_mcap(tmp_path / "sorted.mcap", "ros2", schemas, channels, sorted(messages))
+    recording = Recording(file)
+    assert sum(all(image is not None for image in item.frame_set.images) for item in recording) == 60
+    assert not recording.dropped and bag_info(file).missing_to_run == ()
+
+
+def test_a_calibration_that_cannot_be_is_counted_once(tmp_path):
+    drive = Drive(tmp_path / "bag").info("/a/camera_info", "a_optical").jpeg("/a/image_raw/compressed", "a_optical")
+    drive.static = [("base_link", optical_frame(name), mount()) for name in "ab"]
+    drive.info("/b/camera_info", "b_optical", k=np.zeros((3, 3))).jpeg("/b/image_raw/compressed", "b_optical")
+    recording = Recording(drive.write())
+    assert len(list(recording)) == 12 and recording.dropped["unreadable message"] == 12

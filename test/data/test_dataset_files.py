@@ -61,7 +61,11 @@ def tracking(tmp_path) -> Path:
     return tmp_path / "kitti"
 
 
-def test_tracking_sequence(tracking, tmp_path):
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_tracking_sequence(tracking, tmp_path, mark):
+    """Also where an editor has put a byte-order mark before the text."""
+    for text in (tracking / "training").glob("*/0007.txt"):
+        text.write_bytes(mark + text.read_bytes())
     sets = list(Recording(kitti_tracking_to_bag(tracking, "0007", tmp_path / "bag")))
     assert [s.frame_set.stamp_ns for s in sets] == [10**9, 10**9 + 10**8, 10**9 + 2 * 10**8]
     for i, item in enumerate(sets):
@@ -286,6 +290,16 @@ def test_large_tables_are_read_in_blocks(tmp_path, monkeypatch):
         index = NuScenes(root).index
         np.testing.assert_array_equal(index.pose, whole.pose)
         np.testing.assert_array_equal(index.file, whole.file)
+
+
+def test_tables_with_a_byte_order_mark(tmp_path):
+    root = _nuscenes(tmp_path / "nuscenes")
+    whole = NuScenes(root).index
+    for table in (root / "v1.0-tiny").glob("*.json"):
+        table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes())
+    index = NuScenes(root).index
+    np.testing.assert_array_equal(index.pose, whole.pose)
+    np.testing.assert_array_equal(index.file, whole.file)
 
 
 def test_sets_at_one_instant(tmp_path):

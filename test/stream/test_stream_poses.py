@@ -140,3 +140,16 @@ def test_frames_that_are_not_connected_are_named():
     assert "'camera' hangs from 'mast' and 'base_link' hangs from 'odom'" in str(caught.value)
     with pytest.raises(PoseError, match="frames seen: none"):
         PoseBuffer().lookup("base_link", "camera", 0)
+
+
+def test_how_far_the_transforms_around_a_stamp_are():
+    buffer = PoseBuffer(10.0, 0.1)
+    for seconds in (1.0, 1.2, 3.0):
+        buffer.set_transform("odom", "base_link", round(seconds * 1e9), np.eye(4))
+    buffer.set_transform("base_link", "camera", 0, np.eye(4), static=True)
+    asked = {1.2: (0, 0), 1.15: (0.15, 0.05), 2.0: (0.8, 1.0), 3.05: (0.05, 0), 0.95: (0, 0.05)}
+    for seconds, around in asked.items():
+        assert buffer.around("odom", "camera", round(seconds * 1e9)) == pytest.approx(around)
+    assert buffer.around("base_link", "camera", 9 * 10**9) == (0, 0)
+    with pytest.raises(PoseError, match="known from"):
+        buffer.around("odom", "camera", 4 * 10**9)

@@ -1,11 +1,11 @@
 """What a bag holds, and what it lacks for running the model on it or for training one from it.
 
-Nothing is promised by names alone: an image of each camera is decoded, and the first seconds go through the assembler of
-the live node.
+Nothing is promised by names alone: an image of each camera is decoded, and seconds go through the assembler of the live
+node; which of the others lack a camera or a pose, the stamps say.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -15,23 +15,35 @@ import numpy as np
 
 from letocc_core.data.bags import pointcloud
 from letocc_core.data.bags import reader as bags
-from letocc_core.data.bags.recording import WHOLE_RECORDING, choose_lidar, choose_odometry, feed
+from letocc_core.data.bags.recording import (
+    MAX_SWEEP_AGE,
+    WENT_BACK,
+    WHOLE_RECORDING,
+    choose_lidar,
+    choose_odometry,
+    feed,
+    of_one_clock,
+)
 from letocc_core.errors import DataError, PoseError, show
 from letocc_core.geometry import lens
 from letocc_core.geometry.body_masks import load as load_masks
 from letocc_core.geometry.calibration import off_centre
 from letocc_core.stream.assembler import AssemblerConfig, FrameAssembler
-from letocc_core.stream.synchronizer import ImageSet, Synchronizer
+from letocc_core.stream.synchronizer import RESTART_AFTER, ImageSet, Synchronizer
 from letocc_core.stream.topics import ROOT, CameraTopics, image_of, name_of
 from letocc_core.stream.types import Calibration, FrameSet
 
 MIN_TRAINING_DISTANCE = 5.0  # m that the ego vehicle should drive: geometry is learned from parallax
 MAX_FRAME_INTERVAL = 0.5  # s between images of a camera that training can still relate
-TRIED = 3.0  # s from the first image on that go through the assembler
+TRIED = 3.0  # s that go through the assembler, from where all cameras have begun and there are poses
 LOOKED_AT = 10.0  # s from the first image on whose stamps say which slop a recording needs
 MOST = 0.9  # share of image sets that should be complete
 SLOP_STEP = 0.005  # s, to which a slop is rounded up
 MOST_OF_A_PERIOD = 0.6  # between two images of the anchor, that a slop may be
+APART = 1.0  # s by which a camera may begin later or end earlier than the others without a word
+TURNED = 0.5  # degrees by which images may be rectified without a word
+SAME_PLACE = 1e-3  # m, and difference of directions, within which two transforms are the same
+MAX_SPEED = 100.0  # m/s of the ego vehicle; faster, its pose jumps
 STEEP = 0.7  # of a unit vector, that points this much up
 
 
@@ -75,7 +87,7 @@ class Edge:
 
 @dataclass(frozen=True)
 class Grouping:
-    """What the live assembler makes of the first seconds."""
+    """What the live assembler makes of some seconds, once all cameras and the poses have begun."""
 
     seconds: float
     sets: int
@@ -131,7 +143,7 @@ class BagInfo:
             lines.append(f"driven: {self.driven:.1f} m")
         if (g := self.grouping) is not None:
             lines.append(
-                f"image sets of the first {g.seconds:.1f} s: {g.sets}, {g.complete} with all {len(self.cameras)} cameras "
+                f"image sets of {g.seconds:.1f} s: {g.sets}, {g.complete} with all {len(self.cameras)} cameras "
                 f"(slop {g.slop:g} s)"
             )
             lines += [f"  {sentence}" for sentence in g.dropped]
@@ -159,7 +171,7 @@ def bag_info(
     with bags.open_bag(path) as bag:
         look = _Look(bag)
         chosen = look.tried(lambda: bag.choose_cameras(cameras)) or ()
-        odometry = look.tried(lambda: choose_odometry(bag, odometry_topic, base_frame, fixed_frame)) or ""
+        odometry = look.tried(lambda: choose_odometry(bag, odometry_topic, base_frame, fixed_frame))
         lidar = look.tried(lambda: choose_lidar(bag, lidar_topic)) or ""
         stamps = look.stamps(bag.topics(bags.IMAGE, bags.COMPRESSED, bags.POINTS))
         found = look.cameras(chosen, stamps)
@@ -172,34 +184,42 @@ def bag_info(
             odometry=bool(odometry),
         )
         assembler = FrameAssembler(config)
-        edges = look.transforms(odometry, assembler)
+        edges = look.transforms(odometry or "", assembler)
         tree = _Placement(assembler, look)
         for camera in found:
             tree.check(camera, stamps[camera.image_topic])
         look.shared_frames(found)
         if body_masks and found:
             look.masks(found, body_masks)
-        driven = tree.drive(stamps[found[0].image_topic]) if found else None
-        grouping = look.group(found, config, odometry, stamps) if found else None
+        driven = grouping = None
+        if found and odometry is not None:  # else there is no saying which pose counts
+            driven, posed_ns = tree.drive(look.forward(stamps[found[0].image_topic], found[0].image_topic))
+            begin_ns = max(posed_ns, look.span(found, stamps))
+            grouping = look.group(found, config, odometry, stamps, begin_ns)
         look.unpaired(chosen)
+        look.without_images(chosen)
         look.heard(found)
+        lidars = tuple(_lidar(bag, topic, stamps[topic]) for topic in bag.lidar_topics)
+        used = next((sensor for sensor in lidars if sensor.topic == lidar), None)
+        anchor_stamps = stamps[found[0].image_topic] if found else []
+        lost = [tree.sweeps(used, stamps[lidar], anchor_stamps)] if used and anchor_stamps else []
         times = [t for values in stamps.values() for t in values]
         return BagInfo(
             path=Path(path),
             seconds=(max(times) - min(times)) * 1e-9 if times else 0.0,
             messages=sum(c.msgcount for c in bag.connections),
             cameras=found,
-            lidars=tuple(_lidar(bag, topic, stamps[topic]) for topic in bag.lidar_topics),
+            lidars=lidars,
             lidar_topic=lidar,
             edges=edges,
             odometry_topics=tuple(bag.odometry_topics),
-            odometry_topic=odometry,
+            odometry_topic=odometry or "",
             driven=driven,
             grouping=grouping,
-            left_out={**bag.skipped, **_without(bag.no_pictures, chosen), **bag.no_lidars},
+            left_out=bag.skipped | _without(bag.no_pictures, chosen) | bag.no_lidars | bag.no_transforms,
             notes=tuple(look.notes + list(bag.remarks)),
             missing_to_run=tuple(dict.fromkeys(look.problems)),
-            missing_to_train=tuple(_training_problems(found, driven)),
+            missing_to_train=(*_training_problems(found, driven), *filter(None, lost)),
         )
 
 
@@ -242,6 +262,12 @@ def _sensor(message: Any) -> str:
     return f" (it says {message.width} x {message.height} px with {' and '.join(causes)})" if causes else ""
 
 
+def _turned(message: Any) -> float:
+    """Degrees by which R of a `camera_info` turns the rectified image; 0 where it is not filled."""
+    cosine = (np.trace(np.reshape(getattr(message, "r", getattr(message, "R", np.eye(3))), (3, 3))) - 1) / 2
+    return float(np.degrees(np.arccos(np.clip(cosine, -1, 1)))) if cosine > -0.5 else 0.0
+
+
 def _lens(camera: CameraSummary) -> str:
     fisheye = camera.calibration.fisheye
     return "rectified" if camera.rectified and not fisheye else lens.describe(camera.calibration)
@@ -269,13 +295,52 @@ class _Look:
             return None
 
     def stamps(self, topics: Sequence[str]) -> dict[str, list[int]]:
-        """Header stamps (ns) by topic, of what can be read."""
+        """Header stamps (ns) by topic, of what can be read and has one."""
         out: dict[str, list[int]] = {topic: [] for topic in topics}
         damaged: Counter[str] = Counter()
+        empty: Counter[str] = Counter()
         for topic, message in self.bag.readable(topics, lambda topic, error: damaged.update([topic])):
-            out[topic].append(bags.stamp_ns(message.header))
+            if (stamp := bags.stamp_ns(message.header)) > 0:
+                out[topic].append(stamp)
+            else:
+                empty[topic] += 1
         self.notes += [f"{topic}: {count} damaged messages are left out" for topic, count in damaged.items()]
+        self.notes += [
+            f"{topic}: {count} of {count + len(out[topic])} messages are stamped 0 ns and left out; its publisher must fill "
+            "header.stamp"
+            for topic, count in empty.items()
+        ]
         return out
+
+    def forward(self, stamps: Sequence[int], topic: str) -> list[int]:
+        """Stamps (ns) that are newer than all before them; a note where time began anew."""
+        newest = np.maximum.accumulate(np.asarray(stamps, np.int64))
+        back = newest - np.asarray(stamps, np.int64)
+        if len(back) and back.max() > RESTART_AFTER * 1e9:
+            first = int(np.argmax(back > RESTART_AFTER * 1e9))
+            self.notes.append(
+                f"{topic}: after {first} images time goes back by {back[first] * 1e-9:.1f} s; {WENT_BACK}"
+            )
+        return [] if not len(newest) else [int(newest[0]), *newest[1:][np.diff(newest) > 0].tolist()]
+
+    def span(self, cameras: Sequence[CameraSummary], stamps: Mapping[str, list[int]]) -> int:
+        """When (ns) the last of the cameras begins, if late; 0 if one has ended by then. A note for each that begins late or ends early."""
+        times = {c.name: stamps[c.image_topic] for c in cameras}
+        begins, ends = ({name: edge(of_name) for name, of_name in times.items()} for edge in (min, max))
+        last = max(begins.values())
+        if last >= min(ends.values()):
+            return 0
+        for name in times:
+            late, early = begins[name] - min(begins.values()), max(ends.values()) - ends[name]
+            if late > APART * 1e9:
+                self.notes.append(
+                    f"{name} begins {late * 1e-9:.1f} s after the others; the image sets before go on without it"
+                )
+            if early > APART * 1e9:
+                self.notes.append(
+                    f"{name} ends {early * 1e-9:.1f} s before the others; the image sets after go on without it"
+                )
+        return last if last - min(begins.values()) > APART * 1e9 else 0
 
     def cameras(self, chosen: Sequence[CameraTopics], stamps: Mapping[str, list[int]]) -> tuple[CameraSummary, ...]:
         """Those whose images and intrinsics can be used."""
@@ -302,11 +367,24 @@ class _Look:
     def _camera(self, topics: CameraTopics, stamps: Mapping[str, list[int]], anchor: str) -> CameraSummary | None:
         name, times = topics.name, stamps[topics.image_topic]
         message = next((m for _, m in self.bag.readable([topics.info_topic])), None)
-        image = self._image(topics)
-        if message is None or image is None:
+        image, frame_id = self._image(topics)
+        if message is None or image is None or not times:
             if message is None:
                 self.problems.append(f"{name}: no message on {topics.info_topic} can be read")
+            elif image is not None:
+                self.problems.append(
+                    f"{name}: no image on {topics.image_topic} has a stamp; its publisher must fill header.stamp"
+                )
             return None
+        if frame_id.strip("/") != message.header.frame_id.strip("/"):
+            self.notes.append(
+                f"{name}: its images are in frame '{frame_id}', its camera_info in '{message.header.frame_id}', which counts"
+            )
+        if topics.rectified and (turned := _turned(message)) > TURNED:
+            self.notes.append(
+                f"{name}: its images are rectified by a rotation of {turned:.1f} degrees (R of camera_info); its frame "
+                f"'{message.header.frame_id}' must be that of the rectified images"
+            )
         calibration = self.tried(lambda: bags.calibration(message, topics.info_topic, topics.rectified))
         if calibration is None:
             return None
@@ -339,16 +417,16 @@ class _Look:
             topics.rectified,
         )
 
-    def _image(self, topics: CameraTopics) -> np.ndarray | None:
-        """The first image that can be decoded; a problem if there is none."""
+    def _image(self, topics: CameraTopics) -> tuple[np.ndarray | None, str]:
+        """The first image that can be decoded, and its frame; a problem if there is none."""
         first = None
         for topic, message in self.bag.readable([topics.image_topic]):
             try:
-                return self.bag.picture(topic, message)
+                return self.bag.picture(topic, message), message.header.frame_id
             except DataError as error:
                 first = first or error
         self.problems.append(f"{topics.name}: {first or f'no image on {topics.image_topic} can be read'}")
-        return None
+        return None, ""
 
     def unpaired(self, chosen: Sequence[CameraTopics]) -> None:
         """Say which images have no camera_info, and which belong to a camera of which others are taken."""
@@ -372,8 +450,26 @@ class _Look:
         if not chosen and not self.problems:
             self.problems.append("no camera: images and camera_info of at least one are needed")
 
+    def without_images(self, chosen: Sequence[CameraTopics]) -> None:
+        """Say which cameras have a camera_info and nothing else."""
+        kinds = (bags.IMAGE, bags.COMPRESSED, *bags.VIDEOS, bags.THEORA)
+        used = {topic.rpartition("/")[0] for topic in (c.info_topic for c in chosen)}
+        seen = {image_of(topic).rpartition("/")[0] for topic in self.bag.topics(*kinds)} | used
+        for topic in self.bag.topics(bags.CAMERA_INFO):
+            namespace = topic.rpartition("/")[0]
+            if namespace not in seen and not any(other.startswith(f"{namespace}/") for other in seen):
+                self.notes.append(
+                    f"{name_of(namespace)} has {topic} but no image: does its camera run, and was it recorded?"
+                )
+
     def heard(self, cameras: Sequence[CameraSummary]) -> None:
-        """Say which parameters a node needs to hear images of other names than it does by itself."""
+        """Say which parameters a node needs to hear images and transforms of other names than it does by itself."""
+        used = [t for t in self.bag.topics(*bags.TRANSFORMS) if t not in self.bag.no_transforms]
+        remaps = [
+            f"-r /{end}:={t}" for t in used for end in ("tf", "tf_static") if t != f"/{end}" and t.endswith(f"/{end}")
+        ]
+        if remaps:
+            self.notes.append(f"a node hears these transforms with --ros-args {' '.join(remaps)}")
         compressed = self.bag.topics(bags.COMPRESSED)
         names = {c.image_topic: c.name for c in cameras if c.name != ROOT}
         ends = {topic: topic.removeprefix(f"/{name}/") for topic, name in names.items()}
@@ -405,16 +501,25 @@ class _Look:
     def transforms(self, odometry_topic: str, assembler: FrameAssembler) -> tuple[Edge, ...]:
         """All transforms and odometry into the assembler; the transforms as edges."""
         stamps: dict[tuple[str, str, bool], list[int]] = defaultdict(list)
+        fixed: dict[tuple[str, str], np.ndarray] = {}
+        moved: set[tuple[str, str]] = set()
         damaged: list[DataError] = []
         odometry = self.bag.odometry(odometry_topic, damaged.append) if odometry_topic else ()
-        messages: Iterator[bags.Message] = chain(self.bag.transforms(damaged=damaged.append), odometry)
-        for message in messages:
+        for message in of_one_clock(chain(self.bag.transforms(damaged=damaged.append), odometry)):
             if isinstance(message, bags.TransformMessage):
+                frames = (message.parent, message.child)
                 stamps[message.parent, message.child, message.static].append(message.stamp_ns)
+                if message.static and np.abs(message.T - fixed.setdefault(frames, message.T)).max() > SAME_PLACE:
+                    moved.add(frames)
             try:
                 feed(assembler, message)
             except PoseError as error:
                 self.problems.append(str(error))
+        self.notes += [
+            f"the constant transform from '{child}' to '{parent}' was sent with different values, of which the latest counts: "
+            "find the publisher that is wrong"
+            for parent, child in sorted(moved)
+        ]
         if damaged:
             self.notes.append(f"{len(damaged)} transforms or poses are left out, the first one: {damaged[0]}")
         self._two_parents(stamps, assembler.config)
@@ -438,8 +543,9 @@ class _Look:
         config: AssemblerConfig,
         odometry_topic: str,
         stamps: Mapping[str, list[int]],
+        begin_ns: int,
     ) -> Grouping:
-        """The first seconds through the live assembler; a problem for each camera that never joins."""
+        """Some seconds from a stamp on through the live assembler; a problem for each camera that never joins."""
         assembler = FrameAssembler(config)
         sets: list[FrameSet] = []
         details: dict[tuple[str, str | None], list[str]] = {}
@@ -458,6 +564,8 @@ class _Look:
             damaged=lambda error: details.setdefault(("unreadable", None), []).append(str(error)),
         ):
             if isinstance(message, bags.ImageMessage):
+                if message.stamp_ns < begin_ns - config.slop * 1e9:
+                    continue
                 first = message.stamp_ns if first is None else first
                 if message.stamp_ns > first + TRIED * 1e9:
                     break
@@ -612,19 +720,53 @@ class _Placement:
                 "a camera that is mounted so, wrong if the transform is inverted"
             )
 
-    def drive(self, stamps: Sequence[int]) -> float | None:
-        """Length (m) of the ego vehicle's path at the images' stamps; None and a problem if it has none."""
-        positions, missing, reason = [], 0, ""
+    def drive(self, stamps: Sequence[int]) -> tuple[float | None, int]:
+        """Length (m) of the ego vehicle's path at the images' stamps, and the first of these (ns) with a pose.
+
+        None and 0 where it has none. A problem if many have none, a note if some.
+        """
+        config = self.assembler.config
+        positions, posed, missing, reason = [], [], 0, ""
         for stamp in stamps:
             try:
-                positions.append(self.assembler.ego_pose(stamp, extrapolate=True)[:3, 3])
+                position = self.assembler.ego_pose(stamp, extrapolate=True)[:3, 3]
+                before, after = self.assembler.poses.around(config.fixed_frame, config.base_frame, stamp)
             except PoseError as error:
                 missing, reason = missing + 1, str(error)
+                continue
+            if after > config.max_pose_wait and before > config.max_extrapolation:
+                missing += 1
+                reason = reason or f"{stamp} ns lies in a gap of {before + after:.1f} s between two transforms or poses"
+                continue
+            positions.append(position)
+            posed.append(stamp)
         if missing:
-            self.look.problems.append(f"{missing} of {len(stamps)} image sets have no ego pose: {reason}")
+            found = self.look.problems if missing > (1 - MOST) * len(stamps) else self.look.notes
+            found.append(f"{missing} of {len(stamps)} image sets have no ego pose: {reason}")
         if len(positions) < 2:
-            return None
-        return float(np.linalg.norm(np.diff(positions, axis=0), axis=1).sum())
+            return None, posed[0] if posed else 0
+        steps = np.linalg.norm(np.diff(positions, axis=0), axis=1)
+        fastest = int(np.argmax(steps / (np.diff(posed) * 1e-9)))
+        if steps[fastest] > MAX_SPEED * (posed[fastest + 1] - posed[fastest]) * 1e-9:
+            self.look.notes.append(
+                f"the ego pose jumps by {steps[fastest]:.1f} m between the images at {posed[fastest]} and {posed[fastest + 1]} ns: "
+                "a localisation that corrects itself, or two publishers? Odometry, which drifts instead, suits better"
+            )
+        return float(steps.sum()), posed[0]
+
+    def sweeps(self, lidar: LidarSummary, stamps: Sequence[int], images: Sequence[int]) -> str | None:
+        """A sentence if the LiDAR can go with no image set."""
+        near = np.sort(np.asarray(stamps, np.int64))[
+            np.abs(_differences(stamps, images, inside=False)) <= MAX_SWEEP_AGE
+        ]
+        reason = f"none lies within {MAX_SWEEP_AGE:g} s of an image" if len(stamps) else "none has a stamp"
+        if len(near):
+            try:
+                self.assembler.mount(lidar.frame_id, int(near[len(near) // 2]), extrapolate=True)
+                return None
+            except PoseError as error:
+                reason = str(error)
+        return f"no sweep of {lidar.topic} can be used: {reason}; mend that, or go on without it: data.bag.lidar=false"
 
 
 def _training_problems(cameras: Sequence[CameraSummary], driven: float | None) -> list[str]:
@@ -654,11 +796,13 @@ def _offset(stamps: Sequence[int], anchor: Sequence[int]) -> float:
     return float(np.median(_differences(stamps, anchor))) if len(stamps) and len(anchor) else 0.0
 
 
-def _differences(stamps: Sequence[int], anchor: Sequence[int]) -> np.ndarray:
-    """s from the nearest of the anchor's stamps, of each stamp."""
+def _differences(stamps: Sequence[int], anchor: Sequence[int], inside: bool = True) -> np.ndarray:
+    """s from the nearest of the anchor's stamps, of each stamp; `inside`: of those while the anchor runs, if any."""
     own, others = np.sort(np.asarray(stamps, np.int64)), np.sort(np.asarray(anchor, np.int64))
     if not len(others):
         return np.full(len(own), np.inf)
+    meanwhile = own[(own >= others[0]) & (own <= others[-1])]
+    own = meanwhile if inside and len(meanwhile) else own
     after = others.searchsorted(own).clip(max=len(others) - 1)
     before = (after - 1).clip(min=0)
     nearest = np.where(np.abs(own - others[before]) < np.abs(own - others[after]), others[before], others[after])

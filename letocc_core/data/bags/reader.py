@@ -163,6 +163,28 @@ class Bag:
                 reason = str(error)
         return reason
 
+    @cached_property
+    def no_transforms(self) -> dict[str, str]:
+        """Topics of transforms that are left out, and why: another, `/tf` and `/tf_static` before all, places the same frames.
+
+        Such are those of a second robot, or of a ground truth. Constant transforms may be repeated as they are.
+        """
+        found = {}
+        for static in (True, False):
+            topics = sorted(self._transforms_named(static), key=lambda t: (t not in ("/tf", "/tf_static"), t))
+            known: dict[str, tuple[str, str, bytes]] = {}  # of each child: topic, parent, place
+            for topic in topics if len(topics) > 1 else ():
+                own: dict[str, tuple[str, str, bytes]] = {}
+                for m in self._decoded([topic], partial(_transform, static=static), lambda error: None):
+                    own[m.child] = (topic, m.parent, m.T.round(6).tobytes() if static else b"")
+                other = {c for c in own.keys() & known.keys() if not static or own[c][1:] != known[c][1:]}
+                if other:
+                    child = min(other)
+                    found[topic] = f"transforms of frames such as '{child}', whose place {known[child][0]} gives"
+                else:
+                    known |= own
+        return found
+
     @property
     def videos(self) -> dict[str, str]:
         """Topics of types that carry a video, and what to do with them."""
@@ -207,10 +229,11 @@ class Bag:
         left_out = "".join(f"; {topic} is {reason}" for topic, reason in self.no_pictures.items())
         if not known and not names:
             found = ", ".join(self.topics(IMAGE, COMPRESSED)) or "none"
+            infos = ", ".join(self.topics(CAMERA_INFO)) or "none"
             skipped = "".join(f"; {topic}: {reason}, which is not read" for topic, reason in self.skipped.items())
             raise DataError(
                 f"{show(self.path)}: no camera: expected /<camera>/camera_info with an image topic below /<camera>/; "
-                f"image topics found: {found}{left_out}{skipped}. Record camera_info as well"
+                f"image topics found: {found}; CameraInfo topics found: {infos}{left_out}{skipped}. Record both, so named"
             )
         missing = [name for name in names if name not in known]
         if missing:
@@ -370,7 +393,7 @@ class Bag:
 
         yield from self.transforms(static=True, damaged=damaged)
         for camera in chosen:
-            yield from islice(self._decoded([camera.info_topic], decode, damaged), 1)
+            yield from islice(self._decoded([camera.info_topic], decode, damaged and (lambda error: None)), 1)
         odometry = [odometry_topic] if odometry_topic else []
         yield from self._decoded([*by_topic, *lidar_topics, *odometry, *moving], decode, damaged)
 
@@ -384,6 +407,9 @@ class Bag:
         yield from self._decoded([topic], _odometry, damaged)
 
     def _transform_topics(self, static: bool) -> list[str]:
+        return [topic for topic in self._transforms_named(static) if topic not in self.no_transforms]
+
+    def _transforms_named(self, static: bool) -> list[str]:
         return [topic for topic in self.topics(*TRANSFORMS) if topic.endswith("tf_static") == static]
 
 
@@ -518,7 +544,7 @@ def _odometry(topic: str, message: Any) -> OdometryMessage:
 
 
 def _points(topic: str, message: Any) -> PointsMessage:
-    stamp = stamp_ns(message.header)
+    stamp = require_stamp(stamp_ns(message.header), topic)
     return PointsMessage(topic, stamp, message.header.frame_id, pointcloud.to_xyz(message, f"{topic} at {stamp} ns"))
 
 

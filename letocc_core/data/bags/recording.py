@@ -4,8 +4,8 @@ The sets come from `stream.FrameAssembler`, exactly as the live node would make 
 """
 
 import re
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -17,10 +17,15 @@ from letocc_core.errors import DataError, PoseError, show
 from letocc_core.geometry.body_masks import Masks
 from letocc_core.geometry.body_masks import load as masks_of_folder
 from letocc_core.stream.assembler import AssemblerConfig, FrameAssembler
+from letocc_core.stream.synchronizer import RESTART_AFTER
 from letocc_core.stream.types import FrameSet
 
 WHOLE_RECORDING = 1e9  # s of transforms to keep: all of them
 OF_CAMERA = re.compile(r"(^|[_/])(depth|camera|stereo)([_/]|$)", re.IGNORECASE)  # in names of clouds made of images
+WENT_BACK = (
+    "playback looped or the clock began anew; only what is newer than all before it is used: split the recording there to "
+    "use the rest"
+)
 MAX_SWEEP_AGE = 0.1  # s between an image set and the sweep that goes with it
 
 
@@ -91,9 +96,15 @@ class Recording:
         with bags.open_bag(self.path) as bag:
             poses = all_poses(bag, self.config, self.odometry_topic, lambda error: None)  # counted when it comes again
             pairing = _SweepPairing(poses)
+            newest_ns = 0
             for item in self._assemble(bag, pairing):
-                if isinstance(item, FrameSet):
+                if isinstance(item, FrameSet) and item.stamp_ns > newest_ns:
+                    newest_ns = item.stamp_ns
                     pairing.sets.append(item)
+                elif isinstance(item, FrameSet):
+                    self._drop(
+                        "set: back in time", f"stamped {(newest_ns - item.stamp_ns) * 1e-9:.1f} s earlier; {WENT_BACK}"
+                    )
                 else:
                     self._drop(f"{'set' if item.camera is None else 'image'}: {item.reason}", item.detail)
                 for ready in pairing.decided():
@@ -103,7 +114,12 @@ class Recording:
                 self.count += 1
                 yield ready
             depths = ((camera, bag.bit_depths[camera.image_topic]) for camera in bag.choose_cameras(self.cameras))
-            self.remarks = (*bag.remarks, *(f"{camera.name}: {depth}" for camera, depth in depths if str(depth)))
+            others = (f"{topic}: left out, {reason}" for topic, reason in bag.no_transforms.items())
+            self.remarks = (
+                *bag.remarks,
+                *others,
+                *(f"{camera.name}: {depth}" for camera, depth in depths if str(depth)),
+            )
         for reason, detail, number in pairing.unused():
             self.dropped[reason] += number
             self.details.setdefault(reason, detail)
@@ -133,7 +149,8 @@ class Recording:
         assembler = FrameAssembler(self.config, self.masks)
         for message in bag.messages(self.cameras, self.lidar_topics, self.odometry_topic, damaged):
             if isinstance(message, bags.PointsMessage):
-                pairing.sweeps.append(message)
+                if not pairing.add(message):
+                    self._drop("sweep: back in time", WENT_BACK)
             else:
                 try:
                     feed(assembler, message)
@@ -155,6 +172,23 @@ def feed(assembler: FrameAssembler, message: bags.Message) -> None:
         assembler.add_odometry(message.parent, message.child, message.stamp_ns, message.T)
 
 
+@dataclass
+class _OneClock:
+    """Tells the stamps of one run of a clock from those after it began anew, until they are newer than all before."""
+
+    newest_ns: int = 0
+    began_anew: bool = False
+
+    def takes(self, stamp_ns: int) -> bool:
+        """Whether a stamp (ns), which comes after those asked about before, is of the first run."""
+        self.began_anew |= stamp_ns < self.newest_ns - RESTART_AFTER * 1e9
+        if self.began_anew and stamp_ns <= self.newest_ns:
+            return False
+        self.began_anew = False
+        self.newest_ns = max(self.newest_ns, stamp_ns)
+        return True
+
+
 class _SweepPairing:
     """Holds sets until the sweep nearest to each is known."""
 
@@ -162,9 +196,17 @@ class _SweepPairing:
         self.poses = poses
         self.sets: deque[FrameSet] = deque()
         self.sweeps: deque[bags.PointsMessage] = deque()
+        self._clock = _OneClock()
         self._used: set[int] = set()  # stamps (ns) of sweeps that went with a set
         self._far: set[int] = set()  # stamps of those that no set was near to
         self._without_pose: dict[int, str] = {}  # why, by stamp
+
+    def add(self, sweep: bags.PointsMessage) -> bool:
+        """Take in a sweep, unless it is of another run of the clock."""
+        belongs = self._clock.takes(sweep.stamp_ns)
+        if belongs:
+            self.sweeps.append(sweep)
+        return belongs
 
     def unused(self) -> Iterator[tuple[str, str, int]]:
         """Reason, first case and number of sweeps that went with no set."""
@@ -231,8 +273,7 @@ def all_poses(
     """
     assembler = FrameAssembler(replace(config, tf_duration=WHOLE_RECORDING))
     odometry = bag.odometry(odometry_topic, damaged) if odometry_topic else ()
-    messages: Iterator[bags.Message] = chain(bag.transforms(damaged=damaged), odometry)
-    for message in messages:
+    for message in of_one_clock(chain(bag.transforms(damaged=damaged), odometry)):
         try:
             feed(assembler, message)
         except DataError as error:
@@ -240,6 +281,17 @@ def all_poses(
                 raise
             damaged(error)
     return assembler
+
+
+def of_one_clock(
+    messages: Iterable[bags.TransformMessage | bags.OdometryMessage],
+) -> Iterator[bags.TransformMessage | bags.OdometryMessage]:
+    """Without the moving transforms and poses of another run of the clock."""
+    clocks: defaultdict[tuple[str, str], _OneClock] = defaultdict(_OneClock)
+    for message in messages:
+        constant = isinstance(message, bags.TransformMessage) and message.static
+        if constant or clocks[message.parent, message.child].takes(message.stamp_ns):
+            yield message
 
 
 def choose_odometry(bag: bags.Bag, topic: str, base_frame: str, fixed_frame: str) -> str:

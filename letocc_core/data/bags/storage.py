@@ -131,6 +131,7 @@ class McapFile:
 
         self.path = path
         self.connections: list[Connection] = []
+        self._ordered = True  # without an index: by time
         self._file = path.open("rb")
         try:
             self._summary = SeekingReader(self._file).get_summary()
@@ -167,9 +168,12 @@ class McapFile:
         channels: dict[int, Any] = {}
         schemas: dict[int, Any] = {}
         counts: Counter[int] = Counter()
+        newest = 0
         for record in self._records():
             if isinstance(record, Message):
                 counts[record.channel_id] += 1
+                self._ordered &= record.log_time >= newest
+                newest = record.log_time
             elif isinstance(record, Channel):
                 channels[record.id] = record
             elif isinstance(record, Schema):
@@ -184,7 +188,6 @@ class McapFile:
 
     def messages(self, connections: Collection["Connection"]) -> Iterator[tuple["Connection", int, bytes]]:
         from mcap.reader import SeekingReader
-        from mcap.records import Message
 
         wanted = {c.id: c for c in connections}
         if self._indexed:
@@ -195,9 +198,15 @@ class McapFile:
                     if channel.id in wanted:
                         yield wanted[channel.id], message.log_time, message.data
             return
-        with self.path.open("rb") as file:
-            from mcap.stream_reader import StreamReader
+        found = self._scanned(wanted)
+        yield from found if self._ordered else sorted(found, key=lambda item: item[1])  # such as topic after topic
 
+    def _scanned(self, wanted: dict[int, "Connection"]) -> Iterator[tuple["Connection", int, bytes]]:
+        """Messages as they lie in the file."""
+        from mcap.records import Message
+        from mcap.stream_reader import StreamReader
+
+        with self.path.open("rb") as file:
             for record in StreamReader(file).records:
                 if isinstance(record, Message) and record.channel_id in wanted:
                     yield wanted[record.channel_id], record.log_time, record.data

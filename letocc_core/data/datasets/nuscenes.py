@@ -9,6 +9,7 @@ intensity, ring.
 The tables of v1.0-trainval are 2 GB of JSON. They are read block by block into a few arrays, which are kept on disk.
 """
 
+import codecs
 import hashlib
 import json
 import os
@@ -347,7 +348,7 @@ def _find_tables(root: Path, version: str | None) -> Path:
 
 def _rows(path: Path, **kinds: Any) -> Iterator[dict[str, Any]]:
     """Rows of a small table, as dictionaries of the fields asked for."""
-    for row in _decode(read_bytes(path, "table"), path, kinds):
+    for row in _decode(read_bytes(path, "table").removeprefix(codecs.BOM_UTF8), path, kinds):
         yield {name: getattr(row, name) for name in kinds}
 
 
@@ -358,6 +359,8 @@ def _blocks(path: Path, **kinds: Any) -> Iterator[list[Any]]:
     separators = b" \t\r\n,"
     rest = b""  # of a row that the last block cut through
     with path.open("rb") as file:
+        if file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
+            file.seek(0)
         start = file.read(1)
         while start.isspace():
             start = file.read(1)
