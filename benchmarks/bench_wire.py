@@ -3,7 +3,8 @@
     source scripts/env.sh && python benchmarks/bench_wire.py --seconds 10
 
 Raw: 1600 x 900 in bgr8, 10 a second and camera, 259 MB/s in all. Compressed: JPEGs of 300 kB, 30 a second and camera,
-54 MB/s. Published best effort, as drivers do; received by rclpy as by the node, whose callback does nothing here.
+54 MB/s. Published best effort, as drivers do; received by rclpy as by the node, whose callback does nothing here. The profile
+without its shared memory is what two machines have; what the kernel buffers then is net.core.rmem_max.
 """
 
 import argparse
@@ -11,9 +12,14 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 from letocc_ros.session import PROFILE_VARIABLES, make_room_for_images
+
+PROFILE = Path(__file__).resolve().parents[1] / "config" / "fastdds.xml"
+PROFILES = ("none", "config/fastdds.xml", "the same by UDP alone")
 
 KINDS = {"raw": (10.0, 1600 * 900 * 3), "compressed": (30.0, 300_000)}  # images a second and camera, bytes of each
 CAMERAS = 6
@@ -86,21 +92,34 @@ def receive(kind: str, seconds: float) -> None:
     print(received, cpu() - spent, flush=True)
 
 
-def measure(kind: str, profile: bool, seconds: float) -> str:
+def without_shared_memory() -> str:
+    """The profile, as between machines."""
+    text = PROFILE.read_text()
+    users, used = "<userTransports>", "<transport_id>shared_memory</transport_id>"
+    before, _, after = text.partition(users)
+    return before + users + after.replace(used, "", 1)
+
+
+def measure(kind: str, profile: str, seconds: float) -> str:
     """One row of the table."""
     environment = os.environ | {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
     for name in PROFILE_VARIABLES:
         environment.pop(name, None)
-    own = ["--profile"] if profile else []
-    command = [sys.executable, __file__, "--kind", kind, "--seconds", str(seconds), *own, "--role"]
-    processes = [
-        subprocess.Popen([*command, role], env=environment, stdout=subprocess.PIPE, text=True)
-        for role in ("receive", "send")
-    ]
-    received, sent = (process.communicate(timeout=seconds + 120)[0].split() for process in processes)
+    with tempfile.TemporaryDirectory() as folder:
+        if profile == PROFILES[2]:
+            file = Path(folder) / "udp.xml"
+            file.write_text(without_shared_memory())
+            environment |= dict.fromkeys(PROFILE_VARIABLES, str(file))
+        own = ["--profile"] if profile == PROFILES[1] else []
+        command = [sys.executable, __file__, "--kind", kind, "--seconds", str(seconds), *own, "--role"]
+        processes = [
+            subprocess.Popen([*command, role], env=environment, stdout=subprocess.PIPE, text=True)
+            for role in ("receive", "send")
+        ]
+        received, sent = (process.communicate(timeout=seconds + 120)[0].split() for process in processes)
     wanted = KINDS[kind][0] * CAMERAS * seconds
     return (
-        f"| {kind} | {'config/fastdds.xml' if profile else 'none'} | {int(sent[0]) / wanted:.0%} | "
+        f"| {kind} | {profile} | {int(sent[0]) / wanted:.0%} | "
         f"{int(received[0]) / int(sent[0]):.1%} | {1e3 * float(sent[1]) / int(sent[0]):.2f} | "
         f"{1e3 * float(received[1]) / max(int(received[0]) - 1, 1):.2f} |"
     )
@@ -123,7 +142,7 @@ def main() -> None:
     )
     print("| --- | --- | ---: | ---: | ---: | ---: |")
     for kind in [options.kind] if options.kind else KINDS:
-        for profile in (False, True):
+        for profile in PROFILES:
             print(measure(kind, profile, options.seconds), flush=True)
 
 

@@ -127,7 +127,7 @@ class OccFlowNode(LifecycleNode):
         return super().on_configure(state)
 
     def _slop_of_recording(self, p: NodeParameters) -> float:
-        """s, that groups the cameras of the recording; 0 if none is named or `slop` is. Raises `DataError`."""
+        """s, with which the cameras of the recording form sets; 0 if none is named or `slop` is. Raises `DataError`."""
         if p.slop or not p.recording:
             return 0.0
         from letocc_core.data.bags.info import slop_for
@@ -137,7 +137,7 @@ class OccFlowNode(LifecycleNode):
         slop = slop_for(Path(p.recording).expanduser(), topics, usual.slop)
         if slop > usual.slop:
             self.get_logger().info(
-                f"slop {slop:g} s groups the cameras of {p.recording}; parameter 'slop' sets another"
+                f"slop is {slop:g} s, with which the cameras of {p.recording} form sets; set parameter 'slop' for another"
             )
         return slop
 

@@ -348,12 +348,13 @@ def unknown(node: Node) -> list[str]:
     """
     given = getattr(node, "_parameter_overrides", {})  # rclpy has no public name for them
     known = [f.name for f in dataclasses.fields(NodeParameters)]
-    others = [name for name in given if name not in known and not node.has_parameter(name)]
-    names = [name for name in others if not name.startswith("qos_overrides.")]
+    names = [name for name in given if name not in known and not node.has_parameter(name)]
+    names = [name for name in names if not name.startswith("qos_overrides.")]
+    near = {name: difflib.get_close_matches(name, known, n=1) for name in names}
+    others = "`ros2 param list` names those that there are"
     return [
-        f"parameter '{name}' is unknown and has no effect; did you mean "
-        f"'{difflib.get_close_matches(name, known, n=1, cutoff=0)[0]}'?"
-        for name in names
+        f"parameter '{name}' is unknown and has no effect; " + (f"did you mean '{like[0]}'?" if like else others)
+        for name, like in near.items()
     ]
 
 

@@ -31,6 +31,7 @@ POLL = 0.02  # s between two looks at the graph
 MAX_LEAD = 10  # sets that may be out without an answer
 NEW = 1.0  # s for which a subscriber is new, and may not hear us yet
 WAIT = 10.0  # s for subscribers; for a node that answers, 10 times as long
+NAMED = 4  # topics in a message
 FIRST_PATIENCE = 10.0  # s for the first answer, for which a node may have to compile its loops
 
 
@@ -125,7 +126,7 @@ class _Player:
         listens to images, to anything else but transforms; and no more join in."""
         begin = since = time.monotonic()
         deadline, before, said = begin + seconds, -1, False
-        topics = ", ".join(topic for topic in self.publishers if not topic.startswith("/tf")) or "this bag"
+        topics = _some([topic for topic in self.publishers if not topic.startswith("/tf")]) or "this bag"
         while time.monotonic() < deadline:
             if not said and time.monotonic() > begin + WAIT:
                 said = True
@@ -163,6 +164,11 @@ class _Player:
 
     def publish_clock(self, now_ns: int) -> None:
         self._clock.publish(Clock(clock=from_ns(now_ns)))
+
+
+def _some(topics: Sequence[str]) -> str:
+    """The first of them, and how many more there are."""
+    return ", ".join(topics[:NAMED]) + (f" and {len(topics) - NAMED} more" if len(topics) > NAMED else "")
 
 
 class _Calibrations:

@@ -416,9 +416,10 @@ def test_impossible_parameters_are_refused_at_the_start(parameter: str, text: st
 
 
 def test_a_misspelt_parameter_is_named_beside_one_that_is_refused(capfd: pytest.CaptureFixture):
-    assert main(["--ros-args", "-p", "max_waits:=0.2", "-p", "threads:=many"]) == 1
+    assert main(["--ros-args", "-p", "max_waits:=0.2", "-p", "rate:=2", "-p", "threads:=many"]) == 1
     text = capfd.readouterr().err
     assert "parameter 'max_waits' is unknown and has no effect; did you mean 'max_wait'?" in text
+    assert "parameter 'rate' is unknown and has no effect; `ros2 param list` names those that there are" in text
     assert "'threads' to 'many' of type 'STRING', expecting type 'INTEGER'" in text
 
 
@@ -459,7 +460,10 @@ def test_cameras_of_a_recording_that_do_not_fire_together(checkpoint: Path, tmp_
         node_process(f"checkpoint:={checkpoint}", TWO_CAMERAS, f"recording:={bag}", RELIABLE) as node,
         Recorder(tmp_path / "answers", {topic: "letocc_ros/msg/OccFlowGrid"}) as recorder,
     ):
-        assert f"slop 0.05 s groups the cameras of {bag}; parameter 'slop' sets another" in node.output
+        assert (
+            f"slop is 0.05 s, with which the cameras of {bag} form sets; set parameter 'slop' for another"
+            in node.output
+        )
         recorder.wait_for_publishers()
         play(bag, as_fast=True, patience=20)
         recorder.wait_for(topic, SETS, rig.DEADLINE)
