@@ -136,7 +136,8 @@ class RecordedClips(Clips):
         unused = [store.name for i, store in enumerate(self.stores) if i not in used]
         return (
             f"{len(self.clips)} clips of {len(self.stores)} recordings; {self.left_out} frames are no current frames: between "
-            f"keyframes, or without a past, a source on either side or a sweep; {self.sweeps} LiDAR sweeps"
+            f"keyframes, or without a past, a source on either side or a sweep; {self.sweeps} of "
+            f"{sum(map(len, self.stores))} frames have a LiDAR sweep"
             + (f"; no clip of {', '.join(unused)}" if unused else "")
         )
 

@@ -222,7 +222,7 @@ def test_a_lidar_that_is_asked_for_must_be_there(tmp_path):
         clips.require_sweeps()
     with_sweeps = BagClips(settings(drive(tmp_path / "more", 30), lidar=True), INPUT, 1, tmp_path / "cache")
     with_sweeps.require_sweeps()
-    assert f"{with_sweeps.sweeps} LiDAR sweeps" in with_sweeps.summary() and with_sweeps.sweeps >= 28
+    assert f"{with_sweeps.sweeps} of 30 frames have a LiDAR sweep" in with_sweeps.summary() and with_sweeps.sweeps >= 28
 
 
 def test_a_lidar_that_never_joins_is_an_error_whoever_asked(tmp_path, capsys):
