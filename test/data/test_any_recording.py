@@ -1092,3 +1092,14 @@ def test_a_calibration_that_cannot_be_is_counted_once(tmp_path):
     drive.info("/b/camera_info", "b_optical", k=np.zeros((3, 3))).jpeg("/b/image_raw/compressed", "b_optical")
     recording = Recording(drive.write())
     assert len(list(recording)) == 12 and recording.dropped["unreadable message"] == 12
+
+
+def test_a_camera_that_names_no_frame(tmp_path):
+    (sentence,) = bag_info(Drive(tmp_path / "bag").info(frame="").jpeg(frame="").write()).missing_to_run
+    assert "front cannot be placed: /front/camera_info names no frame" in sentence and "header.frame_id" in sentence
+
+
+def test_rectified_images_of_a_distorted_camera_need_p(tmp_path):
+    drive = Drive(tmp_path / "bag").info(d=[-0.3, 0.1, 0, 0, 0], p=np.zeros((3, 4)))
+    (sentence,) = bag_info(drive.jpeg("/front/image_rect/compressed").write()).missing_to_run
+    assert "/front/camera_info: P, of rectified images: focal lengths are 0 and 0 px" in sentence

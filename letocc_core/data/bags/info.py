@@ -466,7 +466,10 @@ class _Look:
         """Say which parameters a node needs to hear images and transforms of other names than it does by itself."""
         used = [t for t in self.bag.topics(*bags.TRANSFORMS) if t not in self.bag.no_transforms]
         remaps = [
-            f"-r /{end}:={t}" for t in used for end in ("tf", "tf_static") if t != f"/{end}" and t.endswith(f"/{end}")
+            f"-r /{end}:={t}"
+            for t in used
+            for end in ("tf", "tf_static")
+            if f"/{end}" not in used and t.endswith(f"/{end}")
         ]
         if remaps:
             self.notes.append(f"a node hears these transforms with --ros-args {' '.join(remaps)}")
@@ -695,6 +698,12 @@ class _Placement:
     def check(self, camera: CameraSummary, stamps: Sequence[int]) -> None:
         """Note a problem if a camera has no place on the vehicle in the middle of the recording, or looks upwards."""
         if not stamps:
+            return
+        if not camera.frame_id.strip("/"):
+            self.look.problems.append(
+                f"{camera.name} cannot be placed: {camera.info_topic} names no frame; its driver must fill header.frame_id with "
+                "the camera's optical frame"
+            )
             return
         try:
             T = self.assembler.mount(camera.frame_id, stamps[len(stamps) // 2])

@@ -445,7 +445,7 @@ def calibration(message: Any, topic: str, rectified: bool = False) -> Calibratio
     """`from_camera_info`; raises `CalibrationError` for what no camera can have, such as the zeros of an uncalibrated one."""
     message = message if hasattr(message, "k") else _ros1_camera_info(message)
     found = from_camera_info(message, rectified)
-    validate(found, topic)
+    validate(found, f"{topic}: P, of rectified images" if rectified else topic)
     return found
 
 
