@@ -93,11 +93,13 @@ def receive(kind: str, seconds: float) -> None:
 
 
 def without_shared_memory() -> str:
-    """The profile, as between machines."""
+    """The profile, as between machines, on the loopback interface alone."""
     text = PROFILE.read_text()
     users, used = "<userTransports>", "<transport_id>shared_memory</transport_id>"
     before, _, after = text.partition(users)
-    return before + users + after.replace(used, "", 1)
+    kind = "<type>UDPv4</type>"
+    loopback = f"{kind}<interfaceWhiteList><address>127.0.0.1</address></interfaceWhiteList>"
+    return before.replace(kind, loopback) + users + after.replace(used, "", 1)
 
 
 def measure(kind: str, profile: str, seconds: float) -> str:
@@ -110,6 +112,7 @@ def measure(kind: str, profile: str, seconds: float) -> str:
             file = Path(folder) / "udp.xml"
             file.write_text(without_shared_memory())
             environment |= dict.fromkeys(PROFILE_VARIABLES, str(file))
+            environment["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "SYSTEM_DEFAULT"  # LOCALHOST brings shared memory back
         own = ["--profile"] if profile == PROFILES[1] else []
         command = [sys.executable, __file__, "--kind", kind, "--seconds", str(seconds), *own, "--role"]
         processes = [
