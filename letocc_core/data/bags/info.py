@@ -191,7 +191,8 @@ def bag_info(
         look.shared_frames(found)
         if body_masks and found:
             look.masks(found, body_masks)
-        driven = grouping = None
+        driven: float | None = None
+        grouping: Grouping | None = None
         if found and odometry is not None:  # else there is no saying which pose counts
             driven, posed_ns = tree.drive(look.forward(stamps[found[0].image_topic], found[0].image_topic))
             begin_ns = max(posed_ns, look.span(found, stamps))
@@ -326,7 +327,8 @@ class _Look:
     def span(self, cameras: Sequence[CameraSummary], stamps: Mapping[str, list[int]]) -> int:
         """When (ns) the last of the cameras begins, if late; 0 if one has ended by then. A note for each that begins late or ends early."""
         times = {c.name: stamps[c.image_topic] for c in cameras}
-        begins, ends = ({name: edge(of_name) for name, of_name in times.items()} for edge in (min, max))
+        begins = {name: min(of_name) for name, of_name in times.items()}
+        ends = {name: max(of_name) for name, of_name in times.items()}
         last = max(begins.values())
         if last >= min(ends.values()):
             return 0
