@@ -100,7 +100,7 @@ def test_recording_without_poses_says_why(tmp_path):
     with BagWriter(tmp_path / "bag") as bag:
         bag.write_camera_info("front", 1, Calibration(30, 20, K))
         bag.write_encoded_image("front", 1, png(0), "png")
-    with pytest.raises(DataError, match=r"no image set with a pose; 1 x set: no_pose.*'base_link'"):
+    with pytest.raises(DataError, match=r"no image set can be used; 1 x set: no_pose.*'base_link'"):
         list(Recording(tmp_path / "bag"))
 
 

@@ -124,7 +124,7 @@ class Recording:
             self.dropped[reason] += number
             self.details.setdefault(reason, detail)
         if not self.count:
-            raise DataError(f"{show(self.path)}: no image set with a pose; {self.losses() or 'no image in it'}")
+            raise DataError(f"{show(self.path)}: no image set can be used; {self.losses() or 'no image in it'}")
 
     def losses(self) -> str:
         """What was received and not used, by reason, and the first case of each; empty if nothing."""
