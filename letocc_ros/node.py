@@ -40,7 +40,7 @@ from letocc_core.stream.pipeline import OccFlowPipeline
 from letocc_core.stream.types import FrameSet
 from letocc_core.versions import versions
 from letocc_ros import parameters
-from letocc_ros.health import RECENT, Health
+from letocc_ros.health import Health
 from letocc_ros.inputs import Inputs
 from letocc_ros.outputs import Outputs
 from letocc_ros.parameters import SHIPPED_CHECKPOINT, NodeParameters
@@ -48,6 +48,9 @@ from letocc_ros.session import make_room_for_images
 from letocc_ros.worker import LatestWorker
 
 DIAGNOSTICS_PERIOD = 1.0  # s
+# s without a confirmation after which a subscriber is named: one that was lost is asked for again after 3 s (Fast DDS's period
+# of heartbeats) where no message follows, twice in this time
+UNCONFIRMED = 7.0
 PATIENCE = 0.3  # s that ending waits for the set in work, or for a checkpoint that loads
 
 
@@ -329,7 +332,7 @@ class OccFlowNode(LifecycleNode):
             self.health.problem(key, text)
         unconfirmed = self._outputs.unconfirmed() if self._outputs is not None else {}
         for topic, seconds in unconfirmed.items():
-            if seconds > RECENT:
+            if seconds > UNCONFIRMED:
                 self.health.problem(
                     ("subscriber", topic),
                     f"a subscriber of {topic} has confirmed no message for {seconds:.0f} s: its process hangs or cannot "
