@@ -8,6 +8,11 @@ def show(path: str | os.PathLike) -> str:
     return str(path).encode("utf-8", "backslashreplace").decode()
 
 
+def counted(number: int, what: str) -> str:
+    """A number of things for people: 1 camera, 2 cameras."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 class LetOccError(Exception):
     """Base of every error that this project raises on purpose; the command line prints it without a traceback."""
 

@@ -14,7 +14,7 @@ from letocc_core.data.build import open_drives
 from letocc_core.data.config import BagData, RecordedData
 from letocc_core.data.datasets.drive import DriveFrames
 from letocc_core.data.recorded_clips import choose_clips, frames_read
-from letocc_core.errors import ConfigError, DataError, show
+from letocc_core.errors import ConfigError, DataError, counted, show
 from letocc_core.training.config import TrainConfig
 from letocc_core.viz.lidar import sweep_picture
 
@@ -61,7 +61,7 @@ def _line(store: DriveFrames, end: int, data: RecordedData, config: TrainConfig)
     seconds = (store.stamps_ns[-1] - store.stamps_ns[0]) * 1e-9
     way = np.linalg.norm(np.diff(store.T_world_ego[:, :3, 3], axis=0), axis=1).sum()
     return (
-        f"{store.name}: {len(store)} frames of {len(store.drive.cameras)} cameras, "
+        f"{store.name}: {len(store)} frames of {counted(len(store.drive.cameras), 'camera')}, "
         f"{(store.drive.scans != b'').sum()} sweeps, {seconds:.1f} s, {way:.1f} m; {len(clips)} clips, "
         f"{left_out} frames left out{_missing(store)}"
     )

@@ -903,7 +903,7 @@ def test_what_is_left_out_is_counted_by_reason(tmp_path):
     recording = Recording(drive.write())
     assert len(list(recording)) == 12
     assert recording.dropped == {"image: duplicate": 12, "sweep: unmatched": 12}
-    assert "12 image sets of 1 cameras\n  left out: 12 x image: duplicate" in recording.report()
+    assert "12 image sets of 1 camera\n  left out: 12 x image: duplicate" in recording.report()
 
 
 def test_calibration_errors_name_the_topic():

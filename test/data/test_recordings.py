@@ -232,7 +232,7 @@ def test_a_lidar_that_never_joins_is_an_error_whoever_asked(tmp_path, capsys):
     ):
         BagClips(settings(bag), INPUT, 1, tmp_path / "cache")
     BagClips(settings(bag, lidar=False), INPUT, 1, tmp_path / "cache")
-    assert "bag: 30 image sets of 1 cameras" in capsys.readouterr().err
+    assert "bag: 30 image sets of 1 camera" in capsys.readouterr().err
 
 
 def test_too_short_a_recording_says_what_to_check(tmp_path):

@@ -24,7 +24,7 @@ from letocc_core.data.bags.recording import (
     feed,
     of_one_clock,
 )
-from letocc_core.errors import DataError, PoseError, show
+from letocc_core.errors import DataError, PoseError, counted, show
 from letocc_core.geometry import lens
 from letocc_core.geometry.body_masks import load as load_masks
 from letocc_core.geometry.calibration import off_centre
@@ -143,7 +143,7 @@ class BagInfo:
             lines.append(f"driven: {self.driven:.1f} m")
         if (g := self.grouping) is not None:
             lines.append(
-                f"image sets of {g.seconds:.1f} s: {g.sets}, {g.complete} with all {len(self.cameras)} cameras "
+                f"image sets of {g.seconds:.1f} s: {g.sets}, {g.complete} with all of {counted(len(self.cameras), 'camera')} "
                 f"(slop {g.slop:g} s)"
             )
             lines += [f"  {sentence}" for sentence in g.dropped]

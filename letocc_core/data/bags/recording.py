@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from letocc_core.data.bags import reader as bags
-from letocc_core.errors import DataError, PoseError, show
+from letocc_core.errors import DataError, PoseError, counted, show
 from letocc_core.geometry.body_masks import Masks
 from letocc_core.geometry.body_masks import load as masks_of_folder
 from letocc_core.stream.assembler import AssemblerConfig, FrameAssembler
@@ -132,7 +132,7 @@ class Recording:
 
     def report(self) -> str:
         """What the latest iteration gave and lost, for people: a line, and one more for each reason and remark."""
-        lines = [f"{show(self.path)}: {self.count} image sets of {len(self.cameras)} cameras"]
+        lines = [f"{show(self.path)}: {counted(self.count, 'image set')} of {counted(len(self.cameras), 'camera')}"]
         lines += [f"  left out: {number} x {reason}: {self.details[reason]}" for reason, number in self.dropped.items()]
         return "\n".join([*lines, *(f"  note: {text}" for text in self.remarks)])
 
