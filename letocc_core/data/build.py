@@ -5,7 +5,7 @@ from functools import singledispatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from letocc_core.data.clips import Clips, MixedClips
+from letocc_core.data.clips import Clips
 from letocc_core.data.config import (
     DataConfig,
     KittiOdometryData,
@@ -80,13 +80,7 @@ def build(config: DataConfig, input_config: InputConfig, past_frames: int, grid:
         past_frames: frames of history that the model takes, `input_config.history_interval` apart.
         grid: whose voxels rays vote on; None: the default one.
     """
-    clips = _of_source(config, input_config, past_frames, grid or GridSpec())
-    if config.beside is None:
-        return clips
-    return MixedClips(clips, build(config.beside, input_config, past_frames, grid), config.beside_share)
-
-
-def _of_source(config: DataConfig, input_config: InputConfig, past_frames: int, grid: GridSpec) -> Clips:
+    grid = grid or GridSpec()
     if config.simulator is not None:
         return simulated_clips(config, input_config, past_frames, grid)
     dataset = recorded_clips(config, input_config, past_frames)

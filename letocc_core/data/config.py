@@ -181,7 +181,7 @@ class KittiRawData(RecordedData):
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where clips come from: exactly one of the sources, and if wanted another one beside it."""
+    """Where clips come from: exactly one of the sources."""
 
     simulator: SimulatorData | None = None
     bag: BagData | None = None
@@ -191,9 +191,6 @@ class DataConfig:
     kitti_raw: KittiRawData | None = None
     instants: InstantsConfig | None = None  # whose rays are rendered; None: the current frame's alone
     votes: VotesConfig | None = None  # what rays say of voxels, for `objective.queries`
-    # a second source, such as recordings beside streets, with votes of its own; not for the motion stage
-    beside: "DataConfig | None" = None
-    beside_share: float = 0.25  # share of the clips that come from it
     cache: Path = Path("runs/cache")  # folder for rendered streets, decoded frames, cues and indices of tables
     workers: int = 2  # processes that render streets and compute cues on first use
 
@@ -202,8 +199,6 @@ class DataConfig:
         if len(given) != 1:
             names = ", ".join(f"data.{name}" for name in SOURCES)
             raise ConfigError(f"data: {' and '.join(given) or 'no source'} given, expected exactly one of {names}")
-        if not 0 < self.beside_share < 1:
-            raise ConfigError(f"data.beside_share: {self.beside_share}, expected a share above 0 and below 1")
         if self.votes is not None and self.votes.source == "truth" and self.simulator is None:
             raise ConfigError(
                 "data.votes.source is truth, which only simulated streets have; set it to camera, lidar or both"

@@ -89,11 +89,8 @@ class TrainConfig:
         if len(set(names)) != len(names):
             raise ConfigError(f"stages: names {', '.join(names)}, expected a name of its own for each")
         for stage in self.stages:
-            for name, data in {"data": self.data, "data.beside": self.data.beside}.items():
-                if stage.objective.queries > 0 and data is not None and data.votes is None:
-                    raise ConfigError(
-                        f"stage {stage.name}: objective.queries needs votes of rays; set {name}.votes: {{}}"
-                    )
+            if stage.objective.queries > 0 and self.data.votes is None:
+                raise ConfigError(f"stage {stage.name}: objective.queries needs votes of rays; set data.votes: {{}}")
         for stage in self.stages if self.model.motion_branch is None else ():
             for name in ("keep_geometry", "half_turn_augmentation"):
                 if getattr(stage, name):
@@ -113,11 +110,7 @@ class TrainConfig:
 
     def needed_data(self) -> DataConfig:
         """`data`, without what no stage learns from, as it takes longer than the rest: votes of rays, optical flow."""
-        return self._needed(self.data)
-
-    def _needed(self, data: DataConfig) -> DataConfig:
-        if data.beside is not None:
-            data = replace(data, beside=self._needed(data.beside))
+        data = self.data
         if not any(stage.objective.queries > 0 for stage in self.stages):
             data = replace(data, votes=None)
         if any(stage.motion for stage in self.stages) or getattr(data.recorded, "masks", None) is not None:

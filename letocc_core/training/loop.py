@@ -104,7 +104,7 @@ def train(
             run.restore()
             for index, stage in enumerate(config.stages):
                 if index >= run.stage:
-                    run.train_stage(index, stage, dataset.with_flow() if stage.motion else dataset, loader_workers)
+                    run.train_stage(index, stage, dataset, loader_workers)
             if world.leads:
                 run.export(folder / "model.safetensors")
         return folder
