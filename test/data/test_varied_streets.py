@@ -265,7 +265,7 @@ def test_a_road_falls_from_its_middle_and_a_bank_rises_beside_it():
     near = np.array([(1e-4, 0.0), (-1e-4, 0.0)])
     for point in at:
         above, below = land.height(point + near)
-        assert np.allclose(land.slope(point[None])[0], [(above - below) / 2e-4, 0], atol=1e-6)
+        assert np.allclose(land.relief(point[None])[1][0], [(above - below) / 2e-4, 0], atol=1e-6)
 
 
 def test_robots_differ_within_their_range():

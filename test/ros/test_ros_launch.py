@@ -203,6 +203,13 @@ def test_a_file_that_is_not_there_is_named_and_nothing_starts(name: str, tmp_pat
     assert "process started" not in run.stdout + run.stderr
 
 
+def both_ended_cleanly(output: str) -> None:
+    """Node and player, by what launch says of them."""
+    assert output.count("process has finished cleanly") == 2, output
+    for word in ("Traceback", "has died", "escalating", "invalid"):
+        assert word not in output, output
+
+
 def test_a_launch_that_is_interrupted_ends_cleanly(tmp_path: Path):
     """By Ctrl-C, which the terminal sends to all processes: launch waits for them."""
     launch_or_skip()
@@ -215,9 +222,7 @@ def test_a_launch_that_is_interrupted_ends_cleanly(tmp_path: Path):
     finally:
         status = launched.stop()
     assert status == 0, launched.output
-    assert launched.output.count("process has finished cleanly") == 2, launched.output
-    for word in ("Traceback", "has died", "escalating", "invalid"):
-        assert word not in launched.output, launched.output
+    both_ended_cleanly(launched.output)
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.1, 0.3, 1.0, 2.0])
@@ -236,9 +241,7 @@ def test_a_launch_that_is_interrupted_while_its_processes_start(seconds: float, 
     finally:
         status = launched.stop()
     assert status == 0, launched.output
-    assert launched.output.count("process has finished cleanly") == 2, launched.output
-    for word in ("Traceback", "has died", "escalating", "invalid"):
-        assert word not in launched.output, launched.output
+    both_ended_cleanly(launched.output)
 
 
 def test_a_node_that_respawns_starts_again(tmp_path: Path):

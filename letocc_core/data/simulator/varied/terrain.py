@@ -86,21 +86,22 @@ class Land:
 
     def height(self, points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n"]:
         """m at world points."""
-        return self.hills.height(points) + self.profile.height(self.line.across(points)[0])
+        return self.relief(points)[0]
 
-    def slope(self, points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
-        """Rise over run along world x and y at world points."""
+    def relief(self, points: Float[np.ndarray, "n 2"]) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n 2"]]:
+        """Height (m) at world points, and rise over run along world x and y."""
         offset, heading = self.line.across(points)
         left = np.stack([-np.sin(heading), np.cos(heading)], -1)
-        return self.hills.slope(points) + self.profile.slope(offset)[:, None] * left
+        slope = self.hills.slope(points) + self.profile.slope(offset)[:, None] * left
+        return self.hills.height(points) + self.profile.height(offset), slope
 
     def lifted(self, T: Float[np.ndarray, "4 4"], upright: bool) -> Float[np.ndarray, "4 4"]:
         """A pose on the plane put on the land: heading as before, and leaning with the land unless `upright`."""
         out = T.copy()
-        out[2, 3] += self.height(T[None, :2, 3])[0]
+        (height,), (slope,) = self.relief(T[None, :2, 3])
+        out[2, 3] += height
         if upright:
             return out
-        slope = self.slope(T[None, :2, 3])[0]
         up = np.array([-slope[0], -slope[1], 1.0])
         ahead = np.array([T[0, 0], T[1, 0], slope @ T[:2, 0]])
         (a, b, c), (x, y, z) = up / math.sqrt(up @ up), ahead / math.sqrt(ahead @ ahead)
